@@ -1,0 +1,54 @@
+"""Files on disk: whole or not there at all.
+
+A folder is written beside its place, flushed to the disk and renamed into it, so that no reader
+ever meets half of one, whatever is killed.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write into; it takes its place when the block ends well."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        for path in (*beside.rglob("*"), beside):
+            flush(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Replace a file's text in one move."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    flush(beside)
+    beside.rename(file)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's or folder's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

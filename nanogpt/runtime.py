@@ -1,0 +1,109 @@
+"""Where a model runs: device, number format, and this process among its peers.
+
+What stands here changes speed, never what is computed beyond rounding.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """One process's device and number format, and its place among `world_size` processes."""
+
+    device: torch.device
+    dtype: torch.dtype  # what matrices are multiplied in; weights stay float32
+    compile: bool = False
+    rank: int = 0
+    world_size: int = 1
+    distributed: bool = False
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Multiply matrices in `dtype` inside this context."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes."""
+        if self.distributed:
+            dist.all_reduce(value)
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process; the same answer in all of them."""
+        if not self.distributed:
+            return flag
+        value = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.distributed:
+            dist.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` takes the first of cuda, mps, cpu that is there; another name must be there.
+
+    Raises ValueError when a device is asked for by name and missing.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, present in there.items() if present)
+    if not there.get(name, False):
+        found = ", ".join(kind for kind, present in there.items() if present)
+        raise ValueError(f"device {name!r} is not on this machine; here: {found}, or auto")
+    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    if device.type == "cuda":
+        fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    elif device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+@contextmanager
+def launched(device: str, dtype: torch.dtype | None, compile: bool | None) -> Iterator[Runtime]:
+    """The runtime of a process that torchrun started, its process group open meanwhile.
+
+    dtype None means the fastest, compile None means where it pays (on CUDA).
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    where = choose_device(device, local_rank)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+        torch.set_float32_matmul_precision("high")
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if distributed:
+        dist.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo",
+            device_id=where if where.type == "cuda" else None,
+        )
+    try:
+        yield Runtime(
+            device=where,
+            dtype=dtype or fastest_dtype(where),
+            compile=where.type == "cuda" if compile is None else compile,
+            rank=dist.get_rank() if distributed else 0,
+            world_size=dist.get_world_size() if distributed else 1,
+            distributed=distributed,
+        )
+    finally:
+        if distributed:
+            dist.destroy_process_group()

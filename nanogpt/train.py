@@ -1,0 +1,221 @@
+"""The training loop, a generator of events.
+
+It yields what happened and leaves to its caller what to make of it: there are no callbacks, no
+tracker and no printing in here. Nothing random is carried from step to step: the order of the data
+and the dropout of each micro-batch are functions of (seed, step), so a run that is interrupted and
+resumed computes what an uninterrupted one does.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nanogpt.checkpoint import Progress, checkpoints, load_state, save_state
+from nanogpt.data import TokenStream, WindowOrder, mix, read_windows
+from nanogpt.evaluate import evaluate_split
+from nanogpt.model import GPT
+from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
+from nanogpt.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What decides the result of a training, beside model and data."""
+
+    optim: OptimConfig
+    batch_tokens: int  # tokens per update over all processes
+    max_steps: int
+    eval_interval: int
+    eval_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """Training begins or resumes after `step` finished updates."""
+
+    step: int
+    micro_batch: int  # sequences per process and forward pass
+    accumulation: int  # forward passes per update
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """One update: its loss is the mean over the global batch before the update, in nats."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The loss on eval_tokens of the validation split, spread evenly over it."""
+
+    step: int
+    loss: float
+    is_best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointWritten:
+    """A complete checkpoint lies at `path`."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """No more events; `finished` is False when the training was asked to stop before its end."""
+
+    progress: Progress
+    finished: bool
+
+
+TrainEvent = Started | StepDone | Evaluated | CheckpointWritten | Ended
+
+
+def micro_batch_size(
+    batch_tokens: int, block_size: int, world_size: int, limit_tokens: int
+) -> tuple[int, int]:
+    """(sequences per micro-batch, accumulation steps) that make the global batch exactly.
+
+    Raises ValueError when batch_tokens does not divide among the processes.
+    """
+    sequences, rest = divmod(batch_tokens, block_size * world_size)
+    if rest or not sequences:
+        raise ValueError(
+            f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
+            f"({block_size} x {world_size}); use one of them, or another number of processes"
+        )
+    micro = max(n for n in divisors(sequences) if n == 1 or n * block_size <= limit_tokens)
+    return micro, sequences // micro
+
+
+def divisors(n: int) -> list[int]:
+    """All divisors of n."""
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def train(
+    model: GPT,
+    train_stream: TokenStream,
+    val_stream: TokenStream,
+    config: TrainConfig,
+    *,
+    separator: int,
+    runtime: Runtime,
+    folder: Path,
+    identity: Mapping[str, Any],
+    micro_batch_tokens: int,
+    stop: Event,
+) -> Iterator[TrainEvent]:
+    """Train `model` in place, from the newest checkpoint in `folder` if there is one.
+
+    Raises FloatingPointError at a loss that is not finite, ValueError at a batch that does not
+    divide or a checkpoint that does not belong here.
+    """
+    block_size = model.config.block_size
+    micro, accumulation = micro_batch_size(
+        config.batch_tokens, block_size, runtime.world_size, micro_batch_tokens
+    )
+    order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
+    optimizers = build_optimizers(model, config.optim)
+    progress = Progress(step=0, best_step=None, best_loss=None)
+    if found := checkpoints(folder):
+        progress = load_state(found[-1], model, optimizers, identity)
+    wrapped = wrap(model, runtime)
+    yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
+
+    stopping = False
+    while progress.step < config.max_steps and not stopping:
+        started, step = time.perf_counter(), progress.step
+        ratio = lr_ratio(step, config.optim, config.max_steps)
+        set_lr(optimizers, ratio)
+        loss_sum = torch.zeros(2, device=runtime.device)  # loss, and whether to stop
+        for i in range(accumulation):
+            index = i * runtime.world_size + runtime.rank  # of this micro-batch in the global batch
+            first = (step * accumulation * runtime.world_size + index) * micro
+            starts = [order.start(k) for k in range(first, first + micro)]
+            x, y = read_windows(train_stream, starts, block_size, model.config.vocab_size)
+            torch.manual_seed(mix(config.seed, step, index))
+            with sync_gradients(wrapped, last=i == accumulation - 1), runtime.autocast():
+                loss = wrapped(x.to(runtime.device), y.to(runtime.device)).mean() / accumulation
+                loss.backward()
+            loss_sum[0] += loss.detach() / runtime.world_size
+        grad_norm = clip_gradients(model, config.optim.grad_clip)
+        loss_sum[1] = float(stop.is_set())
+        loss_value, stop_value = runtime.all_reduce_sum(loss_sum).tolist()
+        if not math.isfinite(loss_value) or not math.isfinite(grad_norm):
+            raise FloatingPointError(
+                f"step {step + 1}: the loss is {loss_value}, the gradient norm {grad_norm}; "
+                "lower the learning rate or lengthen the warm-up"
+            )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        step, stopping = step + 1, stop_value > 0
+        progress = Progress(step=step, best_step=progress.best_step, best_loss=progress.best_loss)
+        yield StepDone(
+            step=step,
+            loss=loss_value,
+            lr=config.optim.learning_rate * ratio,
+            grad_norm=grad_norm,
+            seconds=time.perf_counter() - started,
+        )
+        due = step % config.eval_interval == 0 or step == config.max_steps
+        if due:
+            evaluation = evaluate_split(
+                model,
+                val_stream,
+                separator=separator,
+                runtime=runtime,
+                max_windows=max(1, config.eval_tokens // block_size),
+            )
+            is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
+            if is_best:
+                progress = Progress(step=step, best_step=step, best_loss=evaluation.loss)
+            yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
+        if due or stopping:
+            if runtime.rank == 0:
+                path = save_state(folder, model, optimizers, progress, identity)
+                yield CheckpointWritten(step=step, path=path)
+            runtime.barrier()
+    yield Ended(progress=progress, finished=progress.step >= config.max_steps)
+
+
+def wrap(model: GPT, runtime: Runtime) -> nn.Module:
+    """The model as it is trained: compiled and, among several processes, averaging gradients."""
+    wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
+    if runtime.distributed:
+        ids = [runtime.device.index] if runtime.device.type == "cuda" else None
+        wrapped = DistributedDataParallel(wrapped, device_ids=ids)
+    return wrapped
+
+
+def sync_gradients(wrapped: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Average gradients between processes only at the last micro-batch of an update."""
+    if isinstance(wrapped, DistributedDataParallel) and not last:
+        return wrapped.no_sync()
+    return contextlib.nullcontext()
+
+
+def clip_gradients(model: GPT, limit: float) -> float:
+    """The norm of all gradients, which are scaled down to `limit` when that is set."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm: Tensor = nn.utils.get_total_norm(gradients)
+    if limit:
+        nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
+    return norm.item()

@@ -1,0 +1,79 @@
+"""The whole params file checked before any stage runs: `python -m stages.check [FILE]`.
+
+Every command list in dvc.yaml starts with it, so that a mistake in a late section stops the first
+stage, not the last. What one section cannot know of another is checked here too.
+"""
+
+import sys
+from pathlib import Path
+
+from stages.command import main
+from stages.download import CorpusParams
+from stages.evaluate import EvaluateParams
+from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read_params, unknown_key
+from stages.sample import SampleParams
+from stages.settings import Settings
+from stages.shard import ShardParams
+from stages.split import SplitParams
+from stages.tokenize import TokenizeParams
+from stages.train import ModelParams, TrainParams, check_batch
+
+SECTIONS: dict[str, type[Section]] = {
+    "corpus": CorpusParams,
+    "tokenize": TokenizeParams,
+    "split": SplitParams,
+    "shard": ShardParams,
+    "model": ModelParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "sample": SampleParams,
+}
+
+
+def check_params(file: Path) -> dict[str, Section]:
+    """Every section of a params file. Raises ParamsError naming all that is wrong."""
+    content = read_params(file)
+    problems = [
+        f"{file}: {unknown_key(key, list(SECTIONS))}" for key in content if key not in SECTIONS
+    ]
+    problems += [
+        f"{file}: the section `{key}:` is missing" for key in SECTIONS if key not in content
+    ]
+    sections: dict[str, Section] = {}
+    for name in SECTIONS.keys() & content.keys():
+        try:
+            sections[name] = parse_section(name, SECTIONS[name], content[name], file)
+        except ParamsError as error:
+            problems.append(str(error))
+    if not problems:
+        problems = [f"{file}: {problem}" for problem in cross_check(sections)]
+    if problems:
+        raise ParamsError("\n".join(problems))
+    return sections
+
+
+def cross_check(sections: dict[str, Section]) -> list[str]:
+    """What does not fit between sections."""
+    model, train, evaluate = sections["model"], sections["train"], sections["evaluate"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    assert isinstance(evaluate, EvaluateParams)
+    problems = []
+    try:
+        check_batch(model, train)
+    except ValueError as error:
+        problems.append(str(error))
+    if evaluate.context is not None and evaluate.context > model.block_size:
+        problems.append(
+            f"evaluate.context {evaluate.context} is more than model.block_size {model.block_size}"
+        )
+    return problems
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.check [FILE]`."""
+    check_params(Path(sys.argv[1]) if len(sys.argv) > 1 else PARAMS_FILE)
+
+
+if __name__ == "__main__":
+    main("check", run_stage)

@@ -1,0 +1,67 @@
+"""How every stage runs from the command line: its time is kept, its failure is told.
+
+What a user can cause ends in one message without a traceback; anything else is a bug and shows
+its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is told there as JSON as well:
+DVC passes on no exit code, and the flow decides by it whether to try again.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from nanogpt.files import write_whole
+from stages.settings import Settings, read_settings
+
+TIMES = Path("runs/times")
+
+Kind = Literal["input", "network", "interrupted", "crash"]
+EXIT_CODES: dict[Kind, int] = {"input": 2, "network": 75, "interrupted": 130, "crash": 1}
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop and did so in good order; run again, it continues."""
+
+
+class Crashed(Exception):
+    """A process of the stage died under it; run again, it continues."""
+
+
+EXPECTED = (ValueError, OSError, FloatingPointError, Interrupted, Crashed, KeyboardInterrupt)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What sort of expected failure an exception is."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return "network"
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, Crashed):
+        return "crash"
+    return "input"
+
+
+def main(stage: str, run: Callable[[Settings], None]) -> None:
+    """Run one stage and leave the process with its exit code."""
+    started = time.perf_counter()
+    settings = Settings.model_construct(debug=False, status_file=None)
+    try:
+        settings = read_settings()
+        run(settings)
+    except EXPECTED as error:
+        if settings.debug:
+            raise
+        fail(stage, kind_of(error), str(error) or type(error).__name__, settings.status_file)
+    seconds = round(time.perf_counter() - started, 2)
+    write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
+
+
+def fail(stage: str, kind: Kind, message: str, status_file: Path | None) -> None:
+    """Tell what went wrong and leave the process."""
+    print(f"{stage}: {message}", file=sys.stderr, flush=True)
+    if status_file is not None:
+        status = {"stage": stage, "kind": kind, "message": message}
+        write_whole(status_file, json.dumps(status))
+    sys.exit(EXIT_CODES[kind])

@@ -1,0 +1,148 @@
+"""Stage `evaluate`: how well the model predicts the whole validation split, beside predictors that
+only count.
+
+Bits per byte is the figure to compare by: it does not depend on the tokenizer.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from nanogpt.files import whole_folder, write_whole
+from stages.command import main
+from stages.params import Section, load_section
+from stages.settings import Settings
+from stages.shards import Shards
+from stages.tracking import Tracker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
+METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
+
+
+class EvaluateParams(Section):
+    """The section `evaluate`."""
+
+    context: int | None = Field(ge=1)
+
+
+def check_tokenizer(model: Path, shards: Shards) -> None:
+    """Raise ValueError when model and shards were made with different tokenizers."""
+    from stages.tokenizer import fingerprint, load_tokenizer
+
+    if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
+        raise ValueError(
+            f"{model} was trained with another tokenizer than {shards.folder} was made with; "
+            "`dvc repro` makes them agree"
+        )
+
+
+def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
+    """One loss in three units: nats per token, its exponential, bits per byte of text."""
+    from nanogpt.evaluate import bits_per_byte
+
+    return {
+        "val_loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": bits_per_byte(loss, n_tokens, n_bytes),
+    }
+
+
+def baseline_losses(shards: Shards) -> dict[str, float]:
+    """Losses of predictors that count, in nats per token."""
+    from nanogpt import ngram
+
+    train, val = shards.stream("train"), shards.stream("val")
+    n_vocab, separator = shards.manifest["n_vocab"], shards.manifest["separator"]
+    return {
+        "uniform": ngram.uniform_loss(n_vocab),
+        "unigram": ngram.unigram_loss(train, val, n_vocab),
+        "bigram": ngram.bigram_loss(train, val, n_vocab, separator),
+    }
+
+
+def run(
+    params: EvaluateParams, model: Path, shards: Shards, metrics: Path, plots: Path, *, device: str
+) -> dict[str, Any]:
+    """Write metrics and pictures; the metrics."""
+    from nanogpt.checkpoint import load_model
+    from nanogpt.evaluate import evaluate_split
+    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+
+    check_tokenizer(model, shards)
+    where = choose_device(device)
+    gpt = load_model(model, where)
+    if params.context is not None and params.context > gpt.config.block_size:
+        raise ValueError(
+            f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
+        )
+    evaluation = evaluate_split(
+        gpt,
+        shards.stream("val"),
+        separator=shards.manifest["separator"],
+        runtime=Runtime(device=where, dtype=fastest_dtype(where)),
+        block_size=params.context,
+    )
+    n_bytes = shards.manifest["splits"]["val"]["bytes"]
+    result = {
+        **figures(evaluation.loss, evaluation.tokens, n_bytes),
+        "standard_error": evaluation.standard_error,
+        "tokens": evaluation.tokens,
+        "bytes": n_bytes,
+        "baselines": {
+            name: figures(loss, evaluation.tokens, n_bytes)
+            for name, loss in baseline_losses(shards).items()
+        },
+    }
+    write_whole(metrics, json.dumps(result, indent=2) + "\n")
+    with whole_folder(plots) as folder:
+        draw(model, result, evaluation.loss_by_position, folder)
+    return result
+
+
+def draw(
+    model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
+) -> None:
+    """The picture of a run, and the tables behind it for `dvc plots`."""
+    from stages.picture import draw_run, write_table
+
+    scores = {name: b["bits_per_byte"] for name, b in result["baselines"].items()}
+    scores["model"] = result["bits_per_byte"]
+    write_table(folder / "bits_per_byte.csv", ("predictor", "bits_per_byte"), scores.items())
+    by_position = enumerate(loss_by_position.tolist(), start=1)
+    write_table(folder / "loss_by_position.csv", ("position", "loss"), by_position)
+    draw_run(model / "train.csv", model / "val.csv", result, folder / "run.png")
+
+
+def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
+    """Add the figures and pictures to the model's MLflow run."""
+    origin = json.loads((model / "lineage.json").read_text())
+    flat = {f"evaluate/{k}": v for k, v in result.items() if k != "baselines"}
+    for name, baseline in result["baselines"].items():
+        flat[f"evaluate/{name}/bits_per_byte"] = baseline["bits_per_byte"]
+    with Tracker(origin["model_id"], enabled=enabled) as tracker:
+        tracker.record("metrics", step=origin["step"], values=flat)
+        tracker.record_files("artifacts", METRICS, path="evaluate")
+        tracker.record_files("artifacts", PLOTS, path="evaluate")
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.evaluate`."""
+    params = load_section("evaluate", EvaluateParams)
+    result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, device=settings.device)
+    bigram = result["baselines"]["bigram"]["bits_per_byte"]
+    print(
+        f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte (bigram {bigram:.4f})"
+    )
+    record(result, MODEL, enabled=settings.tracking)
+
+
+if __name__ == "__main__":
+    main("evaluate", run_stage)

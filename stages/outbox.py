@@ -1,0 +1,103 @@
+"""An append-only file of entries on the local disk, and how far it has been delivered."""
+
+import json
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt.files import write_whole
+
+Entry = dict[str, Any]
+
+
+class Outbox:
+    """JSON lines in `outbox.jsonl`, the bytes delivered in `delivered`, copies in `files/`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.file = folder / "outbox.jsonl"
+        self.mark = folder / "delivered"
+        self.lock = threading.Lock()
+        self.drop_torn_line()
+
+    def drop_torn_line(self) -> None:
+        """Cut off what a killed process left of its last line."""
+        content = self.file.read_bytes() if self.file.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.file.open("r+b") as file:
+                file.truncate(whole)
+
+    def append(self, kind: str, **values: Any) -> None:
+        """Add one entry, stamped with the time."""
+        entry = {"kind": kind, "time_ms": int(time.time() * 1000), **values}
+        with self.lock, self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def append_files(self, kind: str, source: Path, **values: Any) -> None:
+        """Add an entry that carries a copy of a file or folder, for its original may change."""
+        copy = self.folder / "files" / uuid.uuid4().hex
+        if source.is_dir():
+            shutil.copytree(source, copy)
+        else:
+            copy.mkdir(parents=True)
+            shutil.copy(source, copy / source.name)
+        self.append(kind, files=str(copy), **values)
+
+    def entries(self, start: int) -> Iterator[tuple[Entry, int]]:
+        """Whole entries from byte `start` on, each with the byte after it."""
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # being written right now
+                start += len(line)
+                yield json.loads(line), start
+
+    def delivered(self) -> int:
+        """Bytes of the file that have been delivered."""
+        return int(self.mark.read_text()) if self.mark.exists() else 0
+
+    def set_delivered(self, offset: int) -> None:
+        """Remember how far the delivery got and drop the copies it no longer needs."""
+        done = [entry for entry, end in self.entries(self.delivered()) if end <= offset]
+        write_whole(self.mark, str(offset))
+        for entry in done:
+            if "files" in entry:
+                shutil.rmtree(entry["files"], ignore_errors=True)
+
+    def is_waiting(self) -> bool:
+        """Whether anything is left to deliver."""
+        return any(True for _ in self.entries(self.delivered()))
+
+    def batches(self, size: int) -> Iterator[tuple[list[Entry], int]]:
+        """What waits: runs of metrics together, everything else one by one."""
+        batch: list[Entry] = []
+        end = self.delivered()
+        for entry, after in self.entries(end):
+            if batch and (entry["kind"] != "metrics" or len(batch) == size):
+                yield batch, end
+                batch = []
+            batch.append(entry)
+            end = after
+            if entry["kind"] != "metrics":
+                yield batch, end
+                batch = []
+        if batch:
+            yield batch, end
+
+    def last_step(self) -> int:
+        """The highest training step a metric was recorded for."""
+        steps = [
+            entry["step"]
+            for entry, _ in self.entries(0)
+            if entry["kind"] == "metrics" and "train/loss" in entry["values"]
+        ]
+        return max(steps, default=0)

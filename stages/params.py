@@ -1,0 +1,77 @@
+"""Strict reading of params.yaml, one section at a time.
+
+Each stage declares its own section beside its code; `stages.check` puts them together. YAML 1.2 is
+read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+PARAMS_FILE = Path("params.yaml")
+S = TypeVar("S", bound="Section")
+
+
+class ParamsError(ValueError):
+    """A params file that cannot be used; the message names each key that is wrong."""
+
+
+class Section(BaseModel):
+    """Base of all sections: every key is required, none is unknown, types are exact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
+    """The file's content as plain dicts and lists. Raises ParamsError when it is no mapping."""
+    try:
+        content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{file} is missing; `make use PRESET=shakespeare` writes one") from None
+    except YAMLError as error:
+        raise ParamsError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{file} must hold sections, such as `train:`")
+    return content
+
+
+def load_section(name: str, model: type[S], file: Path = PARAMS_FILE) -> S:
+    """Read and check one section. Raises ParamsError."""
+    content = read_params(file)
+    if name not in content:
+        raise ParamsError(f"{file}: the section `{name}:` is missing")
+    return parse_section(name, model, content[name], file)
+
+
+def parse_section(name: str, model: type[S], content: Any, file: Path) -> S:
+    """Check one section's content. Raises ParamsError naming key, value and what is allowed."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = [explain(name, model, entry) for entry in error.errors()]
+        raise ParamsError("\n".join(f"{file}: {line}" for line in lines)) from None
+
+
+def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
+    """One line on one wrong key."""
+    key = ".".join(str(part) for part in (name, *error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return unknown_key(key, [f"{name}.{known}" for known in model.model_fields])
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "value_error":  # ours, raised by a validator
+        return f"{key}: {error['ctx']['error']}"
+    return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """One line on a key that is none, with what it may have meant, or which there are."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"{key} is not a known key; " + (
+        f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    )

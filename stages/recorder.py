@@ -1,0 +1,122 @@
+"""What becomes of the training loop's events: curves on disk, metrics in MLflow, lines to read."""
+
+import csv
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nanogpt.train import CheckpointWritten, Ended, Evaluated, Started, StepDone, TrainEvent
+from stages.tracking import Tracker
+
+TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
+VAL_COLUMNS = ("step", "loss")
+
+
+class Curve:
+    """A CSV file that grows by a row at a time; the same steps give the same bytes."""
+
+    def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
+        self.file = file
+        self.columns = columns
+
+    def start_after(self, step: int) -> None:
+        """Keep the rows up to `step`, which is where the training goes on."""
+        kept = [row for row in self.rows() if int(row["step"]) <= step]
+        with self.file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def rows(self) -> list[Mapping[str, str]]:
+        """All whole rows."""
+        if not self.file.exists():
+            return []
+        text = self.file.read_text(encoding="utf-8")
+        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+    def add(self, *values: float) -> None:
+        """Append one row."""
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(",".join(f"{value:.9g}" for value in values) + "\n")
+
+
+class Recorder:
+    """Takes each event of one training."""
+
+    def __init__(
+        self, folder: Path, tracker: Tracker, *, max_steps: int, batch_tokens: int, interval: int
+    ) -> None:
+        self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
+        self.val = Curve(folder / "val.csv", VAL_COLUMNS)
+        self.tracker = tracker
+        self.recorded = tracker.last_step()
+        self.max_steps, self.batch_tokens, self.interval = max_steps, batch_tokens, interval
+        self.seconds: deque[float] = deque(maxlen=50)
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True
+        )
+        self.task = self.progress.add_task("training", total=max_steps)
+
+    def take(self, event: TrainEvent) -> None:
+        """Record one event."""
+        if isinstance(event, Started):
+            self.take_start(event)
+        elif isinstance(event, StepDone):
+            self.take_step(event)
+        elif isinstance(event, Evaluated):
+            self.val.add(event.step, event.loss)
+            if event.step > self.recorded:
+                self.tracker.record("metrics", step=event.step, values={"val/loss": event.loss})
+            self.say(f"step {event.step:>6}  val loss {event.loss:.4f}{' *' * event.is_best}")
+        elif isinstance(event, CheckpointWritten | Ended):
+            self.progress.refresh()
+
+    def take_start(self, event: Started) -> None:
+        """Say how the batch is made up and bring the curves to where the training goes on."""
+        self.train.start_after(event.step)
+        self.val.start_after(event.step)
+        if sys.stdout.isatty():
+            self.progress.start()
+        if event.step:
+            self.say(f"continuing after step {event.step}")
+        self.say(f"micro-batch {event.micro_batch}, accumulated {event.accumulation} times")
+
+    def take_step(self, event: StepDone) -> None:
+        """Add a point to the curves, and now and then a line and the metrics."""
+        self.train.add(event.step, event.loss, event.lr, event.grad_norm)
+        self.seconds.append(event.seconds)
+        speed = self.batch_tokens / median(self.seconds)
+        self.progress.update(
+            self.task,
+            completed=event.step,
+            description=f"step {event.step} loss {event.loss:.3f} {speed:,.0f} tok/s",
+        )
+        if event.step % self.interval and event.step != self.max_steps:
+            return
+        if not sys.stdout.isatty():
+            left = (self.max_steps - event.step) * median(self.seconds)
+            self.say(
+                f"step {event.step:>6}  loss {event.loss:.4f}  lr {event.lr:.2e}  "
+                f"{speed:,.0f} tok/s  {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+            )
+        if event.step > self.recorded:
+            values = {
+                "train/loss": event.loss,
+                "lr": event.lr,
+                "grad_norm": event.grad_norm,
+                "tokens_per_second": speed,
+            }
+            self.tracker.record("metrics", step=event.step, values=values)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        self.progress.console.print(line, highlight=False)
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        self.progress.stop()

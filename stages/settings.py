@@ -1,0 +1,50 @@
+"""Settings that never change a result: where and how fast, not what.
+
+They come from environment variables and so never invalidate a stage. `NANOGPT_DEVICE=cpu` sets
+`device`, and so on.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "NANOGPT_"
+
+
+class Settings(BaseSettings):
+    """One field per environment variable, prefixed with NANOGPT_."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    processes: int | None = Field(
+        default=None, ge=1, description="on this machine; by default one, or one per visible GPU"
+    )
+    torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
+    compile: bool | None = Field(default=None, description="by default on CUDA only")
+    micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
+    workers: int | None = Field(default=None, ge=1, description="tokenizing processes; all cores")
+    log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
+    tracking: bool = Field(default=True, description="record in MLflow")
+    tags: dict[str, str] = Field(default={}, description="more tags of the MLflow run, as JSON")
+    debug: bool = Field(default=False, description="show tracebacks of expected errors too")
+    status_file: Path | None = Field(default=None, description="where a failure is told as JSON")
+
+
+def read_settings() -> Settings:
+    """Read the environment. Raises ValueError naming the variable that is wrong."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{PREFIX}{str(entry['loc'][0]).upper()}={entry['input']!r}: {entry['msg']}"
+            for entry in error.errors()
+        ]
+        raise ValueError("\n".join(lines)) from None

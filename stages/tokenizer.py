@@ -1,0 +1,166 @@
+"""Tokenizers: text to ids and back, and the same one again from its folder.
+
+Every document is followed by one separator, `<|endoftext|>`, the last id of each vocabulary. Typed
+inside a document those letters are letters.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+
+SEPARATOR = "<|endoftext|>"
+VERSION = 1
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+class Tokenizer(Protocol):
+    """What the stages need of a tokenizer."""
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of ids, the separator included."""
+
+    @property
+    def separator(self) -> int:
+        """The id that ends every document."""
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a text, without separator."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ids; separators show as `<|endoftext|>`."""
+
+    def files(self) -> dict[str, str]:
+        """What `load_tokenizer` needs: file names and contents."""
+
+
+def token_dtype(n_vocab: int) -> type[np.unsignedinteger]:
+    """The smaller of two number types that holds every id."""
+    return np.uint16 if n_vocab <= 1 << 16 else np.uint32
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """One id per character, in the order of their code points (nanoGPT's `char`)."""
+
+    characters: str
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.characters) + 1
+
+    @property
+    def separator(self) -> int:
+        return len(self.characters)
+
+    def encode(self, text: str) -> Tokens:
+        """Raises ValueError at a character the corpus did not have."""
+        known = code_points(self.characters)
+        codes = code_points(text)
+        ids = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        unknown = known[ids] != codes
+        if unknown.any():
+            character = chr(codes[unknown][0])
+            raise ValueError(
+                f"the character {character!r} is not in the vocabulary of this `char` tokenizer, "
+                "which knows the corpus alone; use others, or tokenizer `bpe`"
+            )
+        return ids.astype(token_dtype(self.n_vocab))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        table = [*self.characters, SEPARATOR]
+        return "".join(table[token] for token in tokens)
+
+    def files(self) -> dict[str, str]:
+        about = {"version": VERSION, "kind": "char", "characters": self.characters}
+        return {"tokenizer.json": json.dumps(about, indent=2) + "\n"}
+
+
+def code_points(text: str) -> NDArray[np.uint32]:
+    """The code point of each character."""
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+@dataclass(frozen=True)
+class BpeTokenizer:
+    """Byte pairs by tiktoken: GPT-2's own, one trained here, or no pairs at all (`bytes`)."""
+
+    pattern: str
+    ranks: dict[bytes, int]
+    encoding: tiktoken.Encoding
+
+    @classmethod
+    def of(cls, pattern: str, ranks: dict[bytes, int]) -> "BpeTokenizer":
+        """The tokenizer of these ranks; the separator gets the id after them."""
+        special = {SEPARATOR: len(ranks)}
+        encoding = tiktoken.Encoding(
+            "nanogpt", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+        )
+        return cls(pattern, ranks, encoding)
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.ranks) + 1
+
+    @property
+    def separator(self) -> int:
+        return len(self.ranks)
+
+    def encode(self, text: str) -> Tokens:
+        ids = self.encoding.encode_to_numpy(text, disallowed_special=())
+        return np.asarray(ids).astype(token_dtype(self.n_vocab))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self.encoding.decode(list(tokens))
+
+    def files(self) -> dict[str, str]:
+        about = {"version": VERSION, "kind": "bpe", "pattern": self.pattern}
+        return {
+            "tokenizer.json": json.dumps(about, indent=2) + "\n",
+            "ranks.tiktoken": format_ranks(self.ranks),
+        }
+
+
+def format_ranks(ranks: dict[bytes, int]) -> str:
+    """Tiktoken's text form: one base64 token and its rank a line, by rank."""
+    ordered = sorted(ranks.items(), key=lambda item: item[1])
+    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ordered)
+
+
+def parse_ranks(content: bytes) -> dict[bytes, int]:
+    """Undo `format_ranks`."""
+    pairs = (line.split() for line in content.splitlines())
+    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write a tokenizer into a new folder."""
+    folder.mkdir(parents=True)
+    for name, content in tokenizer.files().items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read a tokenizer as `save_tokenizer` wrote it."""
+    about = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if about["version"] != VERSION:
+        raise ValueError(f"{folder} has version {about['version']}, not {VERSION}")
+    kind: Literal["char", "bpe"] = about["kind"]
+    if kind == "char":
+        return CharTokenizer(about["characters"])
+    return BpeTokenizer.of(about["pattern"], parse_ranks((folder / "ranks.tiktoken").read_bytes()))
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 over what defines the tokenizer: equal ids for every text, equal fingerprint."""
+    content = json.dumps(tokenizer.files(), sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()

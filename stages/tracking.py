@@ -1,0 +1,243 @@
+"""Recording in MLflow that never slows or stops a stage and never loses a word.
+
+Everything a stage records is first appended to an outbox on the local disk; a background thread
+delivers it from there and keeps how far it got. A server that is dead or slow delays the delivery,
+nothing else: what is left goes out with the next stage, or by `python -m stages.tracking`.
+One model is one MLflow run, found again by the model's id.
+
+Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the project's folder.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from stages.command import main
+from stages.outbox import Entry, Outbox
+from stages.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDER = Path("runs/tracking")
+EXPERIMENT = "nanogpt"
+MODEL_TAG = "nanogpt.model_id"
+POLL_SECONDS = 5.0
+BATCH = 500  # MLflow takes at most 1,000 metrics a call
+
+ENVIRONMENT = {  # give up soon: what could not be sent is sent later
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def tracking_uri() -> str:
+    """Where runs are recorded."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+class Tracker:
+    """Records one model's run. A context: leaving it waits for what can be delivered."""
+
+    def __init__(self, model_id: str, *, enabled: bool, system_metrics: bool = False) -> None:
+        self.model_id = model_id
+        self.outbox = Outbox(FOLDER / model_id) if enabled else None
+        self.system_metrics = system_metrics
+        self.closing = threading.Event()
+        self.courier = threading.Thread(target=self.keep_delivering, daemon=True)
+        self.problem: str | None = None
+
+    def __enter__(self) -> "Tracker":
+        if self.outbox:
+            self.courier.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if not self.outbox:
+            return
+        if error is not None:
+            self.record("status", status="FAILED")
+        self.closing.set()
+        self.courier.join()
+        if self.problem:
+            print(
+                f"tracking: {tracking_uri()} took not everything ({self.problem}); what is left "
+                f"waits in {self.outbox.folder} for the next stage or `python -m stages.tracking`",
+                file=sys.stderr,
+            )
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Put one entry into the outbox: tags, params, metrics, dataset or status."""
+        if self.outbox:
+            self.outbox.append(kind, **values)
+
+    def record_files(self, kind: str, source: Path, **values: Any) -> None:
+        """Put a copy of a file or folder into the outbox: artifacts or model."""
+        if self.outbox:
+            self.outbox.append_files(kind, source, **values)
+
+    def last_step(self) -> int:
+        """The last training step on record."""
+        return self.outbox.last_step() if self.outbox else 0
+
+    def keep_delivering(self) -> None:
+        """Deliver every few seconds, and once more when the tracker closes."""
+        assert self.outbox is not None  # the courier runs only with an outbox
+        monitors = system_monitors() if self.system_metrics else []
+        while True:
+            last = self.closing.is_set()
+            if monitors:
+                self.outbox.append("system", values=sample(monitors))
+            self.problem = deliver(self.outbox, self.model_id)
+            if last:
+                return
+            self.closing.wait(POLL_SECONDS)
+
+
+def system_monitors() -> list[Any]:
+    """MLflow's own monitors of processor, disk, network and, where there is one, the GPU."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    try:
+        return [*monitors, GPUMonitor()]
+    except RuntimeError:  # how it says that there is no GPU
+        return monitors
+
+
+def sample(monitors: list[Any]) -> dict[str, float]:
+    """One reading of each monitor, named as MLflow's system metrics page expects."""
+    values: dict[str, float] = {}
+    for monitor in monitors:
+        monitor.collect_metrics()
+        values |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+        monitor.clear_metrics()
+    return values
+
+
+def deliver(outbox: Outbox, model_id: str) -> str | None:
+    """Send what waits in an outbox; the problem when the server does not take it, else None."""
+    if not outbox.is_waiting():
+        return None
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.set_tracking_uri(tracking_uri())
+        client = mlflow.MlflowClient()
+        run_id = find_run(client, model_id) or create_run(client, model_id)
+        for batch, offset in outbox.batches(BATCH):
+            send(client, run_id, batch)
+            outbox.set_delivered(offset)
+    except (MlflowException, OSError) as error:
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def find_run(client: "MlflowClient", model_id: str) -> str | None:
+    """The id of the model's run, if there is one."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{MODEL_TAG}` = '{model_id}'")
+    return runs[0].info.run_id if runs else None
+
+
+def create_run(client: "MlflowClient", model_id: str) -> str:
+    """Open the model's run, and the experiment where there is none."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        experiment_id = experiment.experiment_id
+    else:
+        local = tracking_uri().startswith("sqlite:")
+        where = Path("mlartifacts").resolve().as_uri() if local else None
+        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=where)
+    run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
+    return str(run.info.run_id)
+
+
+def send(client: "MlflowClient", run_id: str, batch: list[Entry]) -> None:
+    """Send entries of one kind."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    first = batch[0]
+    kind = first["kind"]
+    if kind in ("metrics", "system"):
+        metrics = [  # system metrics have no step but the time
+            Metric(name, value, entry["time_ms"], entry.get("step", entry["time_ms"] // 1000))
+            for entry in batch
+            for name, value in entry["values"].items()
+        ]
+        for i in range(0, len(metrics), BATCH):
+            client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+    elif kind == "params":
+        params = [Param(name, str(value)) for name, value in first["values"].items()]
+        client.log_batch(run_id, params=params)
+    elif kind == "tags":
+        tags = [RunTag(name, str(value)) for name, value in first["values"].items()]
+        client.log_batch(run_id, tags=tags)
+    elif kind == "dataset":
+        send_dataset(client, run_id, first["values"], first["context"])
+    elif kind == "artifacts":
+        client.log_artifacts(run_id, first["files"], first["path"])
+    elif kind == "model":
+        send_model(run_id, Path(first["files"]))
+    elif kind == "status" and first["status"] == "RUNNING":
+        client.update_run(run_id, status="RUNNING")
+    elif kind == "status":
+        client.set_terminated(run_id, first["status"], end_time=first["time_ms"])
+
+
+def send_dataset(
+    client: "MlflowClient", run_id: str, values: Mapping[str, str], context: str
+) -> None:
+    """Name a split of the shards as an input of the run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    tag = InputTag("mlflow.data.context", context)
+    client.log_inputs(run_id, [DatasetInput(Dataset(**values), [tag])])
+
+
+def send_model(run_id: str, folder: Path) -> None:
+    """Log a model folder as a model that `mlflow.pyfunc.load_model` loads."""
+    import mlflow
+
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model="stages/served_model.py",
+            artifacts={"model": str(folder)},
+            code_paths=["nanogpt", "stages"],
+            pip_requirements=["torch", "numpy", "safetensors", "tiktoken", "mlflow"],
+        )
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tracking`: deliver what earlier stages could not."""
+    problems = []
+    for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
+        problem = deliver(Outbox(folder), folder.name)
+        print(f"tracking: {folder.name} {'delivered' if problem is None else problem}")
+        problems += [problem] if problem else []
+    if problems:
+        raise ConnectionError(f"{tracking_uri()} did not take everything")
+
+
+if __name__ == "__main__":
+    main("tracking", run_stage)

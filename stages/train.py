@@ -1,0 +1,194 @@
+"""Stage `train`: shards to a model, by torchrun, continuing where an earlier try was cut off.
+
+This module is the launcher: it checks what it is given, holds the lock and supervises. What each
+process does is in `stages.train_process`. The state of an unfinished training lies in
+`runs/<fingerprint>`, outside of DVC: the fingerprint is of data and params, so that changed ones
+never find an old checkpoint.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from nanogpt.files import file_sha256, write_whole
+from stages.command import Crashed, Interrupted, main
+from stages.params import Section, load_section
+from stages.settings import Settings
+from stages.shards import Shards
+from stages.supervise import exclusive, run_supervised
+
+SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
+LOCK = RUNS / "train.lock"
+
+# glibc gives freed tensors back to the system and clears them again at the next step. Keeping them
+# makes a step of the default model on 2 cores a third faster.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+
+
+class ModelParams(Section):
+    """The section `model`: GPTConfig but for vocab_size, which the tokenizer decides."""
+
+    block_size: int = Field(ge=8, le=1 << 17)
+    n_layer: int = Field(ge=1, le=256)
+    n_head: int = Field(ge=1, le=256)
+    n_embd: int = Field(ge=8, le=1 << 15)
+    dropout: float = Field(ge=0, lt=1)
+    bias: bool
+    position: Literal["learned", "rotary"]
+    norm: Literal["layernorm", "rmsnorm"]
+    activation: Literal["gelu", "relu2"]
+    qk_norm: bool
+    zero_init_proj: bool
+    tie_weights: bool
+    logit_softcap: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def heads_divide_channels(self) -> "ModelParams":
+        """Each head gets an equal share of the channels, an even one for rotary positions."""
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.position == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"n_embd / n_head is {self.n_embd // self.n_head}; rotary positions need it even"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """The section `train`."""
+
+    batch_tokens: int = Field(ge=8)
+    max_steps: int = Field(ge=1)
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: float = Field(gt=0, le=10)
+    muon_learning_rate: float = Field(gt=0, le=10)
+    weight_decay: float = Field(ge=0, le=10)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    grad_clip: float = Field(ge=0)
+    schedule: Literal["cosine", "warmup_stable_decay"]
+    warmup_steps: int = Field(ge=0)
+    decay_steps: int = Field(ge=0)
+    min_lr_ratio: float = Field(ge=0, le=1)
+    eval_interval: int = Field(ge=1)
+    eval_tokens: int = Field(ge=1)
+    keep: Literal["best", "last"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    seed: int = Field(ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def schedule_fits(self) -> "TrainParams":
+        """Warm-up and decay must fit into the run."""
+        if self.warmup_steps + self.decay_steps > self.max_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps} are more than "
+                f"max_steps {self.max_steps}"
+            )
+        return self
+
+
+def check_batch(model: ModelParams, train: TrainParams) -> None:
+    """Raise ValueError when a batch holds no whole number of windows."""
+    if train.batch_tokens % model.block_size:
+        raise ValueError(
+            f"train.batch_tokens {train.batch_tokens} is not a multiple of model.block_size "
+            f"{model.block_size}"
+        )
+
+
+def identity_of(model: ModelParams, train: TrainParams, shards: Path) -> dict[str, Any]:
+    """All that decides the result of a training."""
+    return {
+        "model": model.model_dump(),
+        "train": train.model_dump(),
+        "shards_manifest_sha256": file_sha256(shards / "manifest.json"),
+    }
+
+
+def fingerprint_of(identity: dict[str, Any]) -> str:
+    """A short name of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def process_count(settings: Settings) -> int:
+    """How many processes to start here: as set, else one per visible GPU, else one.
+
+    Raises ValueError when a device is asked for by name and missing.
+    """
+    import torch
+
+    from nanogpt.runtime import choose_device
+
+    on_gpu = choose_device(settings.device).type == "cuda"
+    if settings.processes is not None:
+        if on_gpu and settings.processes > torch.cuda.device_count():
+            raise ValueError(
+                f"NANOGPT_PROCESSES={settings.processes}, but this machine shows "
+                f"{torch.cuda.device_count()} GPUs"
+            )
+        return settings.processes
+    return torch.cuda.device_count() if on_gpu else 1
+
+
+def torchrun_command(settings: Settings, arguments: list[str]) -> list[str]:
+    """The command line that starts the processes."""
+    options = settings.torchrun.split() or ["--standalone"]
+    processes = f"--nproc-per-node={process_count(settings)}"
+    launch = [sys.executable, "-m", "torch.distributed.run", *options, processes]
+    return [*launch, "-m", "stages.train_process", *arguments]
+
+
+def run(
+    model: ModelParams, train: TrainParams, shards: Path, out: Path, *, settings: Settings
+) -> None:
+    """Train to the end.
+
+    Raises Interrupted when asked to stop first, ValueError when the training cannot be done.
+    """
+    check_batch(model, train)
+    Shards.open(shards)
+    identity = identity_of(model, train, shards)
+    folder = RUNS / fingerprint_of(identity)
+    command = torchrun_command(settings, [str(folder), str(shards), str(out)])
+    with exclusive(LOCK) as lock:
+        forget_finished(except_for=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
+        ended, log = folder / "ended.json", folder / "stderr.log"
+        ended.unlink(missing_ok=True)
+        run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, lock)
+        if not ended.exists():
+            sys.stderr.write(log.read_text(errors="replace"))
+            raise Crashed(f"a training process died; the above is also in {log}")
+        result = json.loads(ended.read_text())
+    if result["error"]:
+        raise ValueError(result["error"])
+    if not result["finished"]:
+        raise Interrupted(f"stopped after step {result['step']}; run again to continue from there")
+
+
+def forget_finished(*, except_for: Path) -> None:
+    """Remove the states of other trainings that came to their end."""
+    for ended in RUNS.glob("*/ended.json"):
+        if ended.parent != except_for and json.loads(ended.read_text())["finished"]:
+            shutil.rmtree(ended.parent)
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.train`."""
+    model, train = load_section("model", ModelParams), load_section("train", TrainParams)
+    run(model, train, SHARDS, OUT, settings=settings)
+
+
+if __name__ == "__main__":
+    main("train", run_stage)
