@@ -170,7 +170,7 @@ class Job:
             shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
             for curve in ("train.csv", "val.csv"):
                 shutil.copy(self.folder / curve, beside / curve)
-            about = {**origin, "step": kept, "best_step": progress.best_step}
+            about = {**origin, "n_params": model.n_params(), "step": kept}
             (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
         return best
 

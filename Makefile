@@ -1,0 +1,68 @@
+# The targets below are all one needs; `make` lists them.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_HOME ?= $(CURDIR)/runs/prefect
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+.PHONY: setup
+setup: $(STAMP)  ## build .venv with all that is needed (skipped when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m stages.gpt2_vocabulary
+	@touch $@
+
+.PHONY: run
+run: setup  ## train what params.yaml says and report: text in, a measured GPT out
+	dvc repro
+	python -m stages.report
+
+.PHONY: use
+use: setup  ## put a preset into params.yaml: make use PRESET=shakespeare-char
+	python -m stages.preset '$(PRESET)'
+
+.PHONY: ui
+ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri "$${MLFLOW_BACKEND_URI:-sqlite:///mlflow.db}" --default-artifact-root mlartifacts
+
+.PHONY: server
+server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200
+	prefect server start --host 127.0.0.1 --port 4200
+
+.PHONY: worker
+worker: setup  ## deploy the pipeline to that server and work for it
+	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} infra/worker.sh
+
+.PHONY: test
+test: setup  ## the whole suite: unit tests and real miniature pipelines
+	python -m pytest
+
+.PHONY: check
+check: setup  ## format, lint and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+.PHONY: format
+format: setup  ## mend what can be mended by itself
+	ruff check --fix .
+	ruff format .
+
+.PHONY: clean
+clean:  ## remove the environment and what the pipeline made, but not texts, params or MLflow runs
+	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Deploys the pipeline of this folder to the server at PREFECT_API_URL and works for it until stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${PREFECT_API_URL:?the address of the Prefect server, such as http://127.0.0.1:4200/api}"
+prefect work-pool create local --type process --overwrite
+prefect --no-prompt deploy --all
+exec prefect worker start --pool local

@@ -1,0 +1,35 @@
+"""What a run came to, as markdown for Prefect's UI."""
+
+import json
+
+from stages.evaluate import METRICS
+from stages.report import read_json
+from stages.sample import OUT as SAMPLES
+
+SHOWN_SAMPLES = 2
+
+
+def result_markdown() -> str:
+    """The figures beside the baselines, and the first samples."""
+    metrics = read_json(METRICS)
+    rows = [
+        f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
+        for name, s in [("**this model**", metrics), *metrics["baselines"].items()]
+    ]
+    lines = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").splitlines()[:SHOWN_SAMPLES]
+    samples = [f"```text\n{s['prompt']}{s['text']}\n```" for s in map(json.loads, lines)]
+    return "\n".join(
+        [
+            f"# {metrics['bits_per_byte']:.3f} bits per byte of unseen text",
+            "",
+            "| | loss (nats per token) | perplexity | bits per byte |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"Over {metrics['tokens']:,} tokens, {metrics['bytes']:,} bytes; "
+            f"standard error of the loss {metrics['standard_error']:.4f}.",
+            "",
+            "## Samples",
+            *samples,
+        ]
+    )

@@ -1,0 +1,66 @@
+"""One command of the flow, its output relayed line by line, nothing of it left behind.
+
+However this ends, by the command's end, an exception or a signal Prefect turned into one, every
+process the command started is gone afterwards.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from stages.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, end_all
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]
+) -> int:
+    """Run `command` and hand each line it prints to `say`; its exit code.
+
+    The output goes through a file: a pipe would kill the command when its reader dies.
+    """
+    family: dict[int, psutil.Process] = {}
+    with tempfile.NamedTemporaryFile(suffix=".log") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        with Path(output.name).open(encoding="utf-8", errors="replace") as reader:
+            try:
+                while process.poll() is None:
+                    family.update(descendants(process.pid))
+                    relay(reader, say)
+                    time.sleep(POLL_SECONDS)
+                relay(reader, say)
+                return process.returncode
+            finally:
+                stop(process, family)
+
+
+def relay(reader: IO[str], say: Callable[[str], None]) -> None:
+    """Hand on the lines that have come."""
+    for line in reader:
+        say(line.rstrip("\n"))
+
+
+def stop(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
+    """Ask the command's own group to stop, give all below it time, then kill what is left.
+
+    The training launcher belongs to that group and lets its ranks write a checkpoint first.
+    """
+    if process.poll() is None:
+        family.update(descendants(process.pid))
+        os.killpg(process.pid, signal.SIGTERM)
+        psutil.wait_procs(family.values(), timeout=GRACE_SECONDS)
+        process.wait(GRACE_SECONDS)
+    end_all(family)

@@ -1,0 +1,82 @@
+"""The closing report of `make run`: what was built, how good it is, what to type next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from stages.command import TIMES, main
+from stages.evaluate import METRICS, MODEL, SHARDS
+from stages.sample import OUT as SAMPLES
+from stages.settings import Settings
+
+STAGES = ("download", "tokenize", "shard", "train", "evaluate", "sample")
+SAMPLE_LINES = 24
+NEXT = """\
+make ui                              browse the run: curves, figures, samples, the model
+dvc metrics show                     the figures; dvc plots show: the pictures
+dvc exp run -S train.max_steps=2000  train longer; only train, evaluate and sample run again
+your own text: put .txt files into texts/, set corpus.source to files in params.yaml, make run"""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file's object. Raises ValueError when it is not there."""
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; `dvc repro` makes it")
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def scores_table(metrics: dict[str, Any]) -> Table:
+    """The model beside its baselines."""
+    table = Table("", "loss (nats)", "perplexity", "bits per byte", box=None, header_style="bold")
+    for name, scores in [*metrics["baselines"].items(), ("this model", metrics)]:
+        figures = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
+        style = "bold green" if name == "this model" else None
+        table.add_row(name, *(f"{figure:,.3f}" for figure in figures), style=style)
+    return table
+
+
+def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str, Any]) -> Table:
+    """Sizes and times."""
+    table = Table.grid(padding=(0, 2))
+    train, val = manifest["splits"]["train"], manifest["splits"]["val"]
+    table.add_row("parameters", f"{run['n_params']:,}")
+    table.add_row(
+        "training text", f"{train['tokens']:,} tokens in {train['documents']:,} documents"
+    )
+    table.add_row("validation text", f"{val['tokens']:,} tokens in {val['documents']:,} documents")
+    seconds = {stage: read_json(TIMES / f"{stage}.json")["seconds"] for stage in STAGES}
+    table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
+    table.add_row("together", f"{sum(seconds.values()):.0f} s")
+    table.add_row("standard error of the loss", f"{metrics['standard_error']:.3f}")
+    return table
+
+
+def first_sample() -> str:
+    """The beginning of the first sample."""
+    line = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    sample = json.loads(line)
+    lines = f"{sample['prompt']}{sample['text']}".splitlines()
+    return "\n".join(lines[:SAMPLE_LINES])
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.report`."""
+    metrics, manifest = read_json(METRICS), read_json(SHARDS / "manifest.json")
+    console = Console(width=96)
+    console.print()
+    console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))
+    console.print(facts_table(metrics, manifest, read_json(MODEL / "lineage.json")))
+    console.print(
+        Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")
+    )
+    console.print(Panel(Text(NEXT), title="what to type next", expand=False))
+
+
+if __name__ == "__main__":
+    main("report", run_stage)
