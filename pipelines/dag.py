@@ -5,6 +5,7 @@ from pathlib import Path
 
 import networkx
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,22 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
     """
     with Repo(str(root)) as repo:
         graph = repo.index.graph  # edges lead from a stage to the ones it depends on
-        ordered = list(
-            networkx.lexicographical_topological_sort(graph.reverse(), lambda s: s.addressing)
+        in_order = networkx.lexicographical_topological_sort(
+            graph.reverse(), lambda s: s.addressing
         )
-        known = [stage.addressing for stage in ordered]
+        ordered = [stage for stage in in_order if isinstance(stage, PipelineStage)]
+        known = [stage.name for stage in ordered]
         if target is not None:
             if target not in known:
                 raise ValueError(
                     f"{target!r} is no stage of dvc.yaml; there are {', '.join(known)}"
                 )
-            wanted = next(stage for stage in ordered if stage.addressing == target)
+            wanted = next(stage for stage in ordered if stage.name == target)
             needed = networkx.descendants(graph, wanted) | {wanted}
             ordered = [stage for stage in ordered if stage in needed]
         return [
             Stage(
-                name=stage.addressing,
+                name=stage.name,
                 network=bool((stage.meta or {}).get("network")),
                 resumable=bool((stage.meta or {}).get("resumable")),
             )

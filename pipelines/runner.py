@@ -54,13 +54,22 @@ def relay(reader: IO[str], say: Callable[[str], None]) -> None:
 
 
 def stop(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
-    """Ask the command's own group to stop, give all below it time, then kill what is left.
+    """Ask the command's own group to stop and give it time, then kill all that is left below it.
 
-    The training launcher belongs to that group and lets its ranks write a checkpoint first.
+    The launcher of a training belongs to that group and lets its ranks write a checkpoint first.
     """
     if process.poll() is None:
         family.update(descendants(process.pid))
+        group = [child for child in family.values() if in_group(child, process.pid)]
         os.killpg(process.pid, signal.SIGTERM)
-        psutil.wait_procs(family.values(), timeout=GRACE_SECONDS)
+        psutil.wait_procs(group, timeout=GRACE_SECONDS)
         process.wait(GRACE_SECONDS)
     end_all(family)
+
+
+def in_group(process: psutil.Process, group: int) -> bool:
+    """Whether a process, if it still lives, belongs to a process group."""
+    try:
+        return os.getpgid(process.pid) == group
+    except ProcessLookupError:
+        return False

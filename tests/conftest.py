@@ -1,0 +1,171 @@
+"""What tests of whole stages share: a small project of their own in a temporary folder."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+MINIATURE = {
+    "source": "files",
+    "tokenizer": "char",
+    "vocab_size": "null",
+    "val_fraction": "0.3",
+    "block_size": "16",
+    "n_layer": "2",
+    "n_head": "2",
+    "n_embd": "32",
+    "batch_tokens": "2048",
+    "max_steps": "60",
+    "warmup_steps": "4",
+    "decay_steps": "20",
+    "eval_interval": "20",
+    "eval_tokens": "512",
+    "max_new_tokens": "30",
+    "prompts": '["the king"]',
+    "precision": "float32",
+}
+
+ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": "",
+    "OMP_NUM_THREADS": "1",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project with small params and three little texts of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a command in the project, in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the project; its output in `stdout`."""
+        process = self.start(*command, **environment)
+        output, _ = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+    def repro(self, *arguments: str, **environment: str) -> str:
+        """`dvc repro`, which must succeed; its output."""
+        done = self.run("dvc", "repro", *arguments, **environment)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def set_params(self, **values: str) -> None:
+        """Change values in params.yaml by key, whatever the section."""
+        file = self.folder / "params.yaml"
+        text = file.read_text()
+        for key, value in values.items():
+            text, count = re.subn(rf"(?m)^(  {key}:).*$", rf"\1 {value}", text, count=1)
+            assert count == 1, key
+        file.write_text(text)
+
+    def processes(self) -> list[psutil.Process]:
+        """Living processes that work in the project's folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if Path(process.cwd()).is_relative_to(self.folder):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def write_texts(folder: Path, seed: int) -> None:
+    """Six little texts of made-up sentences."""
+    text = "the king and queen of all the land did walk by night with sword in hand"
+    words = text.split()
+    draw = random.Random(seed)
+    for number in range(6):
+        lines = (" ".join(draw.choices(words, k=8)) for _ in range(60))
+        (folder / f"{number}.txt").write_text("\n".join(lines) + "\n")
+
+
+def make_template(folder: Path) -> Project:
+    """Copy what the project consists of, make it small, and run the stages before `train`."""
+    folder.mkdir(parents=True)
+    for name in ("nanogpt", "stages", "pipelines", "presets", "infra"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("dvc.yaml", "params.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "texts").mkdir()
+    write_texts(folder / "texts", seed=0)
+    (folder / "runs/home").mkdir(parents=True)
+    project = Project(folder, {**os.environ, **ENVIRONMENT, "HOME": str(folder / "runs/home")})
+    project.set_params(**MINIATURE)
+    for command in (
+        ("git", "init", "-q"),
+        ("git", "config", "user.name", "test"),
+        ("git", "config", "user.email", "test@localhost"),
+        ("dvc", "init", "-q"),
+        ("git", "add", "-A"),
+        ("git", "commit", "-qm", "start"),
+        ("dvc", "repro", "shard"),
+    ):
+        done = project.run(*command)
+        assert done.returncode == 0, done.stdout
+    return project
+
+
+def copy_of(project: Project, folder: Path, **params: str) -> Project:
+    """The same project elsewhere, with some params changed."""
+    shutil.copytree(project.folder, folder, symlinks=True)
+    copied = Project(folder, {**project.environment, "HOME": str(folder / "runs/home")})
+    copied.set_params(**params)
+    return copied
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with its shards made; tests copy it."""
+    return make_template(tmp_path_factory.mktemp("template") / "project")
+
+
+@pytest.fixture
+def new_project(template: Project, tmp_path: Path) -> Callable[..., Project]:
+    """Makes a project of the test's own, its shards made, with some params changed."""
+    return lambda **params: copy_of(template, tmp_path / "project", **params)
+
+
+@pytest.fixture(scope="session")
+def built(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project on which all of `dvc repro` has run; who edits something in it, restores it."""
+    project = copy_of(template, tmp_path_factory.mktemp("built") / "project")
+    project.repro()
+    return project
+
+
+@pytest.fixture
+def copy_of_built(built: Project, tmp_path: Path) -> Project:
+    """A built project of the test's own."""
+    return copy_of(built, tmp_path / "project")

@@ -1,0 +1,214 @@
+"""The model against Hugging Face's GPT-2, against itself and against what its docstring says."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from nanogpt.model import GPT, GPTConfig, KVCache, rotary_angles, rotate
+
+CPU = torch.device("cpu")
+OPTIONS = [
+    {},
+    {"position": "rotary"},
+    {"position": "learned"},
+    {"norm": "layernorm", "bias": False},
+    {"norm": "rmsnorm", "bias": True},
+    {"qk_norm": True},
+    {"activation": "relu2"},
+    {"tie_weights": True, "logit_softcap": 5.0},
+]
+
+
+def some_tokens(batch: int, time: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 50, (batch, time), generator=generator)
+
+
+def as_ours(theirs: GPT2LMHeadModel, config: GPTConfig) -> GPT:
+    """Our model with the weights of Hugging Face's."""
+    weights = theirs.transformer.state_dict()
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            weight = weights[name]
+            if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+                weight = weight.T  # theirs are Conv1D, (in, out)
+            p[: len(weight)] = weight  # wte has padding rows that theirs has not
+    return model
+
+
+def test_gpt2_gives_the_logits_of_hugging_face(gpt2: GPTConfig) -> None:
+    torch.manual_seed(0)
+    theirs = GPT2LMHeadModel(
+        GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+    ).eval()
+    with torch.no_grad():
+        for p in theirs.parameters():  # no bias at zero, no gain at one
+            p.add_(torch.randn_like(p), alpha=0.2)
+    model, idx = as_ours(theirs, gpt2), some_tokens(3, 16)
+    assert {n for n, p in model.named_parameters()} == {
+        n.removeprefix("transformer.") for n, p in theirs.named_parameters()
+    }
+    with torch.no_grad():
+        expected, logits = theirs(idx).logits, model(idx)[..., :50]
+    assert expected.std() > 1
+    assert (logits - expected).abs().max() <= 1e-4
+
+
+def test_gpt2_has_the_published_number_of_parameters(gpt2: GPTConfig) -> None:
+    with torch.device("meta"):
+        shape = {"vocab_size": 50_257, "block_size": 1024, "n_layer": 12, "n_head": 12}
+        small = GPT(replace(gpt2, n_embd=768, **shape))
+    padding = (50_304 - 50_257) * 768
+    assert small.n_params() - padding == 124_439_808
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+def test_no_logit_depends_on_a_later_token(
+    config: GPTConfig, changes: dict, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    """The gradient of logits at t by the embedding at s is zero exactly where s > t."""
+    T, model = 8, lively(replace(config, **changes))
+    embedded: list[torch.Tensor] = []
+
+    def keep(module: object, inputs: object, output: torch.Tensor) -> None:
+        output.retain_grad()
+        embedded.append(output)
+
+    model.wte.register_forward_hook(keep)
+    logits = model(some_tokens(1, T))[0, :, :50]  # (T, V)
+    direction = torch.randn(50, generator=torch.Generator().manual_seed(2))
+    influence = torch.zeros(T, T)
+    for t in range(T):
+        embedded[0].grad = None
+        (logits[t] @ direction).backward(retain_graph=True)
+        influence[t] = embedded[0].grad[0].abs().sum(-1)
+    assert torch.equal(influence > 0, torch.ones(T, T).tril().bool())
+
+
+def test_padding_logits_are_minus_infinity(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    logits = lively(config)(some_tokens(2, 5))
+    assert logits.shape == (2, 5, 64)
+    assert (logits[..., 50:] == -math.inf).all()
+    assert logits[..., :50].isfinite().all()
+
+
+def test_no_padding_where_the_vocabulary_needs_none(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    logits = lively(replace(config, vocab_size=64))(some_tokens(2, 5))
+    assert logits.shape == (2, 5, 64)
+    assert logits.isfinite().all()
+
+
+def test_loss_is_cross_entropy_token_by_token(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    model, idx, targets = lively(config), some_tokens(3, 7), some_tokens(3, 7, seed=1)
+    logits, losses = model(idx).double(), model(idx, targets)
+    assert losses.shape == (3, 7)
+    for b in range(3):
+        for t in range(7):
+            z = logits[b, t, :50]
+            by_hand = z.exp().sum().log() - z[targets[b, t]]
+            assert losses[b, t].item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 16, [5, 1, 7, 3], [16]], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"position": "rotary"}, {"position": "learned"}], ids=str)
+def test_cache_equals_computing_all_again(
+    config: GPTConfig, changes: dict, chunks: list[int], lively: Callable[[GPTConfig], GPT]
+) -> None:
+    model, idx = lively(replace(config, **changes)), some_tokens(2, 16)
+    cache = KVCache(model.config, 2, CPU, torch.float32)
+    with torch.no_grad():
+        pieces = torch.cat([model(part, cache=cache) for part in idx.split(chunks, dim=1)], dim=1)
+        torch.testing.assert_close(pieces, model(idx))
+    assert cache.length == 16
+
+
+def test_more_tokens_than_the_block_are_refused(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    model = lively(config)
+    with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
+        model(some_tokens(1, 17))
+    cache = KVCache(config, 1, CPU, torch.float32)
+    model(some_tokens(1, 12), cache=cache)
+    with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
+        model(some_tokens(1, 5), cache=cache)
+
+
+def test_heads_must_divide_the_channels(gpt2: GPTConfig) -> None:
+    with pytest.raises(ValueError, match="n_embd 32 is not a multiple of n_head 3"):
+        replace(gpt2, n_head=3)
+
+
+def test_rotary_positions_need_an_even_head_size(gpt2: GPTConfig) -> None:
+    with pytest.raises(ValueError, match="even head size"):
+        replace(gpt2, position="rotary", n_head=32)
+
+
+def test_zero_init_makes_every_block_the_identity(
+    config: GPTConfig, seeded: Callable[[GPTConfig], GPT]
+) -> None:
+    model = seeded(replace(config, zero_init_proj=True))
+    x = torch.randn(2, 16, 32)
+    angles = rotary_angles(config) if config.position == "rotary" else None
+    for layer, block in enumerate(model.h):
+        assert torch.equal(block(x, angles, layer, None), x)
+
+
+def test_init_has_the_spread_of_gpt2(gpt2: GPTConfig, seeded: Callable[[GPTConfig], GPT]) -> None:
+    for name, p in seeded(gpt2).named_parameters():
+        if p.ndim < 2:
+            assert torch.equal(p, torch.full_like(p, float("ln_" in name and "weight" in name)))
+        else:
+            expected = 0.02 / math.sqrt(2 * 2) if "c_proj" in name else 0.02
+            assert p.std().item() == pytest.approx(expected, rel=0.1), name
+
+
+def test_tied_weights_share_their_memory(
+    config: GPTConfig, seeded: Callable[[GPTConfig], GPT]
+) -> None:
+    tied = seeded(replace(config, tie_weights=True))
+    apart = seeded(replace(config, tie_weights=False))
+    assert tied.lm_head.weight.data_ptr() == tied.wte.weight.data_ptr()
+    assert apart.lm_head.weight.data_ptr() != apart.wte.weight.data_ptr()
+    assert apart.n_params() - tied.n_params() == 64 * 32
+
+
+def test_softcap_bends_the_logits_below_it(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    idx = some_tokens(2, 9)
+    free = lively(replace(config, logit_softcap=0.0))(idx)[..., :50]
+    capped = lively(replace(config, logit_softcap=2.0))(idx)[..., :50]
+    assert free.abs().max() > 2
+    torch.testing.assert_close(capped, 2 * torch.tanh(free / 2))
+
+
+def test_rotated_products_depend_on_the_distance_alone(modern: GPTConfig) -> None:
+    """Su et al. 2021, equation 16."""
+    cos, sin = rotary_angles(modern)
+    q, k = torch.randn(16), torch.randn(16)
+    products = rotate(q.expand(16, -1), cos, sin) @ rotate(k.expand(16, -1), cos, sin).T  # (T, T)
+    for distance in range(-15, 16):
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))
+    assert products[0].std() > 0.1
+
+
+def test_dropout_is_for_training_alone(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    model, idx = lively(replace(config, dropout=0.5)), some_tokens(2, 8)
+    assert torch.equal(model(idx), model(idx))
+    model.train()
+    assert not torch.equal(model(idx), model(idx))

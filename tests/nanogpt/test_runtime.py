@@ -1,0 +1,64 @@
+"""Devices are there or refused, and number formats are what was asked for."""
+
+import pytest
+import torch
+
+from nanogpt.runtime import Runtime, choose_device, fastest_dtype, launched
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has an NVIDIA GPU")
+def test_cuda_without_a_gpu_is_refused_with_what_is_there() -> None:
+    with pytest.raises(ValueError, match=r"device 'cuda' is not on this machine; here: .*cpu"):
+        choose_device("cuda")
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"device 'abacus' is not on this machine; here: .*cpu"):
+        choose_device("abacus")
+
+
+def test_auto_gives_a_device_that_computes() -> None:
+    device = choose_device("auto")
+    assert torch.ones(2, device=device).sum().item() == 2
+    if torch.cuda.is_available():
+        assert device.type == "cuda"
+
+
+def test_a_device_asked_for_by_name_is_given() -> None:
+    assert choose_device("cpu") == CPU
+    assert choose_device("cpu", local_rank=1) == CPU
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_each_local_rank_gets_its_gpu() -> None:
+    assert choose_device("cuda", local_rank=0) == torch.device("cuda", 0)
+
+
+def test_autocast_multiplies_in_the_dtype_asked_for() -> None:
+    a = torch.ones(2, 2)
+    for dtype in (torch.float32, torch.bfloat16):
+        with Runtime(device=CPU, dtype=dtype).autocast():
+            assert (a @ a).dtype == dtype
+
+
+def test_the_fastest_dtype_is_one_that_computes() -> None:
+    dtype = fastest_dtype(CPU)
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert (torch.ones(2, 2, dtype=dtype) @ torch.ones(2, 2, dtype=dtype)).sum().item() == 8
+
+
+def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with launched("cpu", torch.float32, compile=None) as runtime:
+        assert runtime == Runtime(device=CPU, dtype=torch.float32)
+        assert runtime.any(True)
+        assert not runtime.any(False)
+        assert runtime.all_reduce_sum(torch.tensor(3.0)).item() == 3
+        runtime.barrier()
+    with launched("cpu", None, compile=True) as runtime:
+        assert runtime.dtype == fastest_dtype(CPU)
+        assert runtime.compile

@@ -1,0 +1,193 @@
+"""The flow for real: one Prefect server, one worker, runs of the deployment."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+RESULT = "bits per byte of unseen text"
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: Any) -> None:
+    """Stop a process group and wait for it."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def api(template: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    process = template.start(
+        *("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)),
+        PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")),
+    )
+
+    def healthy() -> bool:
+        try:
+            return requests.get(f"{url}/health", timeout=2).ok
+        except requests.ConnectionError:
+            return False
+
+    wait_for(healthy, 90, "the Prefect server does not answer")
+    yield url
+    end(process)
+
+
+def task_runs(api: str) -> dict[str, dict[str, Any]]:
+    """The newest flow run's task runs by stage."""
+    flow_runs = requests.post(
+        f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}, timeout=10
+    ).json()
+    ids = {"flow_runs": {"id": {"any_": [flow_runs[0]["id"]]}}}
+    runs = requests.post(f"{api}/task_runs/filter", json=ids, timeout=10).json()
+    return {run["name"].rsplit("-", 1)[0]: run for run in runs}
+
+
+def test_a_deployment_run_completes_and_shows_its_result(
+    new_project: Callable[..., Any], api: str, tmp_path: Path
+) -> None:
+    project = new_project(max_steps="20", decay_steps="5")
+    settings = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
+    Path(settings["PREFECT_HOME"]).mkdir()
+    worker = project.start("infra/worker.sh", **settings)
+    try:
+        ready = {"deployments": {"name": {"any_": ["local"]}}}
+        wait_for(
+            lambda: requests.post(f"{api}/deployments/filter", json=ready, timeout=10).json(),
+            60,
+            "no deployment",
+        )
+        done = project.run("prefect", "deployment", "run", "build/local", "--watch", **settings)
+        assert done.returncode == 0, done.stdout
+    finally:
+        end(worker)
+    runs = task_runs(api)
+    assert set(runs) == {"download", "tokenize", "shard", "train", "evaluate", "sample"}
+    assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
+    artifacts = requests.post(f"{api}/artifacts/filter", json={}, timeout=10).json()
+    (result,) = [artifact for artifact in artifacts if artifact["key"] == "result"]
+    assert RESULT in result["data"]
+    assert "the king" in result["data"]
+    mlflow_tag = (project.folder / "runs/tracking").glob("*/outbox.jsonl")
+    assert "prefect.flow_run_id" in next(mlflow_tag).read_text()
+
+
+def test_a_training_killed_twice_is_retried_and_recovers(
+    new_project: Callable[..., Any], api: str
+) -> None:
+    project = new_project(max_steps="200", decay_steps="5")
+    quiet = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
+    flow = project.start(
+        *("python", "-m", "pipelines.build", "--target", "train"), PREFECT_API_URL=api, **quiet
+    )
+    assert flow.stdout is not None
+    output = []
+    kills = 0
+    for line in flow.stdout:
+        output.append(line)
+        if kills < 2 and f"step     {23 + 20 * kills} " in line:
+            ranks = [p for p in project.processes() if "stages.train_process" in p.cmdline()]
+            ranks[-1].kill()
+            kills += 1
+    flow.communicate(timeout=60)
+    assert flow.returncode == 0, "".join(output)
+    assert kills == 2
+    run = task_runs(api)["train"]
+    assert run["state_type"] == "COMPLETED"
+    assert run["run_count"] == 3
+    assert "continuing after step" in "".join(output)
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Serves a text, after answering 500 for a while."""
+
+    failures = 0
+    text = b""
+
+    def do_GET(self) -> None:
+        type(self).failures -= 1
+        broken = type(self).failures >= 0
+        self.send_response(500 if broken else 200)
+        self.end_headers()
+        if not broken:
+            self.wfile.write(self.text)
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def flaky_server(text: bytes, failures: int) -> Iterator[str]:
+    """A server of `text` that answers 500 to its first requests."""
+    Flaky.text, Flaky.failures = text, failures
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/text.txt"
+    server.shutdown()
+
+
+def test_a_network_that_fails_twice_is_tried_again(
+    new_project: Callable[..., Any], api: str
+) -> None:
+    import hashlib
+
+    text = b"the king did walk by night\n\n" * 50
+    with flaky_server(text, failures=8) as url:  # a try of the stage is four requests
+        urls = json.dumps([{"url": url, "sha256": hashlib.sha256(text).hexdigest()}])
+        project = new_project(source="url", urls=urls)
+        done = project.run(
+            *("python", "-m", "pipelines.build", "--target", "download"), PREFECT_API_URL=api
+        )
+    assert done.returncode == 0, done.stdout
+    run = task_runs(api)["download"]
+    assert run["state_type"] == "COMPLETED"
+    assert run["run_count"] == 3
+
+
+def test_a_mistake_in_params_fails_at_once(new_project: Callable[..., Any], api: str) -> None:
+    project = new_project(top_p="7")
+    done = project.run("python", "-m", "pipelines.build", PREFECT_API_URL=api)
+    assert done.returncode == 1
+    assert "sample.top_p is 7" in done.stdout
+    assert task_runs(api) == {}
+
+
+def test_a_mistake_in_the_data_is_not_tried_again(
+    new_project: Callable[..., Any], api: str
+) -> None:
+    project = new_project()
+    (project.folder / "texts/0.txt").write_bytes(b"caf\xe9")
+    done = project.run(
+        *("python", "-m", "pipelines.build", "--target", "download"), PREFECT_API_URL=api
+    )
+    assert done.returncode == 1
+    assert "0.txt is not UTF-8 (byte 3: 0xe9)" in done.stdout
+    assert task_runs(api)["download"]["run_count"] == 1

@@ -1,0 +1,34 @@
+"""The flow's stages come from dvc.yaml and nowhere else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.dag import Stage, read_stages
+
+
+def test_stages_come_in_an_order_that_works(template: Any) -> None:
+    names = [stage.name for stage in read_stages(template.folder)]
+    assert names[:4] == ["download", "tokenize", "shard", "train"]
+    assert set(names[4:]) == {"evaluate", "sample"}
+
+
+def test_a_target_brings_what_it_depends_on(template: Any) -> None:
+    names = [stage.name for stage in read_stages(template.folder, "shard")]
+    assert names == ["download", "tokenize", "shard"]
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones(template: Any) -> None:
+    with pytest.raises(ValueError, match="'shards' is no stage"):
+        read_stages(template.folder, "shards")
+
+
+def test_a_new_stage_needs_no_code(copy_of_built: Any) -> None:
+    file: Path = copy_of_built.folder / "dvc.yaml"
+    text = file.read_text()
+    stage = (
+        "  publish:\n    cmd: touch published\n    deps: [samples]\n    meta: {network: true}\n\n"
+    )
+    file.write_text(text.replace("plots:\n  - learning", f"{stage}plots:\n  - learning"))
+    assert read_stages(copy_of_built.folder)[-1] == Stage("publish", network=True, resumable=False)

@@ -1,0 +1,51 @@
+"""A command of the flow leaves its output in the log and nothing behind."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.runner import run_command
+
+FAMILY = """
+import subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+child = subprocess.Popen(sleep, start_new_session=True)
+print("child", child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+class Stop(Exception):
+    """What Prefect raises in the flow's thread when a run is cancelled."""
+
+
+def test_output_and_exit_code_are_handed_on() -> None:
+    lines: list[str] = []
+    script = "import sys; print('out', flush=True); print('err', file=sys.stderr); sys.exit(3)"
+    assert run_command([sys.executable, "-c", script], os.environ, lines.append) == 3
+    assert lines == ["out", "err"]
+
+
+def test_lines_come_while_the_command_runs() -> None:
+    times: list[float] = []
+    script = "import time; print(1, flush=True); time.sleep(2); print(2)"
+    run_command([sys.executable, "-c", script], os.environ, lambda _: times.append(time.time()))
+    assert times[1] - times[0] > 1
+
+
+def test_an_exception_ends_the_whole_family(tmp_path: Path) -> None:
+    script = tmp_path / "family.py"
+    script.write_text(FAMILY)
+    pids: list[int] = []
+
+    def say(line: str) -> None:
+        pids.append(int(line.split()[1]))
+        raise Stop
+
+    with pytest.raises(Stop):
+        run_command([sys.executable, str(script)], os.environ, say)
+    assert not psutil.pid_exists(pids[0])

@@ -1,0 +1,139 @@
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.check import SECTIONS, check_params
+from stages.params import ParamsError, read_params
+
+ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params.yaml"
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def edited(folder: Path, changes: dict[str, Any]) -> Path:
+    """A copy of params.yaml in which keys such as `train.seed` have other values."""
+    content = read_params(PARAMS)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        place = content
+        for name in path:
+            place = place[name]
+        place[last] = value
+    file = folder / "edited.yaml"
+    with file.open("w") as out:
+        YAML().dump(content, out)
+    return file
+
+
+def test_every_section_comes_back_as_its_model() -> None:
+    sections = check_params(PARAMS)
+    assert {name: type(section) for name, section in sections.items()} == SECTIONS
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.n_head": 3}, ["model", "n_embd 128 is not a multiple of n_head 3"]),
+        ({"model.n_embd": 10}, ["model", "rotary", "even"]),
+        ({"train.batch_tokens": 1000}, ["train.batch_tokens 1000", "model.block_size 128"]),
+        ({"train.warmup_steps": 700}, ["train", "warmup_steps 700", "max_steps 800"]),
+        ({"train.decay_steps": 800}, ["train", "decay_steps 800", "max_steps 800"]),
+        ({"evaluate.context": 129}, ["evaluate.context 129", "model.block_size 128"]),
+        ({"tokenize.tokenizer": "char"}, ["tokenize", "vocab_size is 1024", "takes null"]),
+        ({"tokenize.vocab_size": None}, ["tokenize", "vocab_size is None", "such as 1024"]),
+        ({"tokenize.vocab_size": 256}, ["tokenize.vocab_size is 256", "equal to 257"]),
+        ({"corpus.package": None}, ["source is package, but corpus.package"]),
+        ({"corpus.source": "url"}, ["source is url, but corpus.urls"]),
+        ({"corpus.source": "huggingface"}, ["source is huggingface, but corpus.huggingface"]),
+        ({"corpus.package.sha256": "abc"}, ["corpus.package.sha256 is 'abc'", "pattern"]),
+        ({"corpus.urls": [{"url": "ftp://x", "sha256": "0" * 64}]}, ["corpus.urls.0.url"]),
+        ({"corpus.separator": ""}, ["corpus.separator is ''"]),
+        ({"split.val_fraction": 1}, ["split.val_fraction is 1", "less than 1"]),
+        ({"shard.shard_tokens": 10}, ["shard.shard_tokens is 10", "1024"]),
+        ({"sample.prompts": []}, ["sample.prompts is []", "at least 1"]),
+        ({"sample.top_p": 0}, ["sample.top_p is 0", "greater than 0"]),
+        ({"tokenise": {}}, ["tokenise is not a known key", "did you mean tokenize?"]),
+    ],
+)
+def test_nonsense_is_refused(tmp_path: Path, changes: dict[str, Any], words: list[str]) -> None:
+    file = edited(tmp_path, changes)
+    with pytest.raises(ParamsError) as caught:
+        check_params(file)
+    for word in [str(file), *words]:
+        assert word in str(caught.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    changes = {
+        "corpus.sauce": "files",
+        "model.n_layer": "4",
+        "sample.seed": -1,
+        "training": {},
+    }
+    file = edited(tmp_path, changes)
+    file.write_text(file.read_text().replace("evaluate:", "evaluation:"))
+    with pytest.raises(ParamsError) as caught:
+        check_params(file)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    for word in [
+        "training is not a known key; did you mean train?",
+        "evaluation is not a known key; did you mean evaluate?",
+        "the section `evaluate:` is missing",
+        "corpus.sauce is not a known key; did you mean corpus.source?",
+        "model.n_layer is '4'",
+        "sample.seed is -1",
+    ]:
+        assert any(word in line for line in lines), word
+
+
+def test_both_kinds_of_nonsense_between_sections_are_told_at_once(tmp_path: Path) -> None:
+    file = edited(tmp_path, {"train.batch_tokens": 1000, "evaluate.context": 500})
+    with pytest.raises(ParamsError) as caught:
+        check_params(file)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="difflib is given a number")
+def test_a_section_named_by_a_number_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "number.yaml"
+    file.write_text(PARAMS.read_text() + "\n7: {}\n")
+    with pytest.raises(ParamsError, match="7 is not a known key"):
+        check_params(file)
+
+
+@pytest.mark.xfail(strict=True, reason="it suggests keys of the section, not of the part in it")
+def test_an_unknown_key_inside_a_part_is_told_with_the_one_it_may_mean(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"did you mean corpus\.package\.version\?"):
+        check_params(edited(tmp_path, {"corpus.package.versoin": "1"}))
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
+def test_the_command_accepts_each_preset(run_python: Run, preset: Path) -> None:
+    done = run_python("-m", "stages.check", str(preset))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "must hold sections"),
+        ("train: {max_steps: [\n", "not valid YAML"),
+        ("train: {max_steps: many}\n", "train.max_steps is 'many'"),
+    ],
+)
+def test_the_command_refuses_a_bad_file_in_words(
+    run_python: Run, workspace: Path, content: str, words: str
+) -> None:
+    (workspace / "params.yaml").write_text(content)
+    done = run_python("-m", "stages.check")
+    assert done.returncode == 2
+    assert done.stderr.startswith("check: params.yaml")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

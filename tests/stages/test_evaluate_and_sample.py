@@ -1,0 +1,105 @@
+"""The last two stages on a finished model: the same again, and refusals."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import evaluate, sample
+from stages.evaluate import EvaluateParams
+from stages.sample import SampleParams
+from stages.shards import Shards
+
+SAMPLE = SampleParams(
+    prompts=["the king", "and"],
+    samples_per_prompt=2,
+    max_new_tokens=40,
+    temperature=0.8,
+    top_k=None,
+    top_p=0.9,
+    seed=7,
+)
+
+
+def evaluated(built: Any, out: Path, context: int | None = None) -> dict[str, Any]:
+    """The figures of the built model."""
+    params = EvaluateParams(context=context)
+    model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
+    return evaluate.run(params, model, shards, out / "m.json", out / "plots", device="cpu")
+
+
+def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
+    first = evaluated(built, tmp_path / "a")
+    assert evaluated(built, tmp_path / "b") == first
+    assert first == json.loads((built.folder / "metrics/evaluate.json").read_text())
+
+
+def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
+    short = evaluated(built, tmp_path / "a", context=2)
+    assert short["tokens"] == evaluated(built, tmp_path / "b")["tokens"]
+    assert short["val_loss"] > evaluated(built, tmp_path / "c")["val_loss"]
+
+
+def test_more_context_than_the_model_takes_is_refused(built: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"evaluate\.context is 17, the model takes 16"):
+        evaluated(built, tmp_path, context=17)
+
+
+def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(built.folder / "models/gpt", model)
+    about = json.loads((model / "tokenizer/tokenizer.json").read_text())
+    about["characters"] = about["characters"][::-1]
+    (model / "tokenizer/tokenizer.json").write_text(json.dumps(about))
+    shards = Shards.open(built.folder / "data/shards")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        evaluate.run(
+            EvaluateParams(context=None),
+            model,
+            shards,
+            tmp_path / "m",
+            tmp_path / "p",
+            device="cpu",
+        )
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    folder = tmp_path / "shards"
+    shutil.copytree(built.folder / "data/shards", folder)
+    tokens = np.load(folder / "val/00000.npy")
+    tokens[100] = 999
+    np.save(folder / "val/00000.npy", tokens)
+    with pytest.raises(ValueError, match="token id 999 is beyond the model's vocabulary"):
+        evaluate.run(
+            EvaluateParams(context=None),
+            built.folder / "models/gpt",
+            Shards.open(folder),
+            tmp_path / "m.json",
+            tmp_path / "plots",
+            device="cpu",
+        )
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_samples_depend_on_seed_and_prompt_alone(built: Any, tmp_path: Path) -> None:
+    model = built.folder / "models/gpt"
+    first = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
+    again = sample.run(SAMPLE, model, tmp_path / "b", device="cpu")
+    other = sample.run(SAMPLE.model_copy(update={"seed": 8}), model, tmp_path / "c", device="cpu")
+    assert first == again != other
+    assert [s["prompt"] for s in first] == ["the king", "the king", "and", "and"]
+    assert first[0]["text"] != first[1]["text"]
+    lines = (tmp_path / "a/samples.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == first
+    assert first[0]["prompt"] + first[0]["text"] in (tmp_path / "a/samples.txt").read_text()
+
+
+def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: Path) -> None:
+    params = SAMPLE.model_copy(update={"prompts": ["König"]})
+    with pytest.raises(ValueError, match="'K' is not in the vocabulary"):
+        sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,153 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from stages import download
+from stages.split import SplitParams, split_documents, text_hash
+from stages.tokenize import TokenizeParams, make_tokenizer, run, trained_bpe
+from stages.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
+
+SPLIT = SplitParams(val_fraction=0.4, seed=1)
+CHAR = TokenizeParams(tokenizer="char", vocab_size=None)
+BPE = TokenizeParams(tokenizer="bpe", vocab_size=300)
+TEXTS = [f"naïve {hashlib.sha256(bytes([n])).hexdigest()} " * (1 + n % 3) for n in range(200)]
+
+MakeCorpus = Callable[[list[str], Path], Path]
+
+
+def rows(tokens: Path) -> list[dict[str, Any]]:
+    files = sorted(tokens.glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Path:
+    """200 documents in two parts, the first of several batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(download, "PART_BYTES", 20_000)
+        made = make_corpus(TEXTS, tmp_path_factory.mktemp("corpus") / "made")
+    counts = [pq.read_metadata(file).num_rows for file in sorted(made.glob("*.parquet"))]
+    assert len(counts) == 2
+    assert counts[0] > 64
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Path) -> Path:
+    """What one worker makes of that corpus."""
+    run(BPE, SPLIT, corpus, corpus.parent / "tokens", workers=1)
+    return corpus.parent / "tokens"
+
+
+def test_two_workers_make_the_same_bytes_as_one(
+    corpus: Path, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+) -> None:
+    run(BPE, SPLIT, corpus, tmp_path / "tokens", workers=2)
+    assert digests(tmp_path / "tokens") == digests(made)
+    assert set(digests(made)) == {
+        "manifest.json",
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "tokenizer/ranks.tiktoken",
+        "tokenizer/tokenizer.json",
+    }
+
+
+def test_every_document_has_its_row_in_order(made: Path) -> None:
+    tokenizer = load_tokenizer(made / "tokenizer")
+    found = rows(made)
+    assert [tokenizer.decode(row["tokens"]) for row in found] == TEXTS
+    assert [row["n_bytes"] for row in found] == [len(text.encode()) for text in TEXTS]
+    assert [row["text_hash"] for row in found] == [text_hash(text.encode()) for text in TEXTS]
+    assert [row["id"] for row in found] == [f"texts.jsonl#{n + 1}" for n in range(len(TEXTS))]
+
+
+def test_the_manifest_describes_the_tokens(corpus: Path, made: Path) -> None:
+    manifest = json.loads((made / "manifest.json").read_text())
+    n_tokens = sum(len(row["tokens"]) for row in rows(made))
+    n_bytes = sum(len(text.encode()) for text in TEXTS)
+    corpus_manifest = (corpus / "manifest.json").read_bytes()
+    files = manifest.pop("files")
+    assert manifest == {
+        "version": 1,
+        "tokenize": {"tokenizer": "bpe", "vocab_size": 300},
+        "tokenizer_fingerprint": fingerprint(load_tokenizer(made / "tokenizer")),
+        "corpus_manifest_sha256": hashlib.sha256(corpus_manifest).hexdigest(),
+        "n_vocab": 300,
+        "dtype": "uint16",
+        "documents": 200,
+        "tokens": n_tokens,
+        "bytes": n_bytes,
+        "bytes_per_token": round(n_bytes / n_tokens, 4),
+    }
+    for file in files:
+        path = made / file["name"]
+        part = pq.read_table(path).to_pylist()
+        assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert file["documents"] == len(part)
+        assert file["tokens"] == sum(len(row["tokens"]) for row in part)
+        assert file["bytes"] == sum(row["n_bytes"] for row in part)
+    assert sum(file["documents"] for file in files) == 200
+
+
+def test_a_bpe_vocabulary_is_learned_from_training_documents_alone(
+    tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    texts = [f"{hashlib.sha256(bytes([n])).hexdigest()} " * (20 + n) for n in range(40)]
+    sides = split_documents([text_hash(text.encode()) for text in texts], SPLIT)
+    train = [text for text, is_val in zip(texts, sides, strict=True) if not is_val]
+    val = [text for text, is_val in zip(texts, sides, strict=True) if is_val]
+
+    def learned(*documents: str) -> BpeTokenizer:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        tokenizer = make_tokenizer(BPE, SPLIT, make_corpus(list(documents), folder))
+        assert isinstance(tokenizer, BpeTokenizer)
+        return tokenizer
+
+    expected = trained_bpe(train, 300).ranks
+    assert learned(*train, *val[:3]).ranks == expected
+    assert learned(*val[3:], *train).ranks == expected
+    assert trained_bpe([*train, *val[:3]], 300).ranks != expected  # they would have made it other
+    assert learned(*train[5:], *val).ranks != expected
+
+
+def test_a_char_vocabulary_holds_the_characters_of_every_document(
+    tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    texts = [f"{chr(0x3041 + n)}a" for n in range(30)]
+    tokenizer = make_tokenizer(CHAR, SPLIT, make_corpus(texts, tmp_path / "made"))
+    assert tokenizer.n_vocab == 32
+    assert tokenizer.encode("a" + texts[29]).tolist() == [0, 30, 0]
+
+
+def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_nothing_left_behind(
+    tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    corpus = make_corpus(["ab ab", "cd cd"], tmp_path / "made")
+    with pytest.raises(ValueError, match=r"pairs for 25\d ids only") as caught:
+        run(BPE, SPLIT, corpus, tmp_path / "out" / "tokens", workers=1)
+    assert "tokenize.vocab_size asks for 300" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_of_one_document_is_refused(tmp_path: Path, make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(["only one " * 100], tmp_path / "made")
+    with pytest.raises(ValueError, match="the corpus is one document"):
+        run(BPE, SPLIT, corpus, tmp_path / "tokens", workers=1)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "vocab_size"),
+    [("bpe", None), ("bpe", 256), ("char", 300), ("bytes", 257), ("gpt2", 50257), ("words", None)],
+)
+def test_a_vocabulary_has_a_size_to_choose_only_when_it_is_learned(
+    tokenizer: str, vocab_size: int | None
+) -> None:
+    with pytest.raises(ValidationError, match=r"tokenizer|vocab_size"):
+        TokenizeParams.model_validate({"tokenizer": tokenizer, "vocab_size": vocab_size})

@@ -1,0 +1,105 @@
+"""What stands in MLflow after a run, with a living server, a dead one, and one that comes back."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from stages.outbox import Outbox
+from stages.tracking import EXPERIMENT, deliver
+
+DEAD = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.fixture(autouse=True)
+def own_tracking_uri() -> Iterator[None]:
+    """Leave MLflow's global address as it was."""
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+def only_run(folder: Path) -> tuple[MlflowClient, Run]:
+    """The one run recorded in a project's local store."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
+    client, run = only_run(built.folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.n_layer"] == "2"
+    assert run.data.params["train.max_steps"] == "60"
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
+    for metric in ("train/loss", "lr", "grad_norm", "tokens_per_second"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+        assert steps == [10, 20, 30, 40, 50, 60], metric
+    val_steps = [p.step for p in client.get_metric_history(run.info.run_id, "val/loss")]
+    assert val_steps == [20, 40, 60]
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert run.data.metrics["evaluate/bits_per_byte"] > 0
+    assert run.data.metrics["evaluate/bigram/bits_per_byte"] > 0
+
+
+def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
+    client, run = only_run(built.folder)
+
+    def names(path: str) -> set[str]:
+        return {Path(item.path).name for item in client.list_artifacts(run.info.run_id, path)}
+
+    assert names("checkpoints/best") == {"model.safetensors", "config.json"}
+    assert {"evaluate.json", "run.png"} <= names("evaluate")
+    assert names("samples") == {"samples.txt", "samples.jsonl"}
+
+
+def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(built.folder)
+    client, run = only_run(built.folder)
+    (logged,) = client.search_logged_models([run.info.experiment_id])
+    mlflow.set_tracking_uri(f"sqlite:///{built.folder / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+    (text,) = model.predict(["the king"], params={"max_new_tokens": 5})
+    assert text.startswith("the king")
+    assert len(text) > len("the king")
+
+
+def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
+    project = new_project(max_steps="20", decay_steps="5")
+    output = project.repro(MLFLOW_TRACKING_URI=DEAD)
+    assert f"tracking: {DEAD} took not everything" in output
+    assert "Traceback" not in output
+    assert (project.folder / "samples/samples.txt").exists()
+    done = project.run("python", "-m", "stages.tracking", MLFLOW_TRACKING_URI=DEAD)
+    assert done.returncode == 75
+    done = project.run("python", "-m", "stages.tracking")
+    assert done.returncode == 0, done.stdout
+    client, run = only_run(project.folder)
+    assert run.info.status == "FINISHED"
+    steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == [10, 20]
+    assert "evaluate/val_loss" in run.data.metrics
+    assert client.list_artifacts(run.info.run_id, "samples")
+
+
+def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.append("tags", values={"mlflow.runName": "a name"})
+    for step in (1, 2, 3):
+        outbox.append("metrics", step=step, values={"train/loss": 1.0 / step})
+    assert deliver(outbox, "model") is None
+    outbox.mark.unlink()  # as if killed before it could note how far it got
+    assert deliver(outbox, "model") is None
+    client, run = only_run(tmp_path)
+    assert run.info.run_name == "a name"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]

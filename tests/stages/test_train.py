@@ -1,0 +1,61 @@
+"""The launcher of a training: what it refuses, and how it says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+QUIET = {"NANOGPT_TRACKING": "false"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"NANOGPT_DEVICE": "cuda"}, "device 'cuda' is not on this machine; here: cpu, or auto"),
+        (
+            {"NANOGPT_PROCESSES": "7"},
+            "batch_tokens 2048 is not a multiple of block_size x processes",
+        ),
+        ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_message(
+    new_project: Callable[..., Any], environment: dict[str, str], message: str
+) -> None:
+    done = new_project().run("python", "-m", "stages.train", **QUIET, **environment)
+    assert done.returncode == 2
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_text_shorter_than_one_block_is_refused(new_project: Callable[..., Any]) -> None:
+    project = new_project(block_size="100000", batch_tokens="100000")
+    done = project.run("python", "-m", "stages.train", **QUIET)
+    assert done.returncode == 2
+    assert "tokens are too few for one window of 100001" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.folder / "models/gpt").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[..., Any]) -> None:
+    project = new_project(learning_rate="10.0", muon_learning_rate="10.0", optimizer="adamw")
+    project.set_params(
+        logit_softcap="0.0",
+        qk_norm="false",
+        norm="layernorm",
+        weight_decay="10.0",
+        warmup_steps="0",
+    )
+    done = project.run("python", "-m", "stages.train", **QUIET)
+    assert done.returncode == 2
+    assert "the loss is" in done.stdout
+    assert "lower the learning rate" in done.stdout
+
+
+def test_an_output_that_cannot_be_written_is_told(new_project: Callable[..., Any]) -> None:
+    project = new_project(max_steps="4", decay_steps="0")
+    (project.folder / "models").write_text("a file where a folder should be")
+    done = project.run("python", "-m", "stages.train", **QUIET)
+    assert done.returncode == 2
+    assert "models" in done.stdout
+    assert "Traceback" not in done.stdout

@@ -1,0 +1,154 @@
+"""The whole pipeline for real: six stages by DVC, and what runs again after which change."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+STAGES = ["download", "tokenize", "shard", "train", "evaluate", "sample"]
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages `dvc repro` said it ran."""
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def out_of_date(project: Any) -> set[str]:
+    """The stages whose own dependencies or params `dvc status` finds changed."""
+    done = project.run("dvc", "status", "--json")
+    assert done.returncode == 0, done.stdout
+    return set(json.loads(done.stdout))
+
+
+def test_every_output_is_there(built: Any) -> None:
+    for name in (
+        "data/corpus/manifest.json",
+        "data/tokens/tokenizer/tokenizer.json",
+        "data/shards/train/00000.npy",
+        "data/shards/val/ends.npy",
+        "models/gpt/model.safetensors",
+        "models/gpt/lineage.json",
+        "models/gpt/train.csv",
+        "plots/run.png",
+        "samples/samples.txt",
+        "samples/samples.jsonl",
+    ):
+        assert (built.folder / name).stat().st_size > 0, name
+
+
+def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:
+    metrics = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    manifest = json.loads((built.folder / "data/shards/manifest.json").read_text())
+    figures = {"val_loss", "perplexity", "bits_per_byte"}
+    assert set(metrics) == figures | {"standard_error", "tokens", "bytes", "baselines"}
+    assert set(metrics["baselines"]) == {"uniform", "unigram", "bigram"}
+    assert all(set(baseline) == figures for baseline in metrics["baselines"].values())
+    assert metrics["tokens"] == manifest["splits"]["val"]["tokens"]
+    assert metrics["bytes"] == manifest["splits"]["val"]["bytes"]
+    losses = [metrics["baselines"][name]["val_loss"] for name in ("uniform", "unigram", "bigram")]
+    assert losses == sorted(losses, reverse=True)
+    assert metrics["val_loss"] < losses[1]
+
+
+def test_lineage_leads_back_to_the_corpus(built: Any) -> None:
+    import hashlib
+
+    def sha256(name: str) -> str:
+        return hashlib.sha256((built.folder / name).read_bytes()).hexdigest()
+
+    data = json.loads((built.folder / "models/gpt/lineage.json").read_text())["data"]
+    assert data["corpus_manifest_sha256"] == sha256("data/corpus/manifest.json")
+    assert data["tokens_manifest_sha256"] == sha256("data/tokens/manifest.json")
+    assert data["shards_manifest_sha256"] == sha256("data/shards/manifest.json")
+
+
+def test_a_second_repro_runs_nothing(built: Any) -> None:
+    output = built.repro()
+    assert stages_run(output) == []
+    assert "Data and pipelines are up to date." in output
+    assert out_of_date(built) == set()
+
+
+def test_result_neutral_settings_run_nothing(built: Any) -> None:
+    output = built.repro(NANOGPT_LOG_INTERVAL="3", NANOGPT_DEVICE="cpu", NANOGPT_PROCESSES="2")
+    assert stages_run(output) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"),
+    [
+        ("nanogpt/ngram.py", {"evaluate"}),
+        ("nanogpt/optim.py", {"train"}),
+        ("nanogpt/generate.py", {"sample"}),
+        ("stages/tracking.py", set()),
+        ("stages/split.py", {"tokenize", "shard"}),
+    ],
+)
+def test_an_edited_module_concerns_the_stages_that_import_it(
+    built: Any, module: str, stages: set[str]
+) -> None:
+    file = built.folder / module
+    before = file.read_text()
+    file.write_text(before + "\n# edited\n")
+    try:
+        assert out_of_date(built) == stages
+    finally:
+        file.write_text(before)
+
+
+def test_a_changed_text_concerns_the_first_stage(built: Any) -> None:
+    file = built.folder / "texts/0.txt"
+    before = file.read_text()
+    file.write_text(before + "and a line more\n")
+    try:
+        assert out_of_date(built) == {"download"}
+    finally:
+        file.write_text(before)
+
+
+def test_changed_train_params_run_training_and_what_hangs_on_it(copy_of_built: Any) -> None:
+    copy_of_built.set_params(max_steps="30")
+    output = copy_of_built.repro(NANOGPT_TRACKING="false")
+    assert stages_run(output) == ["train", "evaluate", "sample"]
+    assert "continuing" not in output  # another run's checkpoint is never picked up
+
+
+def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
+    (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
+    copy_of_built.set_params(max_steps="20", decay_steps="5")
+    assert stages_run(copy_of_built.repro(NANOGPT_TRACKING="false")) == STAGES
+
+
+def test_the_dvc_commands_a_user_types(built: Any) -> None:
+    for command in (["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]):
+        done = built.run("dvc", *command)
+        assert done.returncode == 0, done.stdout
+    assert "bits_per_byte" in built.run("dvc", "metrics", "show").stdout
+
+
+def test_an_experiment_by_dvc(new_project: Callable[[], Any]) -> None:
+    project = new_project()
+    done = project.run(
+        *("dvc", "exp", "run", "-S", "train.max_steps=12", "-S", "train.decay_steps=4"),
+        NANOGPT_TRACKING="false",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "Ran experiment" in done.stdout
+    shown = project.run("dvc", "exp", "show", "--json")
+    assert shown.returncode == 0
+    assert '"max_steps": 12' in shown.stdout
+
+
+def test_a_mistake_in_the_last_section_stops_the_first_stage(
+    new_project: Callable[[], Any],
+) -> None:
+    project = new_project(temperature="-1")
+    (project.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
+    done = project.run("dvc", "repro")
+    assert done.returncode != 0
+    assert "sample.temperature is -1" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert stages_run(done.stdout) == ["download"]
+    assert not (project.folder / "data/corpus").exists()

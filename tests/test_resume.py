@@ -1,0 +1,122 @@
+"""Killed and resumed: nothing left running, nothing lost, and the same weights bit for bit."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+QUIET = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
+
+
+def weights(project: Any) -> bytes:
+    """The finished model's file."""
+    content: bytes = (project.folder / "models/gpt/model.safetensors").read_bytes()
+    return content
+
+
+def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
+    """Read a training's output until it tells of `step`."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("step") and int(line.split()[1]) >= step:
+            return
+    pytest.fail(f"the training ended before step {step}:\n{''.join(seen)}")
+
+
+def members(project: Any) -> dict[str, list[psutil.Process]]:
+    """The processes of a training by what they are."""
+    kinds: dict[str, list[psutil.Process]] = {"dvc": [], "launcher": [], "torchrun": [], "rank": []}
+    for process in project.processes():
+        line = " ".join(process.cmdline())
+        if "torch.distributed.run" in line:
+            kinds["torchrun"].append(process)
+        elif "stages.train_process" in line:
+            kinds["rank"].append(process)
+        elif "stages.train" in line:
+            kinds["launcher"].append(process)
+        elif "dvc" in line:
+            kinds["dvc"].append(process)
+    return kinds
+
+
+def wait_until_alone(project: Any) -> None:
+    """Fail when anything is left running in the project after 20 s."""
+    deadline = time.monotonic() + 20
+    while left := project.processes():
+        assert time.monotonic() < deadline, [" ".join(p.cmdline()) for p in left]
+        time.sleep(0.2)
+
+
+def test_killed_in_every_way_it_continues_to_the_same_weights(
+    built: Any, new_project: Callable[..., Any]
+) -> None:
+    project = new_project()
+    continued = []
+    for victims in (["dvc", "launcher", "torchrun", "rank"], ["dvc"], ["torchrun"], ["rank"]):
+        process = project.start("dvc", "repro", "train", **QUIET)
+        wait_for_step(process, 22)
+        family = members(project)
+        assert all(family.values()), family
+        for kind in victims:
+            for victim in family[kind]:
+                victim.kill()
+        output, _ = process.communicate(timeout=60)
+        continued.append(output)
+        assert process.returncode != 0
+        wait_until_alone(project)
+        assert not (project.folder / "models/gpt").exists()
+    output = project.repro("train", **QUIET)
+    assert "continuing after step" in output
+    assert weights(project) == weights(built)
+
+
+def test_asked_to_stop_it_writes_a_checkpoint_first(
+    built: Any, new_project: Callable[..., Any]
+) -> None:
+    project = new_project()
+    process = project.start("python", "-m", "stages.train", **QUIET)
+    wait_for_step(process, 5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "run again to continue" in output
+    wait_until_alone(project)
+    checkpoints = list(project.folder.glob("runs/*/step-*"))
+    assert len(checkpoints) == 1
+    project.repro("train", **QUIET)
+    assert weights(project) == weights(built)
+
+
+def test_a_second_training_beside_a_living_one_is_refused(new_project: Callable[..., Any]) -> None:
+    project = new_project(max_steps="5000")
+    process = project.start("dvc", "repro", "train", **QUIET)
+    wait_for_step(process, 2)
+    second = project.run("dvc", "repro", "train", **QUIET)
+    assert second.returncode != 0
+    third = project.run("python", "-m", "stages.train", **QUIET)
+    assert third.returncode == 2
+    assert "another training is running here" in third.stdout
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_until_alone(project)
+
+
+def test_two_processes_train_the_same_model(built: Any, new_project: Callable[..., Any]) -> None:
+    project = new_project()
+    project.repro("train", NANOGPT_PROCESSES="2", **QUIET)
+    ours, theirs = (
+        [
+            float(row.split(",")[1])
+            for row in (p.folder / "models/gpt/train.csv").open()
+            if row[0] != "s"
+        ]
+        for p in (project, built)
+    )
+    assert ours == pytest.approx(theirs, abs=0.01)
