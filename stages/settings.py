@@ -24,6 +24,7 @@ class Settings(BaseSettings):
         default=None, ge=1, description="on this machine; by default one, or one per visible GPU"
     )
     torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
+    join: bool = Field(default=False, description="join a training another machine leads")
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
     workers: int | None = Field(default=None, ge=1, description="tokenizing processes; all cores")

@@ -48,9 +48,9 @@ def exclusive(lock: Path) -> Iterator[int]:
 
 
 def run_supervised(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, lock: int
+    command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int]
 ) -> int:
-    """Run `command` to its end, its stderr into `log`; its exit code.
+    """Run `command` to its end, its stderr into `log`, with some file descriptors; its exit code.
 
     SIGTERM, SIGINT and the death of the parent process are passed on as SIGTERM; what is still
     there after GRACE_SECONDS is killed.
@@ -68,7 +68,7 @@ def run_supervised(
             env={**environment, SUPERVISOR: str(os.getpid())},
             stderr=stderr,
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=inherited,
         )
     family: dict[int, psutil.Process] = {}
     try:

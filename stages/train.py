@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from stages.supervise import exclusive, run_supervised
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
+SHOWN_LINES = 30  # of what a process said before it died
 
 # glibc gives freed tensors back to the system and clears them again at the next step. Keeping them
 # makes a step of the default model on 2 cores a third faster.
@@ -160,21 +162,36 @@ def run(
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
     command = torchrun_command(settings, [str(folder), str(shards), str(out)])
+    if settings.join:
+        folder.mkdir(parents=True, exist_ok=True)
+        launch(command, folder, ())
+        return
     with exclusive(LOCK) as lock:
         forget_finished(except_for=folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
-        ended, log = folder / "ended.json", folder / "stderr.log"
+        ended = folder / "ended.json"
         ended.unlink(missing_ok=True)
-        run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, lock)
-        if not ended.exists():
-            sys.stderr.write(log.read_text(errors="replace"))
-            raise Crashed(f"a training process died; the above is also in {log}")
+        try:
+            launch(command, folder, (lock,))
+        except Crashed:
+            if not ended.exists():
+                raise
         result = json.loads(ended.read_text())
     if result["error"]:
         raise ValueError(result["error"])
     if not result["finished"]:
         raise Interrupted(f"stopped after step {result['step']}; run again to continue from there")
+
+
+def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None:
+    """Run the processes of this machine. Raises Crashed, with what they said, when one died."""
+    log = folder / f"stderr-{socket.gethostname()}.log"
+    code = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
+    if code != 0:
+        said = log.read_text(errors="replace").strip().splitlines()
+        tail = "\n".join(said[-SHOWN_LINES:])
+        raise Crashed(f"a training process died; the end of {log}:\n{tail}")
 
 
 def forget_finished(*, except_for: Path) -> None:

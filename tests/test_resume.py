@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -108,15 +109,30 @@ def test_a_second_training_beside_a_living_one_is_refused(new_project: Callable[
     wait_until_alone(project)
 
 
+def losses(project: Any) -> list[float]:
+    """The loss of each update of the finished model."""
+    rows = (project.folder / "models/gpt/train.csv").read_text().splitlines()[1:]
+    return [float(row.split(",")[1]) for row in rows]
+
+
 def test_two_processes_train_the_same_model(built: Any, new_project: Callable[..., Any]) -> None:
     project = new_project()
     project.repro("train", NANOGPT_PROCESSES="2", **QUIET)
-    ours, theirs = (
-        [
-            float(row.split(",")[1])
-            for row in (p.folder / "models/gpt/train.csv").open()
-            if row[0] != "s"
-        ]
-        for p in (project, built)
+    assert losses(project) == pytest.approx(losses(built), abs=0.01)
+
+
+def test_two_nodes_train_the_same_model(built: Any, new_project: Callable[..., Any]) -> None:
+    project = new_project()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    nodes = (
+        f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{port} --local-addr=127.0.0.1"
     )
-    assert ours == pytest.approx(theirs, abs=0.01)
+    settings = {"NANOGPT_TORCHRUN": nodes, **QUIET}
+    leader = project.start("dvc", "repro", "train", **settings)
+    other = project.start("python", "-m", "stages.train", NANOGPT_JOIN="true", **settings)
+    output, _ = leader.communicate(timeout=120)
+    assert leader.returncode == 0, output
+    assert other.wait(timeout=30) == 0
+    assert losses(project) == pytest.approx(losses(built), abs=0.01)

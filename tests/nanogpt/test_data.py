@@ -24,8 +24,8 @@ def test_permute_shuffles_and_another_key_otherwise() -> None:
     for n, image in enumerate(images):
         neighbours = np.mean(np.abs(np.diff(image)) == 1)
         assert neighbours < 0.05  # chance is 2 / 500
-        for other in images[:n]:
-            assert np.mean(np.array(image) == np.array(other)) < 0.05  # chance is 1 / 500
+        for other in [range(500), *images[:n]]:
+            assert abs(np.corrcoef(image, other)[0, 1]) < 0.2  # chance is 0.045
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,7 +53,7 @@ def test_an_epoch_is_covered_without_gap_or_repeat(
 def test_epochs_and_seeds_differ_in_order_and_offset() -> None:
     epochs = []
     for seed in range(3):
-        order = WindowOrder(n_tokens=2000, block_size=32, seed=seed)
+        order = WindowOrder(n_tokens=60 * 32 + 1, block_size=32, seed=seed)
         n = order.windows_per_epoch
         epochs += [[order.start(e * n + i) for i in range(n)] for e in range(5)]
     assert len({tuple(np.argsort(epoch)) for epoch in epochs}) == 15

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,14 +100,17 @@ def test_standard_error_is_that_of_the_mean_over_windows(
     assert result.standard_error == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_evaluation_leaves_the_model_as_it_was(
+def test_evaluation_drops_nothing_and_leaves_the_model_as_it_was(
     gpt2: GPTConfig, val_stream: TokenStream, cpu: Runtime, lively: Callable[[GPTConfig], GPT]
 ) -> None:
+    losses = []
     for training in (True, False):
-        model = lively(gpt2).train(training)
-        evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu)
+        model = lively(replace(gpt2, dropout=0.5)).train(training)
+        result = evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu)
+        losses.append(result.loss)
         assert model.training is training
         assert all(p.grad is None for p in model.parameters())
+    assert losses[0] == losses[1]
 
 
 def test_shards_of_another_tokenizer_are_refused(

@@ -1,6 +1,7 @@
 """Sampling against the model computed afresh for every token."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,6 +123,18 @@ def test_samples_follow_the_model(
     frequencies = torch.bincount(first, minlength=64) / 20_000
     deviations = (probabilities * (1 - probabilities) / 20_000).sqrt()
     assert ((frequencies - probabilities).abs() <= 5 * deviations).all()
+
+
+def test_nothing_is_dropped_while_generating(
+    gpt2: GPTConfig, cpu: Runtime, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    runs = []
+    for training in (True, False):
+        model = lively(replace(gpt2, dropout=0.5)).train(training)
+        generator = torch.Generator().manual_seed(0)
+        tokens = generate(model, PROMPT, 10, sampling=GREEDY, runtime=cpu, generator=generator)
+        runs.append(torch.stack(list(tokens)))
+    assert torch.equal(*runs)
 
 
 def test_bfloat16_generates_too(config: GPTConfig, lively: Callable[[GPTConfig], GPT]) -> None:

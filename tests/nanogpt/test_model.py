@@ -184,6 +184,21 @@ def test_tied_weights_share_their_memory(
     assert apart.n_params() - tied.n_params() == 64 * 32
 
 
+def test_qk_norm_makes_the_length_of_queries_and_keys_irrelevant(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    idx = some_tokens(2, 9)
+    for qk_norm in (True, False):
+        for rows in (slice(0, 32), slice(32, 64)):  # of the queries, of the keys
+            model = lively(replace(config, bias=False, qk_norm=qk_norm))
+            before = model(idx)[..., :50]
+            with torch.no_grad():
+                for block in model.h:
+                    block.attn.c_attn.weight[rows] *= 3
+            moved = (model(idx)[..., :50] - before).abs().max()
+            assert moved < 1e-4 if qk_norm else moved > 0.1
+
+
 def test_softcap_bends_the_logits_below_it(
     config: GPTConfig, lively: Callable[[GPTConfig], GPT]
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nanogpt.checkpoint import load_model, save_model
 from nanogpt.data import TokenStream, WindowOrder
+from nanogpt.evaluate import evaluate_split
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import lr_ratio
 from nanogpt.runtime import Runtime
@@ -74,10 +75,15 @@ def test_events_come_in_order(
 
 
 def test_events_say_what_happened(
-    gpt2: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
+    gpt2: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    val_stream: TokenStream,
+    cpu: Runtime,
 ) -> None:
-    best, best_step = float("inf"), 0
-    for event in training(seeded(gpt2), plan):
+    model, best, best_step = seeded(gpt2), float("inf"), 0
+    for event in training(model, plan):
         match event:
             case Started():
                 assert event == Started(step=0, micro_batch=4, accumulation=2)
@@ -87,6 +93,8 @@ def test_events_say_what_happened(
                 assert event.grad_norm > 0
                 assert event.seconds > 0
             case Evaluated():
+                some = evaluate_split(model, val_stream, separator=49, runtime=cpu, max_windows=4)
+                assert event.loss == some.loss  # on eval_tokens, 64
                 assert event.is_best == (event.loss < best)
                 if event.is_best:
                     best, best_step = event.loss, event.step
