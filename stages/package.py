@@ -51,6 +51,9 @@ def pip_error(requirement: str, stderr: str) -> Exception:
             f"{requirement} has another sha256 than the one given"
             f"{f': it is {got[0]}' if got else ''}; correct it, or do not trust the file"
         )
+    if "from versions: " in stderr and "from versions: none" not in stderr:
+        known = stderr.split("from versions: ")[1].split(")")[0]
+        return ValueError(f"the Python package index has no {requirement}; it has {known}")
     reason = [line for line in stderr.splitlines() if line.startswith("ERROR")] or ["no reason"]
     return ConnectionError(
         f"the Python package index did not give {requirement} ({reason[-1]}); check the network "

@@ -7,7 +7,7 @@ read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -31,6 +31,8 @@ def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
     """The file's content as plain dicts and lists. Raises ParamsError when it is no mapping."""
     try:
         content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{file} is not UTF-8: {error}") from None
     except FileNotFoundError:
         raise ParamsError(f"{file} is missing; `make use PRESET=shakespeare` writes one") from None
     except YAMLError as error:
@@ -61,7 +63,7 @@ def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
     """One line on one wrong key."""
     key = ".".join(str(part) for part in (name, *error["loc"]))
     if error["type"] == "extra_forbidden":
-        return unknown_key(key, [f"{name}.{known}" for known in model.model_fields])
+        return unknown_key(key, part_at(model, error["loc"][:-1]))
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "value_error":  # ours, raised by a validator
@@ -69,9 +71,20 @@ def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
+def part_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys of the part of a section that lies at `location`."""
+    for name in location:
+        if isinstance(name, str):
+            annotation = model.model_fields[name].annotation
+            inner = [annotation, *get_args(annotation)]
+            model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
+
+
 def unknown_key(key: str, known: list[str]) -> str:
     """One line on a key that is none, with what it may have meant, or which there are."""
-    close = difflib.get_close_matches(key, known, n=1)
+    before, dot, name = key.rpartition(".")
+    close = difflib.get_close_matches(name, known, n=1)
     return f"{key} is not a known key; " + (
-        f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        f"did you mean {before}{dot}{close[0]}?" if close else f"known are {', '.join(known)}"
     )

@@ -1,5 +1,6 @@
 """`make use PRESET=name`: one of presets/ becomes params.yaml, an edited one is kept beside it."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ def use(name: str, presets: Path, params: Path) -> Path | None:
     saved = None
     if params.exists() and params.read_bytes() not in [f.read_bytes() for f in known.values()]:
         saved = params.with_name(f"{params.stem}.{time.strftime('%Y%m%d-%H%M%S')}.yaml")
-        params.rename(saved)
+        shutil.copy(params, saved)
     write_whole(params, known[name].read_text(encoding="utf-8"))
     return saved
 

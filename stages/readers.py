@@ -1,6 +1,5 @@
 """Readers: the documents inside a file of text, JSON lines or parquet."""
 
-import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ class Document:
 def decode(content: bytes, name: str) -> str:
     """UTF-8 text without its byte-order mark. Raises ValueError naming the first bad byte."""
     try:
-        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        return content.decode("utf-8").removeprefix("\ufeff")  # the byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name} is not UTF-8 (byte {error.start}: 0x{content[error.start]:02x}); convert it, "
@@ -41,7 +40,7 @@ def text_documents(name: str, text: str, separator: str | None) -> Iterator[Docu
 
 def jsonl_documents(name: str, text: str, column: str) -> Iterator[Document]:
     """One document a line."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -56,20 +55,20 @@ def parquet_documents(name: str, file: Path, column: str) -> Iterator[Document]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         reader = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{name} is not a parquet file: {error}") from None
-    if column not in reader.schema_arrow.names:
-        raise ValueError(
-            f"{name} has no column {column!r}; corpus.text_column names one of "
-            f"{reader.schema_arrow.names}"
-        )
-    number = 0
-    for batch in reader.iter_batches(batch_size=256, columns=[column]):
-        for row in batch.to_pylist():
-            yield Document(f"{name}#{number}", column_text(row, column, f"{name}#{number}"), name)
-            number += 1
+        if column not in (names := reader.schema_arrow.names):
+            raise ValueError(
+                f"{name} has no column {column!r} (corpus.text_column); it has {names}"
+            )
+        for batch in reader.iter_batches(batch_size=256, columns=[column]):
+            for row in batch.to_pylist():
+                where = f"{name}#{number}"
+                yield Document(where, column_text(row, column, where), name)
+                number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{name} is not a parquet file, or a damaged one: {error}") from None
 
 
 def column_text(row: Any, column: str, where: str) -> str:

@@ -26,7 +26,7 @@ class SampleParams(Section):
     prompts: list[str] = Field(min_length=1)
     samples_per_prompt: int = Field(ge=1, le=1024)
     max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(ge=0)
+    temperature: float = Field(ge=0, le=100)
     top_k: int | None = Field(ge=1)
     top_p: float = Field(gt=0, le=1)
     seed: int = Field(ge=0, lt=2**63)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 PREFIX = "NANOGPT_"
 
@@ -43,6 +43,10 @@ def read_settings() -> Settings:
         raise ValueError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")
     try:
         return Settings()
+    except SettingsError:  # the one setting that is JSON
+        raise ValueError(
+            f"{PREFIX}TAGS={os.environ[f'{PREFIX}TAGS']!r} is no JSON object"
+        ) from None
     except ValidationError as error:
         lines = [
             f"{PREFIX}{str(entry['loc'][0]).upper()}={entry['input']!r}: {entry['msg']}"

@@ -26,7 +26,12 @@ class Shards:
         file = folder / "manifest.json"
         if not file.is_file():
             raise ValueError(f"{file} is missing; `dvc repro shard` makes it")
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); `dvc repro -f shard` mends it"
+            ) from None
         if manifest["version"] != VERSION:
             raise ValueError(f"{file} has version {manifest['version']}, not {VERSION}")
         return cls(folder=folder, manifest=manifest)
@@ -41,12 +46,20 @@ class Shards:
         from nanogpt.data import TokenStream
 
         described = self.manifest["splits"][split]["files"]
-        stream = TokenStream.open([self.folder / split / file["name"] for file in described])
-        for file, shard in zip(described, stream.shards, strict=True):
-            if len(shard) != file["tokens"] or shard.dtype != np.dtype(self.manifest["dtype"]):
-                raise ValueError(
-                    f"{self.folder / split / file['name']} holds {len(shard)} {shard.dtype}, the "
-                    f"manifest says {file['tokens']} {self.manifest['dtype']}; "
-                    "`dvc repro -f shard` makes it anew"
-                )
-        return stream
+        dtype = np.dtype(self.manifest["dtype"])
+        for file in described:
+            check_file(self.folder / split / file["name"], file["tokens"], dtype)
+        return TokenStream.open([self.folder / split / file["name"] for file in described])
+
+
+def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
+    """Raise ValueError when a file does not hold the tokens that the manifest says."""
+    try:
+        shard = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        problem = f"cannot be read ({error})"
+    else:
+        if len(shard) == tokens and shard.dtype == dtype:
+            return
+        problem = f"holds {len(shard)} {shard.dtype}, the manifest says {tokens} {dtype}"
+    raise ValueError(f"{file} {problem}; `dvc repro -f shard` makes it anew")

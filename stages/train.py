@@ -52,7 +52,7 @@ class ModelParams(Section):
     qk_norm: bool
     zero_init_proj: bool
     tie_weights: bool
-    logit_softcap: float = Field(ge=0)
+    logit_softcap: float = Field(ge=0, le=1e6)
 
     @model_validator(mode="after")
     def heads_divide_channels(self) -> "ModelParams":
@@ -77,7 +77,7 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0, le=10)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
-    grad_clip: float = Field(ge=0)
+    grad_clip: float = Field(ge=0, le=1e6)
     schedule: Literal["cosine", "warmup_stable_decay"]
     warmup_steps: int = Field(ge=0)
     decay_steps: int = Field(ge=0)

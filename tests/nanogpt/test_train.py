@@ -377,12 +377,12 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
 
 @pytest.mark.xfail(strict=True, reason="only losses of training are checked")
 def test_an_evaluation_that_is_not_finite_stops_too(
-    config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, tmp_path: Path
+    gpt2: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, tmp_path: Path
 ) -> None:
     """The last update has no later loss to show what it did."""
     optim = replace(plan.optim, learning_rate=1e30, warmup_steps=0)
     with pytest.raises(FloatingPointError, match=r"^step 1"):
-        list(training(seeded(config), replace(plan, optim=optim, max_steps=1)))
+        list(training(seeded(gpt2), replace(plan, optim=optim, max_steps=1)))
     assert not (tmp_path / "run").exists()
 
 

@@ -45,7 +45,6 @@ def test_an_index_that_does_not_answer_is_a_connection_error(
     assert "point `corpus` at files of your own" in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, raises=ConnectionError, reason="told as a failure of the network")
 def test_a_version_the_index_does_not_have_is_a_wrong_input(index: Any) -> None:
     sha256 = index.add_wheel("poems", "1.0", FILES)
     with pytest.raises(ValueError, match=r"poems==2\.0"):

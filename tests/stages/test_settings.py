@@ -68,7 +68,6 @@ def test_a_wrong_value_names_its_variable(
     assert variable in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic's own message names the field `tags` only")
 def test_tags_that_are_no_json_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOGPT_TAGS", "blue-fox")
     with pytest.raises(ValueError, match="NANOGPT_TAGS"):

@@ -74,7 +74,7 @@ def test_a_file_of_another_type_is_refused(folder: Path) -> None:
 
 def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "train" / "00001.npy").unlink()
-    with pytest.raises(OSError, match=r"train/00001\.npy"):
+    with pytest.raises(ValueError, match=r"train/00001\.npy"):
         Shards.open(folder).stream("train")
 
 
@@ -85,7 +85,6 @@ def test_a_file_cut_short_is_refused(folder: Path, size: int) -> None:
         Shards.open(folder).stream("train")
 
 
-@pytest.mark.xfail(strict=True, reason="numpy's own message, and EOFError for an empty file")
 @pytest.mark.parametrize("size", [0, 5, 100, 500, 2000])
 def test_a_file_cut_short_is_named(folder: Path, size: int) -> None:
     cut_short(folder / "train" / "00001.npy", size)
@@ -93,7 +92,6 @@ def test_a_file_cut_short_is_named(folder: Path, size: int) -> None:
         Shards.open(folder).stream("train")
 
 
-@pytest.mark.xfail(strict=True, reason="the message does not name the file")
 def test_a_damaged_manifest_is_named(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json"):
