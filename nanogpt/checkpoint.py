@@ -5,7 +5,6 @@ Weights are safetensors, everything else is JSON; nothing is pickled. Only whole
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, remove_whole, whole_folder
 from nanogpt.model import GPT, GPTConfig
 
 STATE_VERSION = 1
@@ -49,6 +48,12 @@ def load_weights(model: nn.Module, file: Path) -> None:
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())
         raise ValueError(f"{file} does not fit the model's config; differing weights: {odd[:5]}")
+    for name, p in expected.items():
+        if weights[name].shape != p.shape:
+            raise ValueError(
+                f"{file} does not fit the model's config: {name} is "
+                f"{tuple(weights[name].shape)}, not {tuple(p.shape)}"
+            )
     with torch.no_grad():
         for name, p in expected.items():
             p.copy_(weights[name])
@@ -90,7 +95,7 @@ def save_state(
     if progress.best_step is not None:
         kept.append(checkpoint_folder(folder, progress.best_step))
     for old in set(checkpoints(folder)) - set(kept):
-        shutil.rmtree(old)
+        remove_whole(old)
     return checkpoint_folder(folder, progress.step)
 
 
@@ -109,9 +114,15 @@ def load_state(
 
     Raises ValueError when it is damaged, or was written with another identity (params or data).
     """
-    state = json.loads((checkpoint / "state.json").read_text())
-    if state["version"] != STATE_VERSION:
-        raise ValueError(f"{checkpoint} has version {state['version']}, not {STATE_VERSION}")
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+        version = state["version"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint / 'state.json'} is damaged; delete {checkpoint} to go on without"
+        ) from error
+    if version != STATE_VERSION:
+        raise ValueError(f"{checkpoint} has version {version}, not {STATE_VERSION}")
     for name, sha256 in state["sha256"].items():
         if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != sha256:
             raise ValueError(

@@ -92,8 +92,9 @@ def evaluate_split(
                 window_sums[batch[j]] = row.sum()
                 window_tokens[batch[j]] = T
     model.train(was_training)
-    for sums in (window_sums, window_tokens, position_sums, position_tokens):
-        sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
+    if runtime.distributed:
+        for sums in (window_sums, window_tokens, position_sums, position_tokens):
+            sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
     return summarise(window_sums, window_tokens, position_sums, position_tokens)
 
 

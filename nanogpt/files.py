@@ -22,12 +22,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield beside
         for path in (*beside.rglob("*"), beside):
             flush(path)
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove_whole(folder)
         beside.rename(folder)
         flush(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder, if it is there, so that no part of it is left under its name."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def write_whole(file: Path, text: str) -> None:

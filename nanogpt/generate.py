@@ -30,7 +30,8 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     probabilities = logits.softmax(dim=1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=1, descending=True)
-        beyond = ordered.cumsum(1) - ordered >= sampling.top_p  # the first token always stays
+        beyond = ordered.cumsum(1) - ordered >= sampling.top_p
+        beyond[:, 0] = False  # the first token always stays
         probabilities = probabilities.scatter(1, order, ordered.masked_fill(beyond, 0.0))
         probabilities = probabilities / probabilities.sum(1, keepdim=True)
     return probabilities

@@ -46,7 +46,8 @@ def bigram_loss(train: TokenStream, val: TokenStream, vocab_size: int, separator
     """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
 
     p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. Its one free number m is chosen
-    on the validation split itself, in the baseline's favour.
+    on the validation split itself, in the baseline's favour. c(h) counts h wherever it stands, so
+    the training stream should end with the separator, as ours do.
     """
     pairs, val_counts = np.unique(
         pair_keys(val, 0, len(val), vocab_size, separator), return_counts=True

@@ -35,14 +35,6 @@ class Runtime:
             dist.all_reduce(value)
         return value
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process; the same answer in all of them."""
-        if not self.distributed:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
-
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.distributed:

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nanogpt.checkpoint import Progress, checkpoints, load_state, save_state
 from nanogpt.data import TokenStream, WindowOrder, mix, read_windows
 from nanogpt.evaluate import evaluate_split
-from nanogpt.model import GPT
+from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
 from nanogpt.runtime import Runtime
 
@@ -136,41 +136,26 @@ def train(
     progress = Progress(step=0, best_step=None, best_loss=None)
     if found := checkpoints(folder):
         progress = load_state(found[-1], model, optimizers, identity)
-    wrapped = wrap(model, runtime)
+    wrapped = wrap(model.train(), runtime)
+    batches = Batches(train_stream, order, model.config, micro, accumulation, runtime)
     yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
 
     stopping = False
     while progress.step < config.max_steps and not stopping:
-        started, step = time.perf_counter(), progress.step
-        ratio = lr_ratio(step, config.optim, config.max_steps)
+        started, step = time.perf_counter(), progress.step + 1
+        ratio = lr_ratio(progress.step, config.optim, config.max_steps)
         set_lr(optimizers, ratio)
-        loss_sum = torch.zeros(2, device=runtime.device)  # loss, and whether to stop
-        for i in range(accumulation):
-            index = i * runtime.world_size + runtime.rank  # of this micro-batch in the global batch
-            first = (step * accumulation * runtime.world_size + index) * micro
-            starts = [order.start(k) for k in range(first, first + micro)]
-            x, y = read_windows(train_stream, starts, block_size, model.config.vocab_size)
-            torch.manual_seed(mix(config.seed, step, index))
-            with sync_gradients(wrapped, last=i == accumulation - 1), runtime.autocast():
-                loss = wrapped(x.to(runtime.device), y.to(runtime.device)).mean() / accumulation
-                loss.backward()
-            loss_sum[0] += loss.detach() / runtime.world_size
+        share = add_gradients(wrapped, batches, progress.step, config.seed, runtime)
         grad_norm = clip_gradients(model, config.optim.grad_clip)
-        loss_sum[1] = float(stop.is_set())
-        loss_value, stop_value = runtime.all_reduce_sum(loss_sum).tolist()
-        if not math.isfinite(loss_value) or not math.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"step {step + 1}: the loss is {loss_value}, the gradient norm {grad_norm}; "
-                "lower the learning rate or lengthen the warm-up"
-            )
+        loss, stopping = agree(share, stop.is_set(), runtime)
+        check_finite(step, {"loss": loss, "gradient norm": grad_norm})
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        step, stopping = step + 1, stop_value > 0
-        progress = Progress(step=step, best_step=progress.best_step, best_loss=progress.best_loss)
+        progress = replace(progress, step=step)
         yield StepDone(
             step=step,
-            loss=loss_value,
+            loss=loss,
             lr=config.optim.learning_rate * ratio,
             grad_norm=grad_norm,
             seconds=time.perf_counter() - started,
@@ -184,9 +169,10 @@ def train(
                 runtime=runtime,
                 max_windows=max(1, config.eval_tokens // block_size),
             )
+            check_finite(step, {"validation loss": evaluation.loss})
             is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
             if is_best:
-                progress = Progress(step=step, best_step=step, best_loss=evaluation.loss)
+                progress = replace(progress, best_step=step, best_loss=evaluation.loss)
             yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
         if due or stopping:
             if runtime.rank == 0:
@@ -194,6 +180,63 @@ def train(
                 yield CheckpointWritten(step=step, path=path)
             runtime.barrier()
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The share of every global batch that this process reads."""
+
+    stream: TokenStream
+    order: WindowOrder
+    model: GPTConfig
+    micro: int
+    accumulation: int
+    runtime: Runtime
+
+    def index(self, i: int) -> int:
+        """Which micro-batch of the global batch this process takes as its i-th."""
+        return i * self.runtime.world_size + self.runtime.rank
+
+    def read(self, step: int, i: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (micro, T) of this process's i-th micro-batch after `step` updates."""
+        per_step = self.accumulation * self.runtime.world_size
+        first = (step * per_step + self.index(i)) * self.micro
+        starts = [self.order.start(k) for k in range(first, first + self.micro)]
+        x, y = read_windows(self.stream, starts, self.model.block_size, self.model.vocab_size)
+        return x.to(self.runtime.device), y.to(self.runtime.device)
+
+
+def add_gradients(
+    wrapped: nn.Module, batches: Batches, step: int, seed: int, runtime: Runtime
+) -> Tensor:
+    """Gradients of one update's mean loss; this process's share of that loss, a scalar."""
+    total = torch.zeros((), device=runtime.device)
+    for i in range(batches.accumulation):
+        x, y = batches.read(step, i)
+        torch.manual_seed(mix(seed, step, batches.index(i)))  # dropout of this micro-batch
+        with sync_gradients(wrapped, last=i == batches.accumulation - 1):
+            with runtime.autocast():
+                loss = wrapped(x, y).mean() / batches.accumulation
+            loss.backward()
+        total += loss.detach() / runtime.world_size
+    return total
+
+
+def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:
+    """The loss over all processes, and whether any of them was asked to stop."""
+    both = torch.stack((loss, torch.tensor(float(stop), device=loss.device)))
+    loss_sum, stops = runtime.all_reduce_sum(both).tolist()
+    return loss_sum, stops > 0
+
+
+def check_finite(step: int, values: Mapping[str, float]) -> None:
+    """Raise FloatingPointError, naming the step, when a value is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"step {step}: the {name} is {value}; "
+                "lower the learning rate or lengthen the warm-up"
+            )
 
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:

@@ -50,7 +50,8 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
         "training text", f"{train['tokens']:,} tokens in {train['documents']:,} documents"
     )
     table.add_row("validation text", f"{val['tokens']:,} tokens in {val['documents']:,} documents")
-    seconds = {stage: read_json(TIMES / f"{stage}.json")["seconds"] for stage in STAGES}
+    files = {stage: TIMES / f"{stage}.json" for stage in STAGES}
+    seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
     table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
     table.add_row("together", f"{sum(seconds.values()):.0f} s")
     table.add_row("standard error of the loss", f"{metrics['standard_error']:.3f}")

@@ -23,7 +23,6 @@ from stages.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-FOLDER = Path("runs/tracking")
 EXPERIMENT = "nanogpt"
 MODEL_TAG = "nanogpt.model_id"
 POLL_SECONDS = 5.0
@@ -37,9 +36,19 @@ ENVIRONMENT = {  # give up soon: what could not be sent is sent later
 }
 
 
+def home() -> Path:
+    """The project's folder, also when DVC runs an experiment in a temporary copy of it."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+def outboxes() -> Path:
+    """Where each model's outbox lies."""
+    return home() / "runs/tracking"
+
+
 def tracking_uri() -> str:
     """Where runs are recorded."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 class Tracker:
@@ -47,7 +56,7 @@ class Tracker:
 
     def __init__(self, model_id: str, *, enabled: bool, system_metrics: bool = False) -> None:
         self.model_id = model_id
-        self.outbox = Outbox(FOLDER / model_id) if enabled else None
+        self.outbox = Outbox(outboxes() / model_id) if enabled else None
         self.system_metrics = system_metrics
         self.closing = threading.Event()
         self.courier = threading.Thread(target=self.keep_delivering, daemon=True)
@@ -166,7 +175,7 @@ def create_run(client: "MlflowClient", model_id: str) -> str:
         experiment_id = experiment.experiment_id
     else:
         local = tracking_uri().startswith("sqlite:")
-        where = Path("mlartifacts").resolve().as_uri() if local else None
+        where = (home() / "mlartifacts").as_uri() if local else None
         experiment_id = client.create_experiment(EXPERIMENT, artifact_location=where)
     run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
     return str(run.info.run_id)
@@ -231,7 +240,7 @@ def send_model(run_id: str, folder: Path) -> None:
 def run_stage(settings: Settings) -> None:
     """`python -m stages.tracking`: deliver what earlier stages could not."""
     problems = []
-    for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
+    for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
         problem = deliver(Outbox(folder), folder.name)
         print(f"tracking: {folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []

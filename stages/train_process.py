@@ -135,6 +135,7 @@ class Job:
                 "git_changed": " ".join(code["git_changed"] or []) or "nothing",
                 **{f"hardware.{name}": value for name, value in hardware.items()},
                 **origin["data"],
+                "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
                 **self.settings.tags,
             },
         )

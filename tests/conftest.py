@@ -128,6 +128,7 @@ def make_template(folder: Path) -> Project:
         ("git", "config", "user.name", "test"),
         ("git", "config", "user.email", "test@localhost"),
         ("dvc", "init", "-q"),
+        ("cp", str(ROOT / ".dvc/config"), ".dvc/config"),
         ("git", "add", "-A"),
         ("git", "commit", "-qm", "start"),
         ("dvc", "repro", "shard"),

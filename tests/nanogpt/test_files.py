@@ -90,7 +90,6 @@ def test_a_killed_writer_leaves_no_half_folder(found_after_kills: FoundAfterKill
     assert all(one in (None, ["new"] * 3) for one in found)
 
 
-@pytest.mark.xfail(strict=True, reason="the old folder is removed in its place, file by file")
 def test_a_killed_replacement_leaves_the_old_the_new_or_none(
     found_after_kills: FoundAfterKills,
 ) -> None:
