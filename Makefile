@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
+SHELL := /bin/bash
+UI_PORT ?= 5001
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -11,7 +13,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .PHONY: help
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP)  ## build .venv with all that is needed (skipped when nothing changed)
@@ -34,8 +36,8 @@ use: setup  ## put a preset into params.yaml: make use PRESET=shakespeare-char
 	python -m stages.preset '$(PRESET)'
 
 .PHONY: ui
-ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5000
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
 	  --backend-store-uri "$${MLFLOW_BACKEND_URI:-sqlite:///mlflow.db}" --default-artifact-root mlartifacts
 
 .PHONY: server
@@ -63,5 +65,6 @@ format: setup  ## mend what can be mended by itself
 
 .PHONY: clean
 clean:  ## remove the environment and what the pipeline made, but not texts, params or MLflow runs
-	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples runs
+	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples
+	test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -93,7 +93,7 @@ class WindowOrder:
         """First token of window k; its targets are the block_size tokens after that."""
         epoch, i = divmod(k, self.windows_per_epoch)
         slack = self.n_tokens - 1 - self.windows_per_epoch * self.block_size
-        offset = mix(self.seed, epoch, 1) % (min(slack, self.block_size - 1) + 1)
+        offset = mix(self.seed, epoch, 1) % (slack + 1)
         i = permute(i, self.windows_per_epoch, mix(self.seed, epoch, 2))
         return offset + i * self.block_size
 

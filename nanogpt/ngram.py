@@ -36,19 +36,22 @@ def unigram_probabilities(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return smoothed
 
 
-def unigram_loss(train: TokenStream, val: TokenStream, vocab_size: int) -> float:
-    """Each token as likely as it is frequent."""
-    log_p = np.log(unigram_probabilities(count_tokens(train, vocab_size)))
-    return float(-(count_tokens(val, vocab_size) @ log_p) / len(val))
+def unigram_loss(counts: NDArray[np.int64], val: TokenStream) -> float:
+    """Each token as likely as it is frequent; counts (V,) are the training split's."""
+    log_p = np.log(unigram_probabilities(counts))
+    return float(-(count_tokens(val, len(counts)) @ log_p) / len(val))
 
 
-def bigram_loss(train: TokenStream, val: TokenStream, vocab_size: int, separator: int) -> float:
+def bigram_loss(
+    token_counts: NDArray[np.int64], train: TokenStream, val: TokenStream, separator: int
+) -> float:
     """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
 
     p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. Its one free number m is chosen
     on the validation split itself, in the baseline's favour. c(h) counts h wherever it stands, so
     the training stream should end with the separator, as ours do.
     """
+    vocab_size = len(token_counts)
     pairs, val_counts = np.unique(
         pair_keys(val, 0, len(val), vocab_size, separator), return_counts=True
     )
@@ -58,7 +61,6 @@ def bigram_loss(train: TokenStream, val: TokenStream, vocab_size: int, separator
         keys = pair_keys(train, start, stop, vocab_size, separator)
         found = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
         counts += np.bincount(found[pairs[found] == keys], minlength=len(pairs))
-    token_counts = count_tokens(train, vocab_size)
     before, after = np.divmod(pairs, vocab_size)
     prior = unigram_probabilities(token_counts)[after]
     losses = [

@@ -80,7 +80,6 @@ def launched(device: str, dtype: torch.dtype | None, compile: bool | None) -> It
     where = choose_device(device, local_rank)
     if where.type == "cuda":
         torch.cuda.set_device(where)
-        torch.set_float32_matmul_precision("high")
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if distributed:
         dist.init_process_group(

@@ -98,7 +98,7 @@ def micro_batch_size(
     if rest or not sequences:
         raise ValueError(
             f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
-            f"({block_size} x {world_size}); use one of them, or another number of processes"
+            f"({block_size} x {world_size}); set train.batch_tokens to one, or NANOGPT_PROCESSES"
         )
     micro = max(n for n in divisors(sequences) if n == 1 or n * block_size <= limit_tokens)
     return micro, sequences // micro
@@ -136,6 +136,7 @@ def train(
     progress = Progress(step=0, best_step=None, best_loss=None)
     if found := checkpoints(folder):
         progress = load_state(found[-1], model, optimizers, identity)
+    check_same_step(progress.step, runtime)
     wrapped = wrap(model.train(), runtime)
     batches = Batches(train_stream, order, model.config, micro, accumulation, runtime)
     yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
@@ -167,6 +168,7 @@ def train(
                 val_stream,
                 separator=separator,
                 runtime=runtime,
+                batch_tokens=micro_batch_tokens,
                 max_windows=max(1, config.eval_tokens // block_size),
             )
             check_finite(step, {"validation loss": evaluation.loss})
@@ -227,6 +229,15 @@ def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:
     both = torch.stack((loss, torch.tensor(float(stop), device=loss.device)))
     loss_sum, stops = runtime.all_reduce_sum(both).tolist()
     return loss_sum, stops > 0
+
+
+def check_same_step(step: int, runtime: Runtime) -> None:
+    """Raise ValueError when processes start from different checkpoints (a lagging file system)."""
+    steps = runtime.all_reduce_sum(torch.tensor([float(step), 1.0], device=runtime.device))
+    if steps[0].item() != step * steps[1].item():
+        raise ValueError(
+            f"this process found a checkpoint of step {step}, others another; try again"
+        )
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:

@@ -63,7 +63,8 @@ def stop(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) 
         group = [child for child in family.values() if in_group(child, process.pid)]
         os.killpg(process.pid, signal.SIGTERM)
         psutil.wait_procs(group, timeout=GRACE_SECONDS)
-        process.wait(GRACE_SECONDS)
+        process.kill()  # no harm to one that is gone
+        process.wait()
     end_all(family)
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -99,9 +100,10 @@ def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document
         files = sorted(path for path in root.glob(params.glob) if path.is_file())
     else:
         raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
-    hidden = [path for path in files if is_hidden(path.relative_to(root))]
-    skipped.update({"hidden file": len(hidden)} if hidden else {})
-    files = [path for path in files if path not in hidden]
+    shown = [path for path in files if not is_hidden(path.relative_to(root))]
+    if len(shown) < len(files):
+        skipped["hidden file"] += len(files) - len(shown)
+    files = shown
     if not any(path.suffix.lower() in READABLE for path in files):
         raise ValueError(
             f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file that matches "
@@ -169,25 +171,50 @@ def fetch_url(url: Url, file: Path) -> Path:
     return file
 
 
-def from_huggingface(params: CorpusParams) -> Iterator[Document]:
-    """Rows of a dataset, streamed: nothing but what is read is fetched."""
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Tell what is wrong with the params (ValueError) from a hub out of reach (ConnectionError)."""
     import datasets
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
+    try:
+        yield
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise ValueError(f"corpus.huggingface: {error}") from None
+    except HfHubHTTPError as error:
+        if 400 <= error.response.status_code < 500 and error.response.status_code != 429:
+            raise ValueError(f"corpus.huggingface: the hub refuses {name}: {error}") from None
+        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
+    except (ConnectionError, httpx2.TransportError) as error:
+        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
+
+
+def pinned(params: CorpusParams) -> CorpusParams:
+    """The same params with the hub's revision, a branch or a tag, resolved to its commit."""
+    hub = params.huggingface
+    if params.source != "huggingface" or hub is None or Path(hub.name).exists():
+        return params
+    from huggingface_hub import HfApi
+
+    with hub_errors(hub.name):
+        found = HfApi().dataset_info(hub.name, revision=hub.revision, timeout=10).sha
+    return params.model_copy(update={"huggingface": hub.model_copy(update={"revision": found})})
+
+
+def from_huggingface(params: CorpusParams) -> Iterator[Document]:
+    """Rows of a dataset, streamed: nothing but what is read is fetched."""
+    import datasets
+
     hub = params.huggingface
     assert hub is not None  # the params model saw to it
-    try:
+    with hub_errors(hub.name):
         rows = datasets.load_dataset(
             hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True
         )
         for number, row in enumerate(islice(rows, hub.max_documents)):
             where = f"{hub.name}#{number}"
             yield Document(where, column_text(row, params.text_column, where), hub.name)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise ValueError(f"corpus.huggingface: {error}") from None
-    except (ConnectionError, httpx2.TransportError, HfHubHTTPError) as error:
-        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
 
 
 def documents(params: CorpusParams, folder: Path, skipped: Counter[str]) -> Iterator[Document]:
@@ -261,6 +288,7 @@ class CorpusWriter:
 
 def run(params: CorpusParams, out: Path) -> None:
     """Write the corpus and its manifest. Raises ValueError when there is no text."""
+    params = pinned(params)
     skipped: Counter[str] = Counter()
     text_hash = hashlib.sha256()
     with whole_folder(out) as folder:
@@ -268,12 +296,14 @@ def run(params: CorpusParams, out: Path) -> None:
         for document in documents(params, folder, skipped):
             if not document.text.strip():
                 skipped["empty document"] += 1
-            elif any("\ud800" <= c <= "\udfff" for c in document.text):
-                skipped["document with half of a surrogate pair"] += 1
-            else:
+                continue
+            try:
                 content = document.text.encode("utf-8")
-                text_hash.update(hashlib.sha256(content).digest())
-                writer.add(document, len(content))
+            except UnicodeEncodeError:
+                skipped["document with half of a surrogate pair"] += 1
+                continue
+            text_hash.update(hashlib.sha256(content).digest())
+            writer.add(document, len(content))
         writer.close_part()
         manifest = {
             "version": 1,

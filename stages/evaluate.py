@@ -59,24 +59,32 @@ def baseline_losses(shards: Shards) -> dict[str, float]:
     from nanogpt import ngram
 
     train, val = shards.stream("train"), shards.stream("val")
-    n_vocab, separator = shards.manifest["n_vocab"], shards.manifest["separator"]
+    counts = ngram.count_tokens(train, shards.manifest["n_vocab"])
     return {
-        "uniform": ngram.uniform_loss(n_vocab),
-        "unigram": ngram.unigram_loss(train, val, n_vocab),
-        "bigram": ngram.bigram_loss(train, val, n_vocab, separator),
+        "uniform": ngram.uniform_loss(len(counts)),
+        "unigram": ngram.unigram_loss(counts, val),
+        "bigram": ngram.bigram_loss(counts, train, val, shards.manifest["separator"]),
     }
 
 
 def run(
-    params: EvaluateParams, model: Path, shards: Shards, metrics: Path, plots: Path, *, device: str
+    params: EvaluateParams,
+    model: Path,
+    shards: Shards,
+    metrics: Path,
+    plots: Path,
+    *,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Write metrics and pictures; the metrics."""
+    import torch
+
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
-    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+    from nanogpt.runtime import Runtime, choose_device
 
     check_tokenizer(model, shards)
-    where = choose_device(device)
+    where = choose_device(settings.device)
     gpt = load_model(model, where)
     if params.context is not None and params.context > gpt.config.block_size:
         raise ValueError(
@@ -86,7 +94,8 @@ def run(
         gpt,
         shards.stream("val"),
         separator=shards.manifest["separator"],
-        runtime=Runtime(device=where, dtype=fastest_dtype(where)),
+        runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
+        batch_tokens=settings.micro_batch_tokens,
         block_size=params.context,
     )
     n_bytes = shards.manifest["splits"]["val"]["bytes"]
@@ -135,7 +144,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
 def run_stage(settings: Settings) -> None:
     """`python -m stages.evaluate`."""
     params = load_section("evaluate", EvaluateParams)
-    result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, device=settings.device)
+    result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, settings=settings)
     bigram = result["baselines"]["bigram"]["bits_per_byte"]
     print(
         f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "

@@ -1,6 +1,7 @@
 """Where a model comes from: corpus, tokenizer, shards, params, code, libraries, hardware."""
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from typing import Any
@@ -15,9 +16,11 @@ LIBRARIES = ("torch", "numpy", "tiktoken", "pyarrow", "safetensors")
 
 
 def git(*arguments: str) -> str | None:
-    """What git answers, or None outside a repository."""
+    """What git answers, or None outside a repository and without git."""
+    if shutil.which("git") is None:
+        return None
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
 def code_state() -> dict[str, Any]:

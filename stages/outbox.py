@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt.files import write_whole
+from nanogpt.files import flush, write_whole
 
 Entry = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Outbox:
         else:
             copy.mkdir(parents=True)
             shutil.copy(source, copy / source.name)
-        self.append(kind, files=str(copy), **values)
+        self.append(kind, files=str(copy.relative_to(self.folder)), **values)
 
     def entries(self, start: int) -> Iterator[tuple[Entry, int]]:
         """Whole entries from byte `start` on, each with the byte after it."""
@@ -63,15 +63,17 @@ class Outbox:
 
     def delivered(self) -> int:
         """Bytes of the file that have been delivered."""
-        return int(self.mark.read_text()) if self.mark.exists() else 0
+        size = self.file.stat().st_size if self.file.exists() else 0
+        return min(size, int(self.mark.read_text())) if self.mark.exists() else 0
 
     def set_delivered(self, offset: int) -> None:
         """Remember how far the delivery got and drop the copies it no longer needs."""
         done = [entry for entry, end in self.entries(self.delivered()) if end <= offset]
+        flush(self.file)
         write_whole(self.mark, str(offset))
         for entry in done:
             if "files" in entry:
-                shutil.rmtree(entry["files"], ignore_errors=True)
+                shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
 
     def is_waiting(self) -> bool:
         """Whether anything is left to deliver."""
@@ -93,11 +95,11 @@ class Outbox:
         if batch:
             yield batch, end
 
-    def last_step(self) -> int:
-        """The highest training step a metric was recorded for."""
+    def last_step(self, metric: str) -> int:
+        """The highest step a metric was recorded for."""
         steps = [
             entry["step"]
             for entry, _ in self.entries(0)
-            if entry["kind"] == "metrics" and "train/loss" in entry["values"]
+            if entry["kind"] == "metrics" and metric in entry["values"]
         ]
         return max(steps, default=0)

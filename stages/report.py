@@ -17,6 +17,7 @@ from stages.settings import Settings
 STAGES = ("download", "tokenize", "shard", "train", "evaluate", "sample")
 SAMPLE_LINES = 24
 NEXT = """\
+source .venv/bin/activate            once per terminal, for the dvc commands
 make ui                              browse the run: curves, figures, samples, the model
 dvc metrics show                     the figures; dvc plots show: the pictures
 dvc exp run -S train.max_steps=2000  train longer; only train, evaluate and sample run again
@@ -60,7 +61,7 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
 
 def first_sample() -> str:
     """The beginning of the first sample."""
-    line = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    line = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[0]
     sample = json.loads(line)
     lines = f"{sample['prompt']}{sample['text']}".splitlines()
     return "\n".join(lines[:SAMPLE_LINES])

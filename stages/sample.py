@@ -60,13 +60,15 @@ def until(row: list[int], end: int) -> list[int]:
 
 def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
     """Write `samples.txt` to read and `samples.jsonl` to process; the samples."""
+    import torch
+
     from nanogpt.checkpoint import load_model
-    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+    from nanogpt.runtime import Runtime, choose_device
     from stages.tokenizer import load_tokenizer
 
     where = choose_device(device)
     gpt, tokenizer = load_model(model, where), load_tokenizer(model / "tokenizer")
-    runtime = Runtime(device=where, dtype=fastest_dtype(where))
+    runtime = Runtime(device=where, dtype=torch.float32)
     samples = [
         {"prompt": prompt, "number": number, "text": text}
         for prompt in params.prompts

@@ -1,8 +1,8 @@
-"""A command run so that nothing of it is ever left behind.
+"""Commands run so that nothing of them is ever left behind.
 
-The command gets a session of its own and is stopped, with every process below it, when this process
-is told to stop, when it fails, or when its own parent dies. Should this process itself be killed
-outright, the ranks below it notice (`exit_when_orphaned`) and end within a second.
+`run_supervised` gives a command a session of its own and ends it, with every process below it, when
+this process is told to stop or fails. `when_orphaned` lets a process notice that the one which
+started it is gone. Together: whatever is killed, a second later nothing is left.
 """
 
 import fcntl
@@ -11,8 +11,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +23,36 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
 LOCK_SECONDS = 5.0  # ranks of a killed training need a moment to notice
 SUPERVISOR = "TRAINING_SUPERVISOR_PID"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead but not yet collected does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def when_orphaned(act: Callable[[], None]) -> None:
+    """Call `act` in a thread once the parent of this process, or its supervisor, is gone."""
+    parent, supervisor = os.getppid(), int(os.environ.get(SUPERVISOR, "0"))
+
+    def watch() -> None:
+        while os.getppid() == parent and (not supervisor or is_alive(supervisor)):
+            time.sleep(POLL_SECONDS)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def exit_at_once() -> None:
+    """End this process without any farewell."""
+    os._exit(1)
+
+
+def ask_to_stop() -> None:
+    """Send this process the signal that asks it to stop."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -47,15 +78,21 @@ def exclusive(lock: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a supervised command ended; `asked` when it was told to stop before its end."""
+
+    code: int
+    asked: bool
+
+
 def run_supervised(
     command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int]
-) -> int:
-    """Run `command` to its end, its stderr into `log`, with some file descriptors; its exit code.
+) -> Outcome:
+    """Run `command` to its end, its stderr into `log`; it inherits some file descriptors.
 
-    SIGTERM, SIGINT and the death of the parent process are passed on as SIGTERM; what is still
-    there after GRACE_SECONDS is killed.
+    SIGTERM and SIGINT are passed on as SIGTERM; what is still there after GRACE_SECONDS is killed.
     """
-    parent = os.getppid()
     asked = threading.Event()
 
     def ask(signum: int, frame: FrameType | None) -> None:
@@ -72,12 +109,12 @@ def run_supervised(
         )
     family: dict[int, psutil.Process] = {}
     try:
-        while process.poll() is None and not asked.is_set() and os.getppid() == parent:
+        while process.poll() is None and not asked.is_set():
             family.update(descendants(process.pid))
             asked.wait(POLL_SECONDS)
         if process.poll() is None:
             stop_gently(process, family)
-        return process.wait()
+        return Outcome(process.wait(), asked.is_set())
     finally:
         end_all(family)
         for signum, handler in before.items():
@@ -116,15 +153,3 @@ def signal_process(process: psutil.Process, signum: int) -> None:
         process.send_signal(signum)
     except psutil.NoSuchProcess:
         return
-
-
-def exit_when_orphaned() -> None:
-    """In a rank: end this process at once when its parent or the supervisor dies."""
-    parent, supervisor = os.getppid(), int(os.environ.get(SUPERVISOR, "0"))
-
-    def watch() -> None:
-        while os.getppid() == parent and (not supervisor or psutil.pid_exists(supervisor)):
-            time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -8,8 +8,8 @@ One model is one MLflow run, found again by the model's id.
 Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the project's folder.
 """
 
+import fcntl
 import os
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +83,7 @@ class Tracker:
             print(
                 f"tracking: {tracking_uri()} took not everything ({self.problem}); what is left "
                 f"waits in {self.outbox.folder} for the next stage or `python -m stages.tracking`",
-                file=sys.stderr,
+                flush=True,
             )
 
     def record(self, kind: str, **values: Any) -> None:
@@ -96,13 +96,14 @@ class Tracker:
         if self.outbox:
             self.outbox.append_files(kind, source, **values)
 
-    def last_step(self) -> int:
-        """The last training step on record."""
-        return self.outbox.last_step() if self.outbox else 0
+    def last_step(self, metric: str) -> int:
+        """The last step on record of a metric."""
+        return self.outbox.last_step(metric) if self.outbox else 0
 
     def keep_delivering(self) -> None:
         """Deliver every few seconds, and once more when the tracker closes."""
         assert self.outbox is not None  # the courier runs only with an outbox
+        self.problem = "the courier ended unexpectedly"  # unless it gets to say otherwise
         monitors = system_monitors() if self.system_metrics else []
         while True:
             last = self.closing.is_set()
@@ -147,16 +148,33 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        mlflow.set_tracking_uri(tracking_uri())
-        client = mlflow.MlflowClient()
-        run_id = find_run(client, model_id) or create_run(client, model_id)
-        for batch, offset in outbox.batches(BATCH):
-            send(client, run_id, batch)
-            outbox.set_delivered(offset)
-    except (MlflowException, OSError) as error:
-        return " ".join(str(error).split())[:300]
+    with (outbox.folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mlflow.set_tracking_uri(tracking_uri())
+            client = mlflow.MlflowClient()
+            run_id = find_run(client, model_id) or create_run(client, model_id)
+            for batch, offset in outbox.batches(BATCH):
+                send_or_drop(client, run_id, outbox.folder, batch)
+                outbox.set_delivered(offset)
+        except BlockingIOError:
+            return "another process is delivering it"
+        except (MlflowException, OSError) as error:
+            return " ".join(str(error).split())[:300]
     return None
+
+
+def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:
+    """Send entries, or say that MLflow will never take them: they must not hold up the rest."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        send(client, run_id, folder, batch)
+    except (MlflowException, FileNotFoundError) as error:
+        code = getattr(error, "error_code", None)
+        if isinstance(error, MlflowException) and code != "INVALID_PARAMETER_VALUE":
+            raise
+        print(f"tracking: MLflow refused {batch[0]['kind']} and goes without: {error}", flush=True)
 
 
 def find_run(client: "MlflowClient", model_id: str) -> str | None:
@@ -181,7 +199,7 @@ def create_run(client: "MlflowClient", model_id: str) -> str:
     return str(run.info.run_id)
 
 
-def send(client: "MlflowClient", run_id: str, batch: list[Entry]) -> None:
+def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:
     """Send entries of one kind."""
     from mlflow.entities import Metric, Param, RunTag
 
@@ -204,9 +222,9 @@ def send(client: "MlflowClient", run_id: str, batch: list[Entry]) -> None:
     elif kind == "dataset":
         send_dataset(client, run_id, first["values"], first["context"])
     elif kind == "artifacts":
-        client.log_artifacts(run_id, first["files"], first["path"])
+        client.log_artifacts(run_id, str(folder / first["files"]), first["path"])
     elif kind == "model":
-        send_model(run_id, Path(first["files"]))
+        send_model(run_id, folder / first["files"])
     elif kind == "status" and first["status"] == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     elif kind == "status":

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+import nanogpt
 from nanogpt.files import file_sha256, write_whole
 from stages.command import Crashed, Interrupted, main
 from stages.params import Section, load_section
@@ -27,6 +28,7 @@ from stages.supervise import exclusive, run_supervised
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
 SHOWN_LINES = 30  # of what a process said before it died
+TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # what follows is its own
 
 # glibc gives freed tensors back to the system and clears them again at the next step. Keeping them
 # makes a step of the default model on 2 cores a third faster.
@@ -122,30 +124,34 @@ def fingerprint_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def process_count(settings: Settings) -> int:
+def process_count(settings: Settings, windows: int) -> int:
     """How many processes to start here: as set, else one per visible GPU, else one.
 
-    Raises ValueError when a device is asked for by name and missing.
+    Among more GPUs than `windows` per update divide by, as many as they do. Raises ValueError when
+    a device is asked for by name and missing.
     """
     import torch
 
     from nanogpt.runtime import choose_device
 
     on_gpu = choose_device(settings.device).type == "cuda"
-    if settings.processes is not None:
-        if on_gpu and settings.processes > torch.cuda.device_count():
-            raise ValueError(
-                f"NANOGPT_PROCESSES={settings.processes}, but this machine shows "
-                f"{torch.cuda.device_count()} GPUs"
-            )
-        return settings.processes
-    return torch.cuda.device_count() if on_gpu else 1
+    there = torch.cuda.device_count() if on_gpu else 1
+    if settings.processes is None:
+        used = max(n for n in range(1, there + 1) if windows % n == 0)
+        if used < there:
+            print(f"train: {used} of {there} GPUs; {windows} windows per update divide by no more")
+        return used
+    if on_gpu and settings.processes > there:
+        raise ValueError(
+            f"NANOGPT_PROCESSES={settings.processes}, but this machine shows {there} GPUs"
+        )
+    return settings.processes
 
 
-def torchrun_command(settings: Settings, arguments: list[str]) -> list[str]:
+def torchrun_command(settings: Settings, windows: int, arguments: list[str]) -> list[str]:
     """The command line that starts the processes."""
     options = settings.torchrun.split() or ["--standalone"]
-    processes = f"--nproc-per-node={process_count(settings)}"
+    processes = f"--nproc-per-node={process_count(settings, windows)}"
     launch = [sys.executable, "-m", "torch.distributed.run", *options, processes]
     return [*launch, "-m", "stages.train_process", *arguments]
 
@@ -161,20 +167,23 @@ def run(
     Shards.open(shards)
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
-    command = torchrun_command(settings, [str(folder), str(shards), str(out)])
+    windows = train.batch_tokens // model.block_size
+    command = torchrun_command(settings, windows, [str(folder), str(shards), str(out)])
     if settings.join:
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())
         return
     with exclusive(LOCK) as lock:
         forget_finished(except_for=folder)
+        for left in folder.glob(".*"):  # of a kill while a checkpoint was written or removed
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
         ended = folder / "ended.json"
         ended.unlink(missing_ok=True)
         try:
             launch(command, folder, (lock,))
-        except Crashed:
+        except (Crashed, Interrupted):
             if not ended.exists():
                 raise
         result = json.loads(ended.read_text())
@@ -185,20 +194,35 @@ def run(
 
 
 def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None:
-    """Run the processes of this machine. Raises Crashed, with what they said, when one died."""
+    """Run the processes of this machine.
+
+    Raises Crashed, with what they said, when one died, Interrupted when asked to stop too early.
+    """
     log = folder / f"stderr-{socket.gethostname()}.log"
-    code = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
-    if code != 0:
-        said = log.read_text(errors="replace").strip().splitlines()
-        tail = "\n".join(said[-SHOWN_LINES:])
-        raise Crashed(f"a training process died; the end of {log}:\n{tail}")
+    outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
+    if outcome.code == 0:
+        return
+    if outcome.asked:
+        raise Interrupted("stopped before the first step; run again to start")
+    said = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
+    shown = "\n".join(said[-SHOWN_LINES:])
+    raise Crashed(f"a training process died; {log} has all it said, which ends in:\n{shown}")
 
 
 def forget_finished(*, except_for: Path) -> None:
-    """Remove the states of other trainings that came to their end."""
+    """Remove the states of trainings that came to their end, but for one by the same code."""
     for ended in RUNS.glob("*/ended.json"):
-        if ended.parent != except_for and json.loads(ended.read_text())["finished"]:
+        result = json.loads(ended.read_text())
+        same = ended.parent == except_for and result["code"] == code_sha256()
+        if result["finished"] and not same:
             shutil.rmtree(ended.parent)
+
+
+def code_sha256() -> str:
+    """A hash of the library that trains."""
+    files = sorted(Path(nanogpt.__file__).parent.glob("*.py"))
+    content = b"".join(file.name.encode() + file.read_bytes() for file in files)
+    return hashlib.sha256(content).hexdigest()
 
 
 def run_stage(settings: Settings) -> None:

@@ -23,15 +23,15 @@ from nanogpt.files import whole_folder, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
-from nanogpt.train import Ended, TrainConfig, TrainEvent, train
+from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
 from stages.command import EXPECTED
 from stages.lineage import lineage
 from stages.recorder import Recorder
 from stages.settings import Settings, read_settings
 from stages.shards import Shards
-from stages.supervise import exit_when_orphaned
+from stages.supervise import exit_at_once, when_orphaned
 from stages.tracking import Tracker
-from stages.train import ModelParams, TrainParams
+from stages.train import ModelParams, TrainParams, code_sha256
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -39,7 +39,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 def main() -> None:
     """`-m stages.train_process STATE SHARDS OUT` under torchrun."""
     folder, shards, out = (Path(argument) for argument in sys.argv[1:4])
-    exit_when_orphaned()
+    when_orphaned(exit_at_once)
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
@@ -54,7 +54,7 @@ def main() -> None:
 
 def tell(folder: Path, *, finished: bool, step: int, error: str | None) -> None:
     """Leave word for the launcher how this training ended."""
-    content = {"finished": finished, "step": step, "error": error}
+    content = {"finished": finished, "step": step, "error": error, "code": code_sha256()}
     write_whole(folder / "ended.json", json.dumps(content))
 
 
@@ -115,6 +115,8 @@ class Job:
             with closing(recorder):
                 for event in events:
                     recorder.take(event)
+                    if isinstance(event, Started):
+                        origin["sessions"] = self.begin_session(event.step, origin)
             assert isinstance(event, Ended)  # the loop's last event
             if event.finished:
                 best = self.write_model(model, event.progress, origin)
@@ -122,6 +124,15 @@ class Job:
                 tracker.record_files("model", self.out)
             tracker.record("status", status="FINISHED" if event.finished else "KILLED")
         return event
+
+    def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
+        """Note by which code and on what hardware the training goes on; all such notes so far."""
+        file = self.folder / "sessions.json"
+        earlier = json.loads(file.read_text()) if file.exists() else []
+        session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
+        sessions = [note for note in earlier if note["after_step"] < step] + [session]
+        write_whole(file, json.dumps(sessions, indent=2) + "\n")
+        return sessions
 
     def describe(self, tracker: Tracker, origin: dict[str, Any], n_params: int) -> None:
         """What stands in MLflow before the first step: names, params, data."""

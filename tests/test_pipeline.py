@@ -115,6 +115,19 @@ def test_changed_train_params_run_training_and_what_hangs_on_it(copy_of_built: A
     assert "continuing" not in output  # another run's checkpoint is never picked up
 
 
+def test_edited_training_code_trains_anew(copy_of_built: Any) -> None:
+    project = copy_of_built
+    before = (project.folder / "models/gpt/model.safetensors").read_bytes()
+    optim = project.folder / "nanogpt/optim.py"
+    text = optim.read_text()
+    assert "return 1.0\n" in text
+    optim.write_text(text.replace("return 1.0\n", "return 0.5\n"))
+    output = project.repro("train", NANOGPT_TRACKING="false")
+    assert stages_run(output) == ["train"]
+    assert "continuing" not in output
+    assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before
+
+
 def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
     copy_of_built.set_params(max_steps="20", decay_steps="5")

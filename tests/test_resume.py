@@ -1,5 +1,6 @@
 """Killed and resumed: nothing left running, nothing lost, and the same weights bit for bit."""
 
+import json
 import os
 import signal
 import socket
@@ -136,3 +137,15 @@ def test_two_nodes_train_the_same_model(built: Any, new_project: Callable[..., A
     assert leader.returncode == 0, output
     assert other.wait(timeout=30) == 0
     assert losses(project) == pytest.approx(losses(built), abs=0.01)
+
+
+def test_no_other_stage_outlives_its_dvc(new_project: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/text.txt"
+        project = new_project(source="url", urls=json.dumps([{"url": url, "sha256": "0" * 64}]))
+        process = project.start("dvc", "repro", "download", **QUIET)
+        connection, _ = silent.accept()
+        process.kill()
+        process.communicate(timeout=30)
+        wait_until_alone(project)
+        connection.close()

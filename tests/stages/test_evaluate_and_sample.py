@@ -10,7 +10,10 @@ import pytest
 from stages import evaluate, sample
 from stages.evaluate import EvaluateParams
 from stages.sample import SampleParams
+from stages.settings import Settings
 from stages.shards import Shards
+
+SETTINGS = Settings(device="cpu")
 
 SAMPLE = SampleParams(
     prompts=["the king", "and"],
@@ -27,7 +30,7 @@ def evaluated(built: Any, out: Path, context: int | None = None) -> dict[str, An
     """The figures of the built model."""
     params = EvaluateParams(context=context)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
-    return evaluate.run(params, model, shards, out / "m.json", out / "plots", device="cpu")
+    return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
 
 
 def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) ->
             Shards.open(folder),
             tmp_path / "m.json",
             tmp_path / "plots",
-            device="cpu",
+            settings=SETTINGS,
         )
     assert not (tmp_path / "m.json").exists()
 

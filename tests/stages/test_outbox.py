@@ -113,11 +113,11 @@ def test_files_are_copied_when_recorded_and_removed_when_delivered(
 
 
 def test_the_last_step_is_the_highest_with_a_training_loss(outbox: Outbox) -> None:
-    assert outbox.last_step() == 0
+    assert outbox.last_step("train/loss") == 0
     outbox.append("metrics", step=20, values={"train/loss": 2.0})
     outbox.append("metrics", step=10, values={"train/loss": 3.0})
     outbox.append("metrics", step=30, values={"val/loss": 1.0})
     outbox.append("system", values={"cpu": 1.0})
-    assert outbox.last_step() == 20
+    assert outbox.last_step("train/loss") == 20
     outbox.set_delivered(outbox.file.stat().st_size)
-    assert outbox.last_step() == 20
+    assert outbox.last_step("train/loss") == 20
