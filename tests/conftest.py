@@ -25,6 +25,7 @@ MINIATURE = {
     "n_head": "2",
     "n_embd": "32",
     "batch_tokens": "2048",
+    "learning_rate": "0.003",
     "max_steps": "60",
     "warmup_steps": "4",
     "decay_steps": "20",

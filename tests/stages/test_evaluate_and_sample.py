@@ -64,7 +64,7 @@ def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path
             shards,
             tmp_path / "m",
             tmp_path / "p",
-            device="cpu",
+            settings=SETTINGS,
         )
 
 

@@ -103,11 +103,11 @@ def test_files_are_copied_when_recorded_and_removed_when_delivered(
 
     (first, first_end), (second, second_end) = outbox.entries(0)
     assert first["path"] == "best"
-    assert Path(first["files"], "deep", "weights").read_text() == "as recorded"
-    assert Path(second["files"], "note.txt").read_text() == "as recorded"
+    assert Path(outbox.folder, first["files"], "deep", "weights").read_text() == "as recorded"
+    assert Path(outbox.folder, second["files"], "note.txt").read_text() == "as recorded"
     outbox.set_delivered(first_end)
-    assert not Path(first["files"]).exists()
-    assert Path(second["files"]).exists()
+    assert not Path(outbox.folder, first["files"]).exists()
+    assert Path(outbox.folder, second["files"]).exists()
     outbox.set_delivered(second_end)
     assert list((outbox.folder / "files").iterdir()) == []
 

@@ -71,7 +71,7 @@ def test_a_line_ends_only_at_a_newline(character: str) -> None:
     assert [d.text for d in jsonl_documents("a.jsonl", line, "text")] == [text]
 
 
-@pytest.mark.parametrize("row", ['{"body": "x"}', '{"text": null}', '{"text": 1}', "[1]", '"text"'])
+@pytest.mark.parametrize("row", ['{"body": "x"}', '{"text": 1}', "[1]", '"text"'])
 def test_a_json_line_without_text_in_its_column_is_refused(row: str) -> None:
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1 has no text in 'text'"):
         list(jsonl_documents("a.jsonl", row, "text"))
@@ -95,10 +95,10 @@ def test_a_parquet_file_without_the_column_is_refused_with_those_it_has(tmp_path
         read(file)
 
 
-def test_a_parquet_row_without_text_is_refused(tmp_path: Path) -> None:
+def test_a_null_is_an_empty_document_which_download_counts(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", text=["one", None])
-    with pytest.raises(ValueError, match=r"a\.parquet#1 has no text"):
-        read(file)
+    assert [d.text for d in read(file)] == ["one", ""]
+    assert [d.text for d in jsonl_documents("a.jsonl", '{"text": null}', "text")] == [""]
 
 
 @pytest.mark.parametrize("size", [0, 3, 300])
