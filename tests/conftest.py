@@ -156,7 +156,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def new_project(template: Project, tmp_path: Path) -> Callable[..., Project]:
     """Makes a project of the test's own, its shards made, with some params changed."""
-    return lambda **params: copy_of(template, tmp_path / "project", **params)
+    return lambda name="project", **params: copy_of(template, tmp_path / name, **params)
 
 
 @pytest.fixture(scope="session")

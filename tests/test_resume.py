@@ -116,27 +116,25 @@ def losses(project: Any) -> list[float]:
     return [float(row.split(",")[1]) for row in rows]
 
 
-def test_two_processes_train_the_same_model(built: Any, new_project: Callable[..., Any]) -> None:
-    project = new_project()
-    project.repro("train", NANOGPT_PROCESSES="2", **QUIET)
-    assert losses(project) == pytest.approx(losses(built), abs=0.01)
+def test_two_processes_or_two_nodes_train_the_same_model(new_project: Callable[..., Any]) -> None:
+    exact = {"optimizer": "adamw"}  # Muon multiplies in bfloat16, which magnifies rounding
+    one, two = new_project("one", **exact), new_project("two", **exact)
+    one.repro("train", **QUIET)
+    two.repro("train", NANOGPT_PROCESSES="2", **QUIET)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-3)
 
-
-def test_two_nodes_train_the_same_model(built: Any, new_project: Callable[..., Any]) -> None:
-    project = new_project()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    nodes = (
-        f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{port} --local-addr=127.0.0.1"
-    )
+        end = f"127.0.0.1:{probe.getsockname()[1]}"
+    nodes = f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint={end} --local-addr=127.0.0.1"
     settings = {"NANOGPT_TORCHRUN": nodes, **QUIET}
+    project = new_project("nodes", **exact)
     leader = project.start("dvc", "repro", "train", **settings)
     other = project.start("python", "-m", "stages.train", NANOGPT_JOIN="true", **settings)
     output, _ = leader.communicate(timeout=120)
     assert leader.returncode == 0, output
     assert other.wait(timeout=30) == 0
-    assert losses(project) == pytest.approx(losses(built), abs=0.01)
+    assert losses(project) == losses(two)
 
 
 def test_no_other_stage_outlives_its_dvc(new_project: Callable[..., Any]) -> None:
