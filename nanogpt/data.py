@@ -81,7 +81,8 @@ class WindowOrder:
     def __post_init__(self) -> None:
         if self.n_tokens <= self.block_size:
             raise ValueError(
-                f"{self.n_tokens} tokens are too few for one window of {self.block_size + 1}"
+                f"{self.n_tokens} tokens are too few for one window of {self.block_size + 1}; "
+                "give more text, or a smaller block_size"
             )
 
     @property

@@ -31,7 +31,7 @@ SHOWN_LINES = 30  # of what a process said before it died
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # what follows is its own
 
 # glibc gives freed tensors back to the system and clears them again at the next step. Keeping them
-# makes a step of the default model on 2 cores a third faster.
+# makes a step of the default model on 2 cores a sixth faster (docs/lab-notes.md).
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
