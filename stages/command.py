@@ -15,7 +15,7 @@ from typing import Literal
 
 from nanogpt.files import write_whole
 from stages.settings import PREFIX, Settings, read_settings
-from stages.supervise import ask_to_stop, when_orphaned
+from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
 
 TIMES = Path("runs/times")
 
@@ -48,7 +48,7 @@ def kind_of(error: BaseException) -> Kind:
 def main(stage: str, run: Callable[[Settings], None]) -> None:
     """Run one stage and leave the process with its exit code."""
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
-        when_orphaned(ask_to_stop)
+        when_gone(dvc_ancestors(), ask_to_stop)
     started = time.perf_counter()
     status_file = os.environ.get(
         f"{PREFIX}STATUS_FILE"

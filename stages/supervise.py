@@ -1,8 +1,8 @@
 """Commands run so that nothing of them is ever left behind.
 
 `run_supervised` gives a command a session of its own and ends it, with every process below it, when
-this process is told to stop or fails. `when_orphaned` lets a process notice that the one which
-started it is gone. Together: whatever is killed, a second later nothing is left.
+this process is told to stop or fails. `when_gone` lets a process notice that the one which started
+it is gone. Together: whatever is killed, a second later nothing is left.
 """
 
 import fcntl
@@ -25,24 +25,42 @@ LOCK_SECONDS = 5.0  # ranks of a killed training need a moment to notice
 SUPERVISOR = "TRAINING_SUPERVISOR_PID"
 
 
-def is_alive(pid: int) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Whether a process runs; one that is dead but not yet collected does not."""
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def when_orphaned(act: Callable[[], None]) -> None:
-    """Call `act` in a thread once the parent of this process, or its supervisor, is gone."""
-    parent, supervisor = os.getppid(), int(os.environ.get(SUPERVISOR, "0"))
+def when_gone(processes: Sequence[psutil.Process], act: Callable[[], None]) -> None:
+    """Call `act` in a thread once one of the processes is gone."""
 
     def watch() -> None:
-        while os.getppid() == parent and (not supervisor or is_alive(supervisor)):
+        while all(is_alive(process) for process in processes):
             time.sleep(POLL_SECONDS)
         act()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def starters() -> list[psutil.Process]:
+    """The parent of this process, and the supervisor above it if there is one."""
+    pids = [os.getppid(), *(int(pid) for pid in [os.environ.get(SUPERVISOR)] if pid)]
+    return [psutil.Process(pid) for pid in pids]
+
+
+def dvc_ancestors() -> list[psutil.Process]:
+    """The DVC process that runs this stage, and a shell where there is one in between.
+
+    DVC sets DVC_STAGE for what it starts, not for itself.
+    """
+    found = []
+    for process in psutil.Process().parents():
+        found.append(process)
+        if "DVC_STAGE" not in process.environ():
+            break
+    return found
 
 
 def exit_at_once() -> None:

@@ -26,7 +26,7 @@ from stages.gpt2_vocabulary import gpt2_ranks
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.split import SplitParams, split_documents, text_hash
-from stages.supervise import exit_at_once, when_orphaned
+from stages.supervise import exit_at_once, starters, when_gone
 from stages.tokenizer import (
     BpeTokenizer,
     CharTokenizer,
@@ -135,7 +135,7 @@ _tokenizer: Tokenizer  # of a worker process, loaded once
 
 def start_worker(folder: Path) -> None:
     """Load the tokenizer in a worker process."""
-    when_orphaned(exit_at_once)
+    when_gone(starters(), exit_at_once)
     global _tokenizer
     _tokenizer = load_tokenizer(folder)
 

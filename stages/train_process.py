@@ -29,7 +29,7 @@ from stages.lineage import lineage
 from stages.recorder import Recorder
 from stages.settings import Settings, read_settings
 from stages.shards import Shards
-from stages.supervise import exit_at_once, when_orphaned
+from stages.supervise import exit_at_once, starters, when_gone
 from stages.tracking import Tracker
 from stages.train import ModelParams, TrainParams, code_sha256
 
@@ -39,7 +39,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 def main() -> None:
     """`-m stages.train_process STATE SHARDS OUT` under torchrun."""
     folder, shards, out = (Path(argument) for argument in sys.argv[1:4])
-    when_orphaned(exit_at_once)
+    when_gone(starters(), exit_at_once)
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())

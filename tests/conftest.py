@@ -39,6 +39,7 @@ MINIATURE = {
 ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYTHONPATH": "",
+    "SHELL": "/bin/sh",  # where it is dash, it stays between DVC and the stage
     "OMP_NUM_THREADS": "1",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",

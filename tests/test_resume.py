@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+LONG = {"max_steps": "300"}  # so that it does not end before the kill
 QUIET = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
 
 
@@ -57,9 +58,11 @@ def wait_until_alone(project: Any) -> None:
 
 
 def test_killed_in_every_way_it_continues_to_the_same_weights(
-    built: Any, new_project: Callable[..., Any]
+    new_project: Callable[..., Any],
 ) -> None:
-    project = new_project()
+    undisturbed = new_project("undisturbed", **LONG)
+    undisturbed.repro("train", **QUIET)
+    project = new_project(**LONG)
     continued = []
     for victims in (["dvc", "launcher", "torchrun", "rank"], ["dvc"], ["torchrun"], ["rank"]):
         process = project.start("dvc", "repro", "train", **QUIET)
@@ -76,7 +79,7 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
         assert not (project.folder / "models/gpt").exists()
     output = project.repro("train", **QUIET)
     assert "continuing after step" in output
-    assert weights(project) == weights(built)
+    assert weights(project) == weights(undisturbed)
 
 
 def test_asked_to_stop_it_writes_a_checkpoint_first(
