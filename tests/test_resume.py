@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-LONG = {"max_steps": "300"}  # so that it does not end before the kill
+LONG = {"max_steps": "200"}  # so that it does not end before the kill
 QUIET = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
 
 

@@ -13,10 +13,6 @@ QUIET = {"NANOGPT_TRACKING": "false"}
     ("environment", "message"),
     [
         ({"NANOGPT_DEVICE": "cuda"}, "device 'cuda' is not on this machine; here: cpu, or auto"),
-        (
-            {"NANOGPT_PROCESSES": "7"},
-            "batch_tokens 2048 is not a multiple of block_size x processes",
-        ),
         ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
     ],
 )
