@@ -252,7 +252,7 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:
     """The model as it is trained: compiled and, among several processes, averaging gradients."""
-    wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment]
+    wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment] # torch types it as a callable
     if runtime.distributed:
         ids = [runtime.device.index] if runtime.device.type == "cuda" else None
         wrapped = DistributedDataParallel(wrapped, device_ids=ids)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +27,7 @@ MINIATURE = {
     "n_embd": "32",
     "batch_tokens": "2048",
     "learning_rate": "0.003",
-    "max_steps": "60",
+    "max_steps": "200",  # so that it does not end before a test kills it
     "warmup_steps": "4",
     "decay_steps": "20",
     "eval_interval": "20",
@@ -112,6 +113,11 @@ def write_texts(folder: Path, seed: int) -> None:
         (folder / f"{number}.txt").write_text("\n".join(lines) + "\n")
 
 
+def project_in(folder: Path) -> Project:
+    """The project that lies in a folder, with a home of its own."""
+    return Project(folder, {**os.environ, **ENVIRONMENT, "HOME": str(folder / "runs/home")})
+
+
 def make_template(folder: Path) -> Project:
     """Copy what the project consists of, make it small, and run the stages before `train`."""
     folder.mkdir(parents=True)
@@ -123,7 +129,7 @@ def make_template(folder: Path) -> Project:
     (folder / "texts").mkdir()
     write_texts(folder / "texts", seed=0)
     (folder / "runs/home").mkdir(parents=True)
-    project = Project(folder, {**os.environ, **ENVIRONMENT, "HOME": str(folder / "runs/home")})
+    project = project_in(folder)
     project.set_params(**MINIATURE)
     for command in (
         ("git", "init", "-q"),
@@ -143,15 +149,24 @@ def make_template(folder: Path) -> Project:
 def copy_of(project: Project, folder: Path, **params: str) -> Project:
     """The same project elsewhere, with some params changed."""
     shutil.copytree(project.folder, folder, symlinks=True)
-    copied = Project(folder, {**project.environment, "HOME": str(folder / "runs/home")})
+    copied = project_in(folder)
     copied.set_params(**params)
     return copied
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with its shards made; tests copy it."""
-    return make_template(tmp_path_factory.mktemp("template") / "project")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder that the workers of this session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
+def template(shared: Path) -> Project:
+    """A project with its shards made, once for all workers; tests copy it."""
+    folder = shared / "template"
+    with FileLock(f"{folder}.lock"):
+        return project_in(folder) if folder.exists() else make_template(folder)
 
 
 @pytest.fixture
@@ -161,11 +176,13 @@ def new_project(template: Project, tmp_path: Path) -> Callable[..., Project]:
 
 
 @pytest.fixture(scope="session")
-def built(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def built(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project on which all of `dvc repro` has run; who edits something in it, restores it."""
-    project = copy_of(template, tmp_path_factory.mktemp("built") / "project")
-    project.repro()
-    return project
+    folder = shared / "built"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            copy_of(template, folder).repro()
+    return copy_of(project_in(folder), tmp_path_factory.mktemp("built") / "project")
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_deployment_run_completes_and_shows_its_result(
 def test_a_training_killed_twice_is_retried_and_recovers(
     new_project: Callable[..., Any], api: str
 ) -> None:
-    project = new_project(max_steps="200", decay_steps="5")
+    project = new_project()
     quiet = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
     flow = project.start(
         *("python", "-m", "pipelines.build", "--target", "train"), PREFECT_API_URL=api, **quiet
