@@ -83,7 +83,7 @@ def evaluate_split(
             check_vocabulary(rows.numpy(), model.config.vocab_size)
             rows = rows.to(runtime.device)
             with runtime.autocast():
-                losses = model(rows[:, :-1], rows[:, 1:])  # (B, T)
+                losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
             losses = losses.cpu().double()
             T = losses.size(1)
             position_sums[:T] += losses.sum(0)

@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.attention import attend
+from nanogpt.loss import Head, mean_loss, token_losses
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
@@ -85,15 +88,15 @@ class Norm(nn.Module):
 
 
 def rotary_angles(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (block_size, D/2), of rotary positions (Su et al. 2021)."""
+    """Cosines and sines, each (block_size, 1, D/2), of rotary positions (Su et al. 2021)."""
     head_size = config.n_embd // config.n_head
     frequencies = 10_000.0 ** (-torch.arange(0, head_size, 2).float() / head_size)
-    angles = torch.outer(torch.arange(config.block_size).float(), frequencies)
+    angles = torch.outer(torch.arange(config.block_size).float(), frequencies)[:, None]
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of channels of x (B, H, T, D) by its position's angle (T, D/2)."""
+    """Turn each pair of channels of x (B, T, H, D) by its position's angle (T, 1, D/2)."""
     x1, x2 = x.chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
 
@@ -113,33 +116,21 @@ class CausalSelfAttention(nn.Module):
         self, x: Tensor, angles: tuple[Tensor, Tensor] | None, layer: int, cache: KVCache | None
     ) -> Tensor:
         B, T, C = x.size()
-        q, k, v = self.c_attn(x).split(C, dim=2)
-        q = q.view(B, T, self.n_head, -1).transpose(1, 2)  # (B, H, T, D)
-        k = k.view(B, T, self.n_head, -1).transpose(1, 2)
-        v = v.view(B, T, self.n_head, -1).transpose(1, 2)
+        qk, v = (
+            self.c_attn(x)
+            .view(B, T, 3 * self.n_head, -1)
+            .split((2 * self.n_head, self.n_head), dim=2)
+        )  # (B, T, 2H, D) and (B, T, H, D)
         if angles is not None:
-            cos, sin = angles[0].to(q.dtype), angles[1].to(q.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+            qk = rotate(qk, angles[0].to(qk.dtype), angles[1].to(qk.dtype))
         if self.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+            qk = F.rms_norm(qk, qk.shape[-1:])
+        q, k, v = (t.transpose(1, 2) for t in (*qk.chunk(2, dim=2), v))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if k.size(2) == T else causal_mask(T, k.size(2), q.device),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=k.size(2) == T,
-        )
+        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
-
-
-def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
-    """(n_query, n_key) booleans: the queries are the last n_query of the n_key positions."""
-    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=n_key - n_query)
 
 
 class MLP(nn.Module):
@@ -217,11 +208,17 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        *,
+        reduction: Literal["mean", "none"] = "mean",
+        cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V padded) of idx (B, T), or with targets (B, T) each token's loss in nats.
+        """Logits (B, T, V padded) of idx (B, T), the padding at -inf.
 
-        With a cache, idx continues what the cache has seen. Padding logits are -inf.
+        With targets (B, T) the loss in nats: the mean, or (B, T) with reduction "none". With a
+        cache, idx continues what the cache has seen.
         """
         start = cache.length if cache is not None else 0
         end = start + idx.size(1)
@@ -236,13 +233,11 @@ class GPT(nn.Module):
             x = block(x, angles, layer, cache)
         if cache is not None:
             cache.length = end
-        logits: Tensor = self.lm_head(self.ln_f(x)).float()  # (B, T, V padded)
-        if self.config.logit_softcap:
-            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
-        if self.config.padded_vocab_size > self.config.vocab_size:
-            padding = torch.arange(logits.size(-1), device=idx.device) >= self.config.vocab_size
-            logits = logits.masked_fill(padding, -math.inf)
+        x = self.ln_f(x)
+        head = Head(vocab_size=self.config.vocab_size, softcap=self.config.logit_softcap)
         if targets is None:
-            return logits
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        return losses.view_as(targets)
+            return head(self.lm_head(x))
+        weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
+        if reduction == "mean":
+            return mean_loss(x, weight, targets, head)
+        return token_losses(x, weight, targets, head).view_as(idx)

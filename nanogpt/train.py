@@ -218,7 +218,7 @@ def add_gradients(
         torch.manual_seed(mix(seed, step, batches.index(i)))  # dropout of this micro-batch
         with sync_gradients(wrapped, last=i == batches.accumulation - 1):
             with runtime.autocast():
-                loss = wrapped(x, y).mean() / batches.accumulation
+                loss = wrapped(x, y) / batches.accumulation
             loss.backward()
         total += loss.detach() / runtime.world_size
     return total

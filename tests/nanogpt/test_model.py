@@ -111,7 +111,7 @@ def test_loss_is_cross_entropy_token_by_token(
     config: GPTConfig, lively: Callable[[GPTConfig], GPT]
 ) -> None:
     model, idx, targets = lively(config), some_tokens(3, 7), some_tokens(3, 7, seed=1)
-    logits, losses = model(idx).double(), model(idx, targets)
+    logits, losses = model(idx).double(), model(idx, targets, reduction="none")
     assert losses.shape == (3, 7)
     for b in range(3):
         for t in range(7):
@@ -213,7 +213,8 @@ def test_rotated_products_depend_on_the_distance_alone(modern: GPTConfig) -> Non
     """Su et al. 2021, equation 16."""
     cos, sin = rotary_angles(modern)
     q, k = torch.randn(16), torch.randn(16)
-    products = rotate(q.expand(16, -1), cos, sin) @ rotate(k.expand(16, -1), cos, sin).T  # (T, T)
+    turned = [rotate(x.expand(16, 1, -1), cos, sin)[:, 0] for x in (q, k)]  # (T, D) each
+    products = turned[0] @ turned[1].T  # (T, T)
     for distance in range(-15, 16):
         diagonal = products.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))

@@ -1,0 +1,53 @@
+"""Scaled dot-product attention: PyTorch's fused kernels, or the plain product where it is faster.
+
+Shapes: B batch, H heads, T queries, S keys, D head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The most (query, key) pairs whose weights the plain product may keep for the backward pass.
+MAX_PAIRS = 1 << 27
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Mix the values (B, H, S, D) that each query (B, H, T, D) may see by its scores.
+
+    mask says by True which keys a query sees and broadcasts to (B, H, T, S); without one, the
+    queries are the last T of the S positions and see no later one.
+    """
+    T, S = q.size(2), k.size(2)
+    if plain_is_faster(q, k):
+        return plain_attention(
+            q, k, v, causal_mask(T, S, q.device) if mask is None else mask, dropout
+        )
+    if mask is None and 1 < T < S:
+        mask = causal_mask(T, S, q.device)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and T > 1
+    )
+
+
+def plain_is_faster(q: Tensor, k: Tensor) -> bool:
+    """On CPUs in bfloat16, where the fused backward pass takes up to ten times as long."""
+    pairs = q.size(0) * q.size(1) * q.size(2) * k.size(2)
+    on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    return on_cpu and q.requires_grad and pairs <= MAX_PAIRS
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """softmax(q kᵀ / sqrt(D)) v (Vaswani et al. 2017), the weights held in memory."""
+    unseen = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -math.inf)
+    scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1) + unseen  # (B, H, T, S)
+    return F.dropout(scores.softmax(dim=-1, dtype=q.dtype), dropout) @ v
+
+
+def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
+    """(n_query, n_key) booleans: the queries are the last n_query of the n_key positions."""
+    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=n_key - n_query)
