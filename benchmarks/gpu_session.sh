@@ -9,9 +9,9 @@ nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
 run python3 -m benchmarks.cuda_check
 for family in gpt2 modern; do
   for micro in 16384 65536; do
-    run python3 -m benchmarks.train_speed --shape gpt2 --family "$family" \
+    run python3 -m benchmarks.train_speed --shape gpt2 --rounds 1 --family "$family" --optimizer muon \
       --batch-tokens 491520 --micro-batch-tokens "$micro" --steps 12
   done
 done
-run python3 -m benchmarks.train_speed --shape char --family modern --batch-tokens 16384 \
+run python3 -m benchmarks.train_speed --shape char --rounds 1 --family modern --optimizer muon --batch-tokens 16384 \
   --micro-batch-tokens 16384 --steps 100

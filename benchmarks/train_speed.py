@@ -1,6 +1,10 @@
 """Tokens per second of training: whole updates on random tokens, medians after a warm-up.
 
-    python -m benchmarks.train_speed --shape gpt2 --family modern --batch-tokens 491520
+    python -m benchmarks.train_speed --shape gpt2 --batch-tokens 491520 --peer-nanogpt ../nanoGPT
+
+With a clone of karpathy/nanoGPT, both are measured in turn: its model and optimizer with the
+operations of its loop (float32 on a CPU; bfloat16, TF32 and compiled on CUDA) on tokens that are
+there already, ours as `train()` with everything it does in a run.
 
 MFU is the share of the device's own matmul speed, measured in the same run and number format, that
 the model's arithmetic amounts to: 6 N flops per token for N parameters outside of embeddings, plus
@@ -9,15 +13,21 @@ the model's arithmetic amounts to: 6 N flops per token for N parameters outside 
 
 import argparse
 import json
+import math
+import resource
+import sys
 import tempfile
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.side_by_side import in_turn, middle, peer_module, spread
 from nanogpt.data import TokenStream
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
@@ -26,8 +36,9 @@ from nanogpt.train import StepDone, TrainConfig, train
 
 # name: (block_size, n_layer, n_head, n_embd, vocab_size)
 SHAPES = {
-    "default": (128, 4, 2, 128, 1024),
-    "char": (256, 6, 6, 384, 65),
+    "default": (128, 4, 2, 128, 2048),
+    "cpu": (64, 4, 4, 128, 65),  # nanoGPT's recipe for CPUs
+    "char": (256, 6, 6, 384, 65),  # and for one GPU
     "gpt2": (1024, 12, 12, 768, 50257),
 }
 WARM_UP = 3
@@ -123,49 +134,127 @@ def flops_per_token(model: GPT) -> int:
     return 6 * (model.n_params() - looked_up) + 12 * c.n_layer * c.n_embd * c.block_size
 
 
-def main() -> None:
-    """`python -m benchmarks.train_speed`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def our_seconds(options: argparse.Namespace, runtime: Runtime) -> tuple[GPT, list[float]]:
+    """Our model, and what each of its updates took."""
+    torch.manual_seed(0)
+    model = GPT(config_of(options.shape, options.family)).to(runtime.device)
+    config = train_config(options.optimizer, options.batch_tokens, options.steps)
+    return model, seconds_per_step(model, config, runtime, options.micro_batch_tokens)
+
+
+def peer_seconds(options: argparse.Namespace, device: torch.device) -> list[float]:
+    """What each update of nanoGPT's takes: its model, its optimizer, and its loop's operations."""
+    peer = peer_module(options.peer_nanogpt, "model")
+    block_size, n_layer, n_head, n_embd, vocab_size = SHAPES[options.shape]
+    torch.manual_seed(0)
+    config = peer.GPTConfig(
+        block_size=block_size,
+        vocab_size=math.ceil(vocab_size / 64) * 64,  # as its train.py does for GPT-2
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        dropout=0.0,
+        bias=False,
     )
-    parser.add_argument("--shape", choices=SHAPES, default="default")
-    parser.add_argument("--family", choices=("gpt2", "modern"), default="modern")
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
-    parser.add_argument("--batch-tokens", type=int, default=2048)
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--float32", action="store_true")
-    parser.add_argument("--no-compile", action="store_true")
-    options = parser.parse_args()
+    model = peer.GPT(config).to(device)
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), device.type)
+    context: AbstractContextManager[Any] = nullcontext()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        context = torch.autocast("cuda", dtype=torch.bfloat16)
+        model = torch.compile(model)
+    rows = max(1, min(options.batch_tokens, options.micro_batch_tokens) // block_size)
+    accumulation = options.batch_tokens // (rows * block_size)
+    draw = torch.Generator().manual_seed(0)
+    seconds = []
+    for _ in range(options.steps):
+        started = time.perf_counter()
+        for _ in range(accumulation):
+            idx = torch.randint(vocab_size, (rows, block_size + 1), generator=draw).to(device)
+            with context:
+                _, loss = model(idx[:, :-1].contiguous(), idx[:, 1:].contiguous())
+            (loss / accumulation).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # waits for the device, as it does for every line it logs
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP:]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One side's figures, in this process."""
     device = choose_device(options.device)
     runtime = Runtime(
         device=device,
         dtype=torch.float32 if options.float32 else fastest_dtype(device),
         compile=device.type == "cuda" and not options.no_compile,
     )
-    torch.manual_seed(0)
-    model = GPT(config_of(options.shape, options.family)).to(device)
-    config = train_config(options.optimizer, options.batch_tokens, options.steps)
-    seconds = seconds_per_step(model, config, runtime, options.micro_batch_tokens)
-    speed = options.batch_tokens / median(seconds)
-    spread = options.batch_tokens / max(seconds), options.batch_tokens / min(seconds)
-    mfu = speed * flops_per_token(model) / matmul_flops_per_second(runtime)
-    result = {
-        **vars(options),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": str(runtime.dtype),
-        "torch": torch.__version__,
-        "parameters": model.n_params(),
-        "tokens_per_second": round(speed),
-        "slowest_and_fastest_step": [round(value) for value in spread],
-        "mfu_of_measured_peak": round(mfu, 3),
-    }
+    result: dict[str, Any] = {}
+    if options.measure == "peer":
+        seconds = peer_seconds(options, device)
+    else:
+        model, seconds = our_seconds(options, runtime)
+        result = {"parameters": model.n_params(), "dtype": str(runtime.dtype)}
+        peak = matmul_flops_per_second(runtime)
+        speed = options.batch_tokens / median(seconds)
+        result["mfu_of_measured_peak"] = round(speed * flops_per_token(model) / peak, 3)
+    result["tokens_per_second"] = round(options.batch_tokens / median(seconds))
     if device.type == "cuda":
         result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    for key, value in result.items():
-        print(f"{key:26} {value}")
-    print(json.dumps(result))
+    else:
+        result["peak_memory_gib"] = round(resource_peak_bytes() / 2**30, 2)
+    return result
+
+
+def resource_peak_bytes() -> int:
+    """The most memory this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="default")
+    parser.add_argument("--family", choices=("gpt2", "modern"), default="gpt2")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--float32", action="store_true", help="ours; the peer's on a CPU always")
+    parser.add_argument("--no-compile", action="store_true", help="ours")
+    parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
+    parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """`python -m benchmarks.train_speed`."""
+    options = parse_options()
+    if options.measure:
+        print(json.dumps(measure(options)))
+        return
+    sides = ["ours", "peer"] if options.peer_nanogpt else ["ours"]
+    results = in_turn(dict.fromkeys(sides, ()), options.rounds)
+    summary: dict[str, Any] = {**vars(options), "torch": torch.__version__}
+    for who in sides:
+        speed = middle(results[who], "tokens_per_second")
+        low, high = spread(results[who], "tokens_per_second")
+        memory = middle(results[who], "peak_memory_gib")
+        print(f"{who}: {speed:,.0f} tokens/s ({low:,} to {high:,}), {memory} GiB at the most")
+        summary[who] = results[who]
+    if options.peer_nanogpt:
+        ratio = middle(results["ours"], "tokens_per_second") / speed
+        print(f"ours is {ratio:.2f} times as fast")
+        summary["times_as_fast"] = round(ratio, 2)
+    else:
+        print(f"MFU {middle(results['ours'], 'mfu_of_measured_peak'):.1%} of the measured peak")
+    print(json.dumps(summary, default=str))
 
 
 if __name__ == "__main__":

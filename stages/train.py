@@ -30,14 +30,6 @@ LOCK = RUNS / "train.lock"
 SHOWN_LINES = 30  # of what a process said before it died
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # what follows is its own
 
-# glibc gives freed tensors back to the system and clears them again at the next step. Keeping them
-# makes a step of the default model on 2 cores a sixth faster (docs/lab-notes.md).
-KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-
 
 class ModelParams(Section):
     """The section `model`: GPTConfig but for vocab_size, which the tokenizer decides."""
@@ -198,6 +190,8 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
 
     Raises Crashed, with what they said, when one died, Interrupted when asked to stop too early.
     """
+    from nanogpt.runtime import KEEP_FREED_MEMORY
+
     log = folder / f"stderr-{socket.gethostname()}.log"
     outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
     if outcome.code == 0:

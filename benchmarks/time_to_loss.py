@@ -1,0 +1,269 @@
+"""How long until text is predicted as well as nanoGPT's own recipe does in the end.
+
+    python -m benchmarks.time_to_loss --text shakespeare.txt --peer-nanogpt ../nanoGPT
+
+The peer's train.py trains by its README's command for a CPU (or by its configuration for one GPU)
+on the characters of the text's first nine tenths. Then ours does, by two recipes that are fixed
+here: a short one, which is to come as far in a tenth of the time, and a long one. Both are measured
+on the whole of the last tenth, in float32, each with its own context. Time is that of the updates.
+No choice was made on that tenth: the recipes were found on another part (docs/lab-notes.md).
+"""
+
+import argparse
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.side_by_side import in_turn, middle
+from nanogpt.data import TokenStream
+from nanogpt.evaluate import evaluate_split
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.optim import OptimConfig
+from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+from nanogpt.train import StepDone, TrainConfig, train
+
+# What nanoGPT's README gives for a CPU; for a GPU its configuration file says it all.
+PEER = {
+    "cpu": "--device=cpu --compile=False --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
+    "--n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0",
+    "gpu": "--max_iters=5000",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training of ours."""
+
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    batch_tokens: int
+    steps: int
+    learning_rate: float
+    muon_learning_rate: float
+    weight_decay: float
+
+
+OURS = {
+    ("cpu", "short"): Recipe(
+        block_size=64, n_layer=4, n_head=4, n_embd=128, dropout=0.0,
+        batch_tokens=1024, steps=300, learning_rate=0.02,
+        muon_learning_rate=0.03, weight_decay=0.0,
+    ),
+    ("cpu", "long"): Recipe(
+        block_size=128, n_layer=4, n_head=2, n_embd=128, dropout=0.0,
+        batch_tokens=2048, steps=1000, learning_rate=0.02,
+        muon_learning_rate=0.02, weight_decay=0.0,
+    ),
+    ("gpu", "short"): Recipe(
+        block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.1,
+        batch_tokens=16384, steps=500, learning_rate=0.01,
+        muon_learning_rate=0.02, weight_decay=0.1,
+    ),
+    ("gpu", "long"): Recipe(
+        block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2,
+        batch_tokens=16384, steps=2000, learning_rate=0.01,
+        muon_learning_rate=0.02, weight_decay=0.1,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text's characters as ids, nine tenths to learn from."""
+
+    characters: list[str]
+    train: NDArray[np.uint16]
+    val: NDArray[np.uint16]
+
+    @classmethod
+    def read(cls, file: Path) -> "Text":
+        """Split as nanoGPT's prepare.py does."""
+        text = file.read_text(encoding="utf-8")
+        characters = sorted(set(text))
+        number = {character: i for i, character in enumerate(characters)}
+        ids = np.array([number[character] for character in text], dtype=np.uint16)
+        cut = int(len(ids) * 0.9)
+        return cls(characters, ids[:cut], ids[cut:])
+
+
+def val_loss(model: GPT, text: Text, device: torch.device) -> float:
+    """Nats per character over the whole last tenth, in float32."""
+    runtime = Runtime(device=device, dtype=torch.float32)
+    return evaluate_split(model, TokenStream([text.val]), separator=0, runtime=runtime).loss
+
+
+def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
+    """Train by the peer's own train.py in a copy of the clone."""
+    with tempfile.TemporaryDirectory() as name:
+        clone = Path(name) / "nanoGPT"
+        shutil.copytree(options.peer_nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
+        data = clone / "data" / "text"
+        data.mkdir()
+        text.train.tofile(data / "train.bin")
+        text.val.tofile(data / "val.bin")
+        meta = {"vocab_size": len(text.characters)}
+        (data / "meta.pkl").write_bytes(pickle.dumps(meta))
+        command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
+        command += [*PEER[options.recipe].split(), "--dataset=text", "--log_interval=1"]
+        command += ["--eval_iters=1", "--always_save_checkpoint=True"]
+        steps = int(re.search(r"max_iters=(\d+)", PEER[options.recipe])[1])  # type: ignore[index] # it is there
+        command += [f"--eval_interval={steps}", f"--out_dir={name}/out"]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        done = subprocess.run(
+            command, cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+        found = re.findall(r"iter (\d+): .* time ([\d.]+)ms", done.stdout)
+        seconds = sum(float(ms) for step, ms in found if 0 < int(step) < steps) / 1000
+        return {"seconds": seconds, "loss": peer_loss(Path(name) / "out/ckpt.pt", text, options)}
+
+
+def peer_loss(checkpoint: Path, text: Text, options: argparse.Namespace) -> float:
+    """The same measure for the peer's weights, in our model, which computes the same."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    sizes = {k: v for k, v in state["model_args"].items() if k != "vocab_size"}
+    config = GPTConfig(
+        **sizes,
+        vocab_size=len(text.characters),
+        position="learned",
+        norm="layernorm",
+        activation="gelu",
+        qk_norm=False,
+        zero_init_proj=False,
+        tie_weights=True,
+        logit_softcap=0.0,
+    )
+    model = GPT(config)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in state["model"].items():
+            name = name.removeprefix("_orig_mod.").removeprefix("transformer.")
+            if name in own:
+                own[name][: len(weight)] = weight
+    device = choose_device(options.device)
+    return val_loss(model.to(device), text, device)
+
+
+def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
+    """Train by one of our recipes."""
+    recipe = OURS[options.recipe, options.length]
+    device = choose_device(options.device)
+    runtime = Runtime(device=device, dtype=fastest_dtype(device), compile=device.type == "cuda")
+    torch.manual_seed(options.seed)
+    config = GPTConfig(
+        vocab_size=len(text.characters),
+        block_size=recipe.block_size,
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        n_embd=recipe.n_embd,
+        dropout=recipe.dropout,
+        bias=False,
+        position="rotary",
+        norm="rmsnorm",
+        activation="relu2",
+        qk_norm=True,
+        zero_init_proj=True,
+        tie_weights=False,
+        logit_softcap=15.0,
+    )
+    model = GPT(config).to(device)
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for event in train(
+            model,
+            TokenStream([text.train]),
+            TokenStream([text.val]),
+            train_config(recipe, options.seed),
+            separator=0,
+            runtime=runtime,
+            folder=Path(folder),
+            identity={},
+            micro_batch_tokens=1 << 16,
+            stop=threading.Event(),
+        ):
+            seconds += event.seconds if isinstance(event, StepDone) else 0.0
+    return {"seconds": seconds, "loss": val_loss(model, text, device)}
+
+
+def train_config(recipe: Recipe, seed: int) -> TrainConfig:
+    """A recipe as the loop takes it: a line up, a plateau, a line down over two fifths."""
+    optim = OptimConfig(
+        optimizer="muon",
+        learning_rate=recipe.learning_rate,
+        muon_learning_rate=recipe.muon_learning_rate,
+        weight_decay=recipe.weight_decay,
+        beta1=0.9,
+        beta2=0.95,
+        grad_clip=0.0,
+        schedule="warmup_stable_decay",
+        warmup_steps=10,
+        decay_steps=recipe.steps * 2 // 5,
+        min_lr_ratio=0.0,
+    )
+    return TrainConfig(
+        optim=optim,
+        batch_tokens=recipe.batch_tokens,
+        max_steps=recipe.steps,
+        eval_interval=recipe.steps,
+        eval_tokens=1,
+        seed=seed,
+    )
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--recipe", choices=PEER, default="cpu")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of ours")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
+    parser.add_argument("--measure", choices=("ours", "peer"), help="one training, here")
+    parser.add_argument("--length", choices=("short", "long"), help="of ours, with --measure")
+    parser.add_argument("--seed", type=int, default=1, help="of ours, with --measure")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """`python -m benchmarks.time_to_loss`."""
+    options = parse_options()
+    if options.measure:
+        run = peer if options.measure == "peer" else ours
+        print(json.dumps(run(options, Text.read(options.text))))
+        return
+    rows: dict[str, list[dict[str, Any]]] = {"nanoGPT": [], "short": [], "long": []}
+    for seed in options.seeds:  # in turn, the peer once in every round: its seed is fixed
+        if options.peer_nanogpt:
+            rows["nanoGPT"] += in_turn({"peer": ()}, 1)["peer"]
+        for length in ("short", "long"):
+            chosen = ("--length", length, "--seed", str(seed))
+            rows[length] += in_turn({"ours": chosen}, 1)["ours"]
+    print("| | seconds, median | validation loss of each | mean |")
+    print("|---|---|---|---|")
+    for who, results in rows.items():
+        if results:
+            losses = [round(result["loss"], 4) for result in results]
+            mean = sum(losses) / len(losses)
+            print(f"| {who} | {middle(results, 'seconds'):.1f} | {losses} | {mean:.4f} |")
+    print(json.dumps({**vars(options), "torch": torch.__version__, **rows}, default=str))
+
+
+if __name__ == "__main__":
+    main()
