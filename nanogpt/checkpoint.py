@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,17 +34,40 @@ def load_model(folder: Path, device: torch.device) -> GPT:
 
     Raises ValueError when the folder holds no such model.
     """
-    missing = [n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()]
-    if missing:
-        raise ValueError(f"{folder} holds no model: {', '.join(missing)} missing")
-    model = GPT(GPTConfig(**json.loads((folder / "config.json").read_text())))
+    model = GPT(read_config(folder))
     load_weights(model, folder / "model.safetensors")
     return model.to(device)
 
 
+def read_config(folder: Path) -> GPTConfig:
+    """The config of a model. Raises ValueError when the folder holds no such model."""
+    missing = [n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()]
+    if missing:
+        raise ValueError(f"{folder} holds no model: {', '.join(missing)} missing")
+    try:
+        return GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is no model's of ours: {error}") from None
+
+
 def load_weights(model: nn.Module, file: Path) -> None:
     """Fill the parameters of `model`; names and shapes must agree."""
-    weights = load_file(file)
+    fill(model, read_weights(file), file)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises ValueError when it is damaged."""
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Copy `weights`, read from `file`, into the parameters of `model`.
+
+    Raises ValueError when names or shapes do not agree.
+    """
     expected = dict(model.named_parameters())
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())

@@ -33,7 +33,7 @@ class GPTConfig:
     bias: bool
     position: Literal["learned", "rotary"]
     norm: Literal["layernorm", "rmsnorm"]
-    activation: Literal["gelu", "relu2"]
+    activation: Literal["gelu", "gelu_exact", "relu2"]  # gelu is the tanh form, as in GPT-2
     qk_norm: bool
     zero_init_proj: bool
     tie_weights: bool
@@ -141,11 +141,16 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.activation = config.activation
+        self.gelu_form = "none" if config.activation == "gelu_exact" else "tanh"
         self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
-        x = F.relu(x).square() if self.activation == "relu2" else F.gelu(x, approximate="tanh")
+        x = (
+            F.relu(x).square()
+            if self.activation == "relu2"
+            else F.gelu(x, approximate=self.gelu_form)
+        )
         return F.dropout(self.c_proj(x), self.dropout, self.training)
 
 

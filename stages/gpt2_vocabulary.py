@@ -33,12 +33,17 @@ def fetch_ranks() -> str:
     return format_ranks(ranks_from_merges(merges.decode("utf-8")))
 
 
-def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
-    """256 bytes in GPT-2's order, then one rank for each merge."""
+def byte_symbols() -> dict[int, str]:
+    """The printable character that GPT-2 writes for each byte, in the order of their ids."""
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]
-    byte_of = {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
-    ranks = {bytes([b]): i for i, b in enumerate(printable + others)}
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
+    """256 bytes in GPT-2's order, then one rank for each merge."""
+    byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(byte_of.values())}
     for line in vocab_bpe.split("\n")[1:-1]:
         first, second = line.split(" ")
         ranks[bytes(byte_of[c] for c in first + second)] = len(ranks)

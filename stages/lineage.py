@@ -4,12 +4,14 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nanogpt.files import file_sha256
 from nanogpt.runtime import Runtime
+from stages.initial_weights import origin_of
 from stages.shards import Shards
 
 LIBRARIES = ("torch", "numpy", "tiktoken", "pyarrow", "safetensors")
@@ -49,7 +51,7 @@ def lineage(
     shards: Shards, identity: dict[str, Any], fingerprint: str, model_id: str, runtime: Runtime
 ) -> dict[str, Any]:
     """Everything that went into a model, as JSON."""
-    manifest = shards.manifest
+    manifest, init_from = shards.manifest, identity["train"]["init_from"]
     return {
         "model_id": model_id,
         "fingerprint": fingerprint,
@@ -60,6 +62,7 @@ def lineage(
             "shards_manifest_sha256": file_sha256(shards.folder / "manifest.json"),
             "tokenizer_fingerprint": manifest["tokenizer_fingerprint"],
         },
+        "init_from": origin_of(Path(init_from)) if init_from else None,
         "code": code_state(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "hardware": hardware(runtime),

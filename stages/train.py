@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 import nanogpt
 from nanogpt.files import file_sha256, write_whole
 from stages.command import Crashed, Interrupted, main
+from stages.initial_weights import check_initial, weights_sha256
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.shards import Shards
@@ -42,7 +43,7 @@ class ModelParams(Section):
     bias: bool
     position: Literal["learned", "rotary"]
     norm: Literal["layernorm", "rmsnorm"]
-    activation: Literal["gelu", "relu2"]
+    activation: Literal["gelu", "gelu_exact", "relu2"]
     qk_norm: bool
     zero_init_proj: bool
     tie_weights: bool
@@ -63,6 +64,7 @@ class ModelParams(Section):
 class TrainParams(Section):
     """The section `train`."""
 
+    init_from: str | None
     batch_tokens: int = Field(ge=8)
     max_steps: int = Field(ge=1)
     optimizer: Literal["adamw", "muon"]
@@ -81,6 +83,17 @@ class TrainParams(Section):
     keep: Literal["best", "last"]
     precision: Literal["auto", "float32", "bfloat16"]
     seed: int = Field(ge=0, lt=2**63)
+
+    @field_validator("init_from")
+    @classmethod
+    def init_lies_in_weights(cls, init_from: str | None) -> str | None:
+        """DVC watches `weights/` and nothing beside it."""
+        if init_from is None:
+            return None
+        parts = Path(init_from).parts
+        if len(parts) < 2 or parts[0] != "weights" or ".." in parts:
+            raise ValueError(f"{init_from!r} is no folder in weights/, such as weights/gpt2")
+        return init_from
 
     @model_validator(mode="after")
     def schedule_fits(self) -> "TrainParams":
@@ -108,6 +121,7 @@ def identity_of(model: ModelParams, train: TrainParams, shards: Path) -> dict[st
         "model": model.model_dump(),
         "train": train.model_dump(),
         "shards_manifest_sha256": file_sha256(shards / "manifest.json"),
+        "init_weights_sha256": weights_sha256(Path(train.init_from)) if train.init_from else None,
     }
 
 
@@ -156,7 +170,9 @@ def run(
     Raises Interrupted when asked to stop first, ValueError when the training cannot be done.
     """
     check_batch(model, train)
-    Shards.open(shards)
+    tokenizer = Shards.open(shards).tokenizer_folder
+    if train.init_from:
+        check_initial(Path(train.init_from), model.model_dump(), tokenizer)
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
     windows = train.batch_tokens // model.block_size

@@ -18,13 +18,20 @@ from typing import Any
 
 import torch
 
-from nanogpt.checkpoint import Progress, checkpoint_folder, load_weights, save_model
+from nanogpt.checkpoint import (
+    Progress,
+    checkpoint_folder,
+    checkpoints,
+    load_weights,
+    save_model,
+)
 from nanogpt.files import whole_folder, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
 from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
 from stages.command import EXPECTED
+from stages.initial_weights import load_initial
 from stages.lineage import lineage
 from stages.recorder import Recorder
 from stages.settings import Settings, read_settings
@@ -76,7 +83,10 @@ class Job:
         dtype = DTYPES[self.params.precision]
         with launched(self.settings.device, dtype, self.settings.compile) as runtime:
             torch.manual_seed(self.params.seed)
-            model = GPT(self.config).to(runtime.device)
+            model = GPT(self.config)
+            if self.params.init_from and not checkpoints(self.folder):
+                load_initial(model, Path(self.params.init_from))
+            model.to(runtime.device)
             events = self.events(model, runtime)
             if runtime.rank == 0:
                 return self.record(events, model, runtime)

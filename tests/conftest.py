@@ -126,7 +126,9 @@ def make_template(folder: Path) -> Project:
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("dvc.yaml", "params.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "texts").mkdir()
+    for name in ("texts", "weights"):
+        (folder / name).mkdir()
+    shutil.copy(ROOT / "weights/README.md", folder / "weights")
     write_texts(folder / "texts", seed=0)
     (folder / "runs/home").mkdir(parents=True)
     project = project_in(folder)

@@ -1,0 +1,294 @@
+"""GPT-2's weights, in and out: `python -m stages.convert`.
+
+    from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face hub
+    from-hf FOLDER OUT                 a GPT-2 of your own as transformers saved it
+    from-nanogpt out/ckpt.pt OUT       what nanoGPT trained
+    to-hf models/gpt OUT               a model of ours for transformers, if it is a GPT-2
+
+What comes in is a model folder as `models/gpt` is one: weights, config, tokenizer, and a
+`source.json` that tells where from, by sha256. In `weights/` a training can start from it
+(`train.init_from`). This is no stage of the pipeline; DVC watches `weights/`, not how it got there.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from nanogpt.checkpoint import load_model, read_config, read_weights, save_model
+from nanogpt.convert import (
+    config_from_hf,
+    config_from_nanogpt,
+    config_to_hf,
+    gpt2_model,
+    read_nanogpt,
+    size_of,
+    weights_to_hf,
+)
+from nanogpt.files import file_sha256, whole_folder
+from nanogpt.model import GPT
+from stages.command import main
+from stages.fast_tokenizer import save_fast_tokenizer, written_vocabulary
+from stages.gpt2_vocabulary import gpt2_ranks
+from stages.settings import Settings
+from stages.tokenizer import (
+    BpeTokenizer,
+    Tokenizer,
+    fingerprint,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+# Commits of openai-community/NAME on the hub.
+REVISIONS = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+GPT2_IDS = (50_257, 50_304)  # as nanoGPT pads them
+HF_FILES = ("config.json", "model.safetensors")
+TIMEOUT_SECONDS = 10
+
+
+def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | None) -> None:
+    """A GPT-2 of the hub or of a local folder into a model folder."""
+    folder, origin = hf_folder(name, revision)
+    file, source = (folder / name for name in HF_FILES)
+    about = read_json(file)
+    with named(file):
+        config = config_from_hf(about)
+        tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
+        if tokenizer.n_vocab != config.vocab_size:
+            raise ValueError(
+                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} ids"
+            )
+    if tokenizer_name is None:
+        check_vocabulary(folder)
+    weights = read_weights(source)
+    model = gpt2_model(config, weights, source, vocab_rows=config.vocab_size, conv1d=True)
+    write_model(out, model, tokenizer, origin, [file, source])
+
+
+def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
+    """Where the files of a GPT-2 lie, those of the hub fetched before, and where they come from."""
+    if name in REVISIONS:
+        commit = resolved(name, revision or REVISIONS[name])
+        origin = {"huggingface": f"openai-community/{name}", "revision": commit}
+        return fetched(name, commit), origin
+    if revision is not None:
+        raise ValueError(f"--revision is for {', '.join(REVISIONS)}; {name} is none of them")
+    missing = [file for file in HF_FILES if not Path(name, file).is_file()]
+    if missing:
+        raise ValueError(
+            f"{name} is none of {', '.join(REVISIONS)}, and no folder as transformers' "
+            f"`save_pretrained` writes it: {', '.join(missing)} missing"
+        )
+    return Path(name), {"folder": name}
+
+
+def from_nanogpt(checkpoint: Path, out: Path, tokenizer_name: str | None) -> None:
+    """A ckpt.pt of nanoGPT into a model folder."""
+    model_args, weights = read_nanogpt(checkpoint)
+    with named(checkpoint):
+        rows = size_of(model_args, "vocab_size")
+        tokenizer = chosen_tokenizer(tokenizer_name, rows)
+        config = config_from_nanogpt(model_args, tokenizer.n_vocab)
+    model = gpt2_model(config, weights, checkpoint, vocab_rows=rows, conv1d=False)
+    write_model(out, model, tokenizer, {"nanogpt": str(checkpoint)}, [checkpoint])
+
+
+def to_hf(folder: Path, out: Path) -> None:
+    """A model folder into one that transformers loads, with its tokenizer."""
+    config = read_config(folder)
+    tokenizer = own_tokenizer(folder / "tokenizer")
+    if tokenizer.n_vocab != config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} ids, the model {config.vocab_size}"
+        )
+    with named(folder / "config.json"):
+        about = config_to_hf(config, separator=tokenizer.separator)
+    model = load_model(folder, torch.device("cpu"))
+    weights = weights_to_hf(config, dict(model.named_parameters()))
+    ends = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
+    with whole_folder(out) as beside:
+        save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
+        write_json(beside / "config.json", about)
+        write_json(beside / "generation_config.json", ends)
+        save_fast_tokenizer(beside, tokenizer, block_size=config.block_size)
+        for name in ("lineage.json", "source.json"):
+            if (folder / name).is_file():
+                shutil.copy(folder / name, beside / name)
+    print(f"convert: {out} holds a GPT-2 for transformers")
+
+
+def resolved(name: str, revision: str) -> str:
+    """The commit that a branch, a tag or a commit of the hub names."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    with hub_errors(name, revision):
+        info = HfApi().model_info(
+            f"openai-community/{name}", revision=revision, timeout=TIMEOUT_SECONDS
+        )
+    assert info.sha is not None  # the hub's models have one
+    return info.sha
+
+
+def fetched(name: str, commit: str) -> Path:
+    """The hub's files of a GPT-2, in the hub's own cache."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(name, commit):
+        *_, last = (
+            hf_hub_download(
+                f"openai-community/{name}", file, revision=commit, etag_timeout=TIMEOUT_SECONDS
+            )
+            for file in HF_FILES
+        )
+    return Path(last).parent
+
+
+@contextmanager
+def hub_errors(name: str, revision: str) -> Iterator[None]:
+    """Tell a revision that is none (ValueError) from a hub out of reach (ConnectionError)."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        reason, status = " ".join(str(error).split()), error.response.status_code
+        if 400 <= status < 500 and status != 429:
+            raise ValueError(f"the hub has no {name} at revision {revision}: {reason}") from None
+        raise ConnectionError(f"the Hugging Face hub did not give {name}: {reason}") from None
+    except (ConnectionError, LocalEntryNotFoundError, httpx2.TransportError) as error:
+        raise ConnectionError(
+            f"the Hugging Face hub did not give {name} ({error.__cause__ or error}); try again, or "
+            "name a folder with its files"
+        ) from None
+
+
+def chosen_tokenizer(name: str | None, ids: int) -> Tokenizer:
+    """The tokenizer in a folder of ours, or GPT-2's for a model of as many ids.
+
+    Raises ValueError when none is named and it cannot be GPT-2's.
+    """
+    if name is None and ids not in GPT2_IDS:
+        raise ValueError(
+            f"vocab_size is {ids}, GPT-2's is {GPT2_IDS[0]}; name the model's own tokenizer, a "
+            "folder such as models/gpt/tokenizer, by --tokenizer"
+        )
+    if name in (None, "gpt2"):
+        return BpeTokenizer.of(r50k_pat_str, gpt2_ranks())
+    return own_tokenizer(Path(name))
+
+
+def own_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a folder. Raises ValueError when there is none of ours."""
+    try:
+        return load_tokenizer(folder)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder} holds no tokenizer as `models/gpt/tokenizer` is one: {error!r}"
+        ) from None
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raise ValueError when the tokenizer beside the weights is not GPT-2's.
+
+    Many a GPT-2 of another language has as many ids, and others.
+    """
+    if (file := folder / "tokenizer.json").is_file():
+        found = read_json(file).get("model", {}).get("vocab")
+    elif (file := folder / "vocab.json").is_file():
+        found = read_json(file)
+    else:  # the weights came alone
+        return
+    if found != written_vocabulary(gpt2_ranks()):
+        raise ValueError(f"{file} is not GPT-2's; name the model's own tokenizer by --tokenizer")
+
+
+def write_model(
+    out: Path, model: GPT, tokenizer: Tokenizer, origin: dict[str, str], files: list[Path]
+) -> None:
+    """Write the folder of a model that was made of these files."""
+    source = {
+        **origin,
+        "sha256": {file.name: file_sha256(file) for file in files},
+        "tokenizer_fingerprint": fingerprint(tokenizer),
+    }
+    with whole_folder(out) as folder:
+        save_model(folder, model)
+        save_tokenizer(folder / "tokenizer", tokenizer)
+        write_json(folder / "source.json", source)
+    print(f"convert: {out} holds {model.n_params():,} parameters")
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises ValueError when it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(prog="python -m stages.convert")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    hf = commands.add_parser("from-hf", help="GPT-2 of Hugging Face into a model folder")
+    hf.add_argument("source", help=f"{', '.join(REVISIONS)}, or a folder with its files")
+    hf.add_argument("--revision", help="of the hub: a commit, a tag, a branch; pinned by default")
+    nanogpt = commands.add_parser("from-nanogpt", help="nanoGPT's ckpt.pt into a model folder")
+    nanogpt.add_argument("source", type=Path, help="the ckpt.pt")
+    for command in (hf, nanogpt):
+        command.add_argument("--tokenizer", help="gpt2, or a folder such as models/gpt/tokenizer")
+    out = commands.add_parser("to-hf", help="a model folder into one for transformers")
+    out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
+    for command in (hf, nanogpt, out):
+        command.add_argument("out", type=Path, help="a new folder")
+    return whole
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.convert COMMAND ...`."""
+    options = parser().parse_args()
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists; remove it, or name another folder")
+    if options.command == "from-hf":
+        from_hf(options.source, options.out, options.revision, options.tokenizer)
+    elif options.command == "from-nanogpt":
+        from_nanogpt(options.source, options.out, options.tokenizer)
+    else:
+        to_hf(options.source, options.out)
+
+
+if __name__ == "__main__":
+    main("convert", run_stage)

@@ -1,0 +1,75 @@
+"""The weights that a training starts from when `train.init_from` names a folder in `weights/`.
+
+Such a folder is a model's: `stages.convert` makes one of GPT-2, and `models/gpt` is one to copy.
+Here it is checked against params and shards before a training, and read at its start. torch is
+imported late: the launcher's check of the params does without.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt.files import file_sha256
+
+if TYPE_CHECKING:
+    from nanogpt.model import GPT
+
+FREE = ("block_size", "dropout")  # may be otherwise than in the model that is started from
+
+
+def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
+    """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
+    from nanogpt.checkpoint import read_config
+
+    if not folder.is_dir():
+        raise ValueError(
+            f"train.init_from: there is no folder {folder}; weights/README.md says how to get one"
+        )
+    found = vars(read_config(folder))
+    differing = [
+        f"model.{key} is {model[key]!r}, there {found[key]!r}"
+        for key in model
+        if key not in FREE and model[key] != found[key]
+    ]
+    if model["block_size"] > found["block_size"]:
+        differing.append(
+            f"model.block_size is {model['block_size']}, there {found['block_size']} at most"
+        )
+    if differing:
+        raise ValueError(f"train.init_from {folder} is another model: {'; '.join(differing)}")
+    if contents(folder / "tokenizer") != contents(tokenizer):
+        raise ValueError(
+            f"train.init_from {folder} knows other tokens than {tokenizer}; set `tokenize` to what "
+            "its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
+        )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a tokenizer; its fingerprint is a hash of the same."""
+    return {file.name: file.read_bytes() for file in folder.glob("*")}
+
+
+def weights_sha256(folder: Path) -> str:
+    """What tells these weights from any others."""
+    return file_sha256(folder / "model.safetensors")
+
+
+def load_initial(model: "GPT", folder: Path) -> None:
+    """Fill a model; of learned positions only those it has are taken."""
+    from nanogpt.checkpoint import fill, read_weights
+
+    file = folder / "model.safetensors"
+    weights = read_weights(file)
+    if model.wpe is not None:
+        weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]
+    fill(model, weights, file)
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """Where the weights come from, as `stages.convert` or the training that made them noted it."""
+    notes = [folder / name for name in ("source.json", "lineage.json")]
+    return {
+        "folder": folder.as_posix(),
+        "sha256": weights_sha256(folder),
+        **{file.stem: json.loads(file.read_text()) for file in notes if file.is_file()},
+    }
