@@ -142,7 +142,7 @@ def peer_loss(checkpoint: Path, text: Text, options: argparse.Namespace) -> floa
         vocab_size=len(text.characters),
         position="learned",
         norm="layernorm",
-        activation="gelu",
+        activation="gelu_exact",
         qk_norm=False,
         zero_init_proj=False,
         tie_weights=True,
