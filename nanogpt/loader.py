@@ -33,7 +33,7 @@ def micro_batches(
     vocab_size: int,
     runtime: Runtime,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets, each (micro, T) int64 on the device, for each of `numbers`.
+    """Inputs and targets, views (micro, T) int64 on the device, for each of `numbers`.
 
     This process's micro-batch m holds windows [n * micro, (n + 1) * micro) of the order, where
     n = m * world_size + rank. Raises what the reading raises: ValueError at a token beyond the
@@ -46,13 +46,19 @@ def micro_batches(
         windows = n[:, None] * micro + np.arange(micro)  # (micro-batches, micro)
         rows = stream.read_rows(order.starts(windows.ravel()), order.block_size + 1)
         check_vocabulary(rows, vocab_size)
-        read = torch.from_numpy(rows.reshape(len(chunk), micro, -1))
-        return read.pin_memory() if runtime.device.type == "cuda" else read
+        unpinned = torch.from_numpy(rows.reshape(len(chunk), micro, -1))
+        if runtime.device.type != "cuda":
+            return unpinned
+        pinned = torch.empty_like(unpinned, pin_memory=True)
+        pinned.numpy()[:] = unpinned.numpy()
+        return pinned
 
     size = max(1, CHUNK_TOKENS // (micro * order.block_size))
     chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
     for rows in read_ahead(read, chunks):
-        yield from inputs_and_targets(rows, runtime.device)
+        wide = widened(rows, runtime.device)
+        for i in range(len(wide)):
+            yield wide[i, :, :-1], wide[i, :, 1:]
 
 
 def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
@@ -74,10 +80,8 @@ def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
             thread.shutdown(cancel_futures=True)  # read nothing more for nobody
 
 
-def inputs_and_targets(rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views (B, T) of each of rows (M, B, 1 + T), int64 on the device; targets one token later."""
+def widened(rows: Tensor, device: torch.device) -> Tensor:
+    """The same ids as int64 on the device, on CUDA without waiting for the copy."""
     if device.type == "cuda":
-        rows = rows.to(device, non_blocking=True).long()  # a quarter of the bytes to copy
-    else:
-        rows = rows.long().to(device)
-    return zip(rows[..., :-1].unbind(), rows[..., 1:].unbind(), strict=True)
+        return rows.to(device, non_blocking=True).long()  # a quarter of the bytes to copy
+    return rows.long().to(device)

@@ -35,12 +35,18 @@ class GPTConfig:
     zero_init_proj: bool
     tie_weights: bool
     logit_softcap: float
+    mask_documents: bool = False  # models saved before there was this choice have no such key
 
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.position == "rotary" and (self.n_embd // self.n_head) % 2:
             raise ValueError("rotary positions need an even head size (n_embd / n_head)")
+
+    @property
+    def separator(self) -> int:
+        """The id that stands after every document: the last one, as in GPT-2's vocabulary."""
+        return self.vocab_size - 1
 
     @property
     def padded_vocab_size(self) -> int:
@@ -56,7 +62,14 @@ class KVCache:
         shape = (config.n_layer, batch, config.n_head, config.block_size, head_size)
         self.k = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.idx = torch.zeros(batch, config.block_size, device=device, dtype=torch.long)
         self.length = 0
+
+    def extend_idx(self, idx: Tensor) -> Tensor:
+        """Append idx (B, T) after `length`; return all token ids."""
+        end = self.length + idx.size(1)
+        self.idx[:, self.length : end] = idx
+        return self.idx[:, :end]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v (B, H, T, D) after `length`; return all keys and values of the layer."""
@@ -110,7 +123,12 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, layer: int, cache: KVCache | None
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        layer: int,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         B, T, C = x.size()
         q, k, v = self.c_attn(x).split(C, dim=2)
@@ -124,13 +142,15 @@ class CausalSelfAttention(nn.Module):
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+        if mask is None and k.size(2) != T:
+            mask = causal_mask(T, k.size(2), q.device)
         y = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if k.size(2) == T else causal_mask(T, k.size(2), q.device),
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=k.size(2) == T,
+            is_causal=mask is None,
         )
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
@@ -140,6 +160,16 @@ def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
     """(n_query, n_key) booleans: the queries are the last n_query of the n_key positions."""
     ones = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
     return ones.tril(diagonal=n_key - n_query)
+
+
+def document_mask(idx: Tensor, separator: int, n_query: int) -> Tensor:
+    """(B, 1, n_query, K) booleans: the last n_query of idx (B, K) see their own document so far.
+
+    A separator belongs to the document after it, whose first token is predicted from it.
+    """
+    document = (idx == separator).cumsum(1)  # (B, K)
+    same = document[:, -n_query:, None] == document[:, None, :]  # (B, n_query, K)
+    return (same & causal_mask(n_query, idx.size(1), idx.device))[:, None]
 
 
 class MLP(nn.Module):
@@ -169,9 +199,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, layer: int, cache: KVCache | None
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        layer: int,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), angles, layer, cache)
+        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask)
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -232,8 +267,12 @@ class GPT(nn.Module):
             x = x + self.wpe(torch.arange(start, end, device=idx.device))
         x = F.dropout(x, self.config.dropout, self.training)
         angles = None if self.wpe is not None else (self.cos[start:end], self.sin[start:end])
+        mask = None
+        if self.config.mask_documents:
+            seen = idx if cache is None else cache.extend_idx(idx)
+            mask = document_mask(seen, self.config.separator, idx.size(1))
         for layer, block in enumerate(self.h):
-            x = block(x, angles, layer, cache)
+            x = block(x, angles, layer, cache, mask)
         if cache is not None:
             cache.length = end
         logits: Tensor = self.lm_head(self.ln_f(x)).float()  # (B, T, V padded)
