@@ -29,6 +29,7 @@ GPT2: dict[str, Any] = {
     "qk_norm": False,
     "tie_weights": True,
     "logit_softcap": 0.0,
+    "mask_documents": False,
 }
 
 # What Hugging Face's config.json must say, where it says it.

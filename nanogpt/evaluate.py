@@ -1,8 +1,8 @@
 """How well a model predicts a whole split: every token once, nothing sampled.
 
-The stream is cut into consecutive windows; each token is predicted from those before it in its
-window, the very first from the separator that precedes every document. What is summed is exact and
-the same for any batch size or number of processes, up to rounding.
+Windows lie over the stream, side by side or, with a stride, overlapping; each token is predicted
+from those before it in its window, the very first from the separator that precedes every document.
+What is summed is exact and the same for any batch size or number of processes, up to rounding.
 """
 
 import math
@@ -20,7 +20,7 @@ from nanogpt.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Losses in nats per token. Windows are the units of the standard error."""
+    """Losses in nats per token. Runs of block_size tokens are the units of the standard error."""
 
     loss: float
     standard_error: float
@@ -38,9 +38,13 @@ def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
     return loss * n_tokens / (math.log(2) * n_bytes)
 
 
-def split_windows(n_tokens: int, block_size: int) -> list[int]:
-    """First target of each consecutive window over a split."""
-    return list(range(0, n_tokens, block_size))
+def split_windows(n_tokens: int, block_size: int, stride: int) -> list[int]:
+    """First target of each window. All but the first count their last `stride` targets alone.
+
+    So every token counts once, and all but the first block_size of them are predicted with at least
+    block_size - stride tokens before them.
+    """
+    return list(range(0, max(min(1, n_tokens), n_tokens - block_size + stride), stride))
 
 
 def window_at(stream: TokenStream, start: int, block_size: int, separator: int) -> Tensor:
@@ -59,21 +63,21 @@ def evaluate_split(
     runtime: Runtime,
     batch_tokens: int = 16_384,
     block_size: int | None = None,
+    stride: int | None = None,
     max_windows: int | None = None,
 ) -> Evaluation:
     """Evaluate on the whole split, or on max_windows of it spread evenly.
 
-    block_size is the length of a window, by default all that the model takes.
+    block_size is the length of a window, by default all that the model takes; stride is how far one
+    window lies after the other, by default its length.
     """
     block_size = block_size or model.config.block_size
-    starts = split_windows(len(stream), block_size)
+    stride = stride or block_size
+    starts = split_windows(len(stream), block_size, stride)
     if max_windows is not None and max_windows < len(starts):
         starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
     mine = range(runtime.rank, len(starts), runtime.world_size)
-    window_sums = torch.zeros(len(starts), dtype=torch.float64)
-    window_tokens = torch.zeros(len(starts), dtype=torch.float64)
-    position_sums = torch.zeros(block_size, dtype=torch.float64)
-    position_tokens = torch.zeros(block_size, dtype=torch.float64)
+    sums = Sums(len(stream), block_size, stride)
     was_training = model.training
     model.eval()
     for batch in batches(mine, max(1, batch_tokens // block_size)):
@@ -84,35 +88,46 @@ def evaluate_split(
             rows = rows.to(runtime.device)
             with runtime.autocast():
                 losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
-            losses = losses.cpu().double()
-            T = losses.size(1)
-            position_sums[:T] += losses.sum(0)
-            position_tokens[:T] += len(group)
-            for j, row in zip(group, losses, strict=True):
-                window_sums[batch[j]] = row.sum()
-                window_tokens[batch[j]] = T
+            sums.add([starts[batch[j]] for j in group], losses.cpu().double())
     model.train(was_training)
-    if runtime.distributed:
-        for sums in (window_sums, window_tokens, position_sums, position_tokens):
-            sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
-    return summarise(window_sums, window_tokens, position_sums, position_tokens)
+    return sums.summarise(runtime)
 
 
-def summarise(
-    window_sums: Tensor, window_tokens: Tensor, position_sums: Tensor, position_tokens: Tensor
-) -> Evaluation:
-    """Mean loss, its standard error (ratio estimator over windows) and the mean per position."""
-    tokens = window_tokens.sum()
-    loss = window_sums.sum() / tokens
-    n = len(window_sums)
-    residuals = window_sums - loss * window_tokens
-    variance = residuals.square().sum() / max(1, n - 1) * n / tokens.square()
-    return Evaluation(
-        loss=loss.item(),
-        standard_error=math.sqrt(variance.item()),
-        tokens=int(tokens.item()),
-        loss_by_position=(position_sums / position_tokens.clamp(min=1)).numpy(),
-    )
+class Sums:
+    """What is added up of the tokens that count, by run of block_size tokens and by position."""
+
+    def __init__(self, n_tokens: int, block_size: int, stride: int) -> None:
+        self.block_size = block_size
+        self.repeated = block_size - stride  # targets at a window's start that count elsewhere
+        self.runs = torch.zeros(2, math.ceil(n_tokens / block_size), dtype=torch.float64)
+        self.positions = torch.zeros(2, block_size, dtype=torch.float64)  # of losses, of tokens
+
+    def add(self, starts: list[int], losses: Tensor) -> None:
+        """Add the losses (B, T) of windows that start there."""
+        first = torch.tensor(starts)[:, None]  # (B, 1)
+        position = torch.arange(losses.size(1))  # (T,)
+        counted = (position >= self.repeated) | (first == 0)  # (B, T)
+        pairs = torch.stack((losses * counted, counted.double()))  # (2, B, T)
+        run = (first + position)[counted] // self.block_size
+        self.runs.index_add_(1, run, pairs[:, counted])
+        self.positions[:, : len(position)] += pairs.sum(1)
+
+    def summarise(self, runtime: Runtime) -> Evaluation:
+        """Mean loss, its standard error (ratio estimator over runs) and the mean per position."""
+        if runtime.distributed:
+            for sums in (self.runs, self.positions):
+                sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
+        losses, counts = self.runs
+        tokens, n = counts.sum(), int((counts > 0).sum())
+        loss = losses.sum() / tokens
+        residuals = losses - loss * counts  # zero where no token was counted
+        variance = residuals.square().sum() / max(1, n - 1) * n / tokens.square()
+        return Evaluation(
+            loss=loss.item(),
+            standard_error=math.sqrt(variance.item()),
+            tokens=int(tokens.item()),
+            loss_by_position=(self.positions[0] / self.positions[1].clamp(min=1)).numpy(),
+        )
 
 
 def batches(indices: range, size: int) -> list[range]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.attention import attend
+from nanogpt.attention import attend, document_mask
 from nanogpt.loss import Head, mean_loss, token_losses
 
 
@@ -38,12 +38,18 @@ class GPTConfig:
     zero_init_proj: bool
     tie_weights: bool
     logit_softcap: float
+    mask_documents: bool = False  # models saved before there was this choice have no such key
 
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.position == "rotary" and (self.n_embd // self.n_head) % 2:
             raise ValueError("rotary positions need an even head size (n_embd / n_head)")
+
+    @property
+    def separator(self) -> int:
+        """The id that stands after every document: the last one, as in GPT-2's vocabulary."""
+        return self.vocab_size - 1
 
     @property
     def padded_vocab_size(self) -> int:
@@ -59,7 +65,14 @@ class KVCache:
         shape = (config.n_layer, batch, config.n_head, config.block_size, head_size)
         self.k = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.idx = torch.zeros(batch, config.block_size, device=device, dtype=torch.long)
         self.length = 0
+
+    def extend_idx(self, idx: Tensor) -> Tensor:
+        """Append idx (B, T) after `length`; return all token ids."""
+        end = self.length + idx.size(1)
+        self.idx[:, self.length : end] = idx
+        return self.idx[:, :end]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v (B, H, T, D) after `length`; return all keys and values of the layer."""
@@ -113,7 +126,12 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.dropout
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, layer: int, cache: KVCache | None
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        layer: int,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         B, T, C = x.size()
         qk, v = (
@@ -128,7 +146,7 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (*qk.chunk(2, dim=2), v))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        y = attend(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -165,9 +183,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, angles: tuple[Tensor, Tensor] | None, layer: int, cache: KVCache | None
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor] | None,
+        layer: int,
+        cache: KVCache | None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), angles, layer, cache)
+        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask)
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -234,8 +257,12 @@ class GPT(nn.Module):
             x = x + self.wpe(torch.arange(start, end, device=idx.device))
         x = F.dropout(x, self.config.dropout, self.training)
         angles = None if self.wpe is not None else (self.cos[start:end], self.sin[start:end])
+        mask = None
+        if self.config.mask_documents:
+            seen = idx if cache is None else cache.extend_idx(idx)
+            mask = document_mask(seen, self.config.separator, idx.size(1))
         for layer, block in enumerate(self.h):
-            x = block(x, angles, layer, cache)
+            x = block(x, angles, layer, cache, mask)
         if cache is not None:
             cache.length = end
         x = self.ln_f(x)

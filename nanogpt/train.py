@@ -9,7 +9,7 @@ resumed computes what an uninterrupted one does.
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.checkpoint import Progress, checkpoints, load_state, save_state
-from nanogpt.data import TokenStream, WindowOrder, mix, read_windows
+from nanogpt.data import TokenStream, WindowOrder, mix
 from nanogpt.evaluate import evaluate_split
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.loader import micro_batches
+from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
 from nanogpt.runtime import Runtime
 
@@ -57,6 +58,7 @@ class StepDone:
     lr: float
     grad_norm: float
     seconds: float
+    loader_seconds: float  # of those, spent waiting for data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,14 @@ def train(
         progress = load_state(found[-1], model, optimizers, identity)
     check_same_step(progress.step, runtime)
     wrapped = wrap(model.train(), runtime)
-    batches = Batches(train_stream, order, model.config, micro, accumulation, runtime)
+    batches = micro_batches(
+        train_stream,
+        order,
+        numbers=range(progress.step * accumulation, config.max_steps * accumulation),
+        micro=micro,
+        vocab_size=model.config.vocab_size,
+        runtime=runtime,
+    )
     yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
 
     stopping = False
@@ -146,7 +155,8 @@ def train(
         started, step = time.perf_counter(), progress.step + 1
         ratio = lr_ratio(progress.step, config.optim, config.max_steps)
         set_lr(optimizers, ratio)
-        share = add_gradients(wrapped, batches, progress.step, config.seed, runtime)
+        seeds = dropout_seeds(config.seed, progress.step, accumulation, runtime)
+        share, loader_seconds = add_gradients(wrapped, batches, seeds, runtime)
         grad_norm = clip_gradients(model, config.optim.grad_clip)
         loss, stopping = agree(share, stop.is_set(), runtime)
         check_finite(step, {"loss": loss, "gradient norm": grad_norm})
@@ -160,6 +170,7 @@ def train(
             lr=config.optim.learning_rate * ratio,
             grad_norm=grad_norm,
             seconds=time.perf_counter() - started,
+            loader_seconds=loader_seconds,
         )
         due = step % config.eval_interval == 0 or step == config.max_steps
         if due:
@@ -184,44 +195,34 @@ def train(
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The share of every global batch that this process reads."""
-
-    stream: TokenStream
-    order: WindowOrder
-    model: GPTConfig
-    micro: int
-    accumulation: int
-    runtime: Runtime
-
-    def index(self, i: int) -> int:
-        """Which micro-batch of the global batch this process takes as its i-th."""
-        return i * self.runtime.world_size + self.runtime.rank
-
-    def read(self, step: int, i: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (micro, T) of this process's i-th micro-batch after `step` updates."""
-        per_step = self.accumulation * self.runtime.world_size
-        first = (step * per_step + self.index(i)) * self.micro
-        starts = [self.order.start(k) for k in range(first, first + self.micro)]
-        x, y = read_windows(self.stream, starts, self.model.block_size, self.model.vocab_size)
-        return x.to(self.runtime.device), y.to(self.runtime.device)
+def dropout_seeds(seed: int, step: int, accumulation: int, runtime: Runtime) -> list[int]:
+    """A seed for each of this process's micro-batches, the same for any number of processes."""
+    numbers = (i * runtime.world_size + runtime.rank for i in range(accumulation))
+    return [mix(seed, step, number) for number in numbers]
 
 
 def add_gradients(
-    wrapped: nn.Module, batches: Batches, step: int, seed: int, runtime: Runtime
-) -> Tensor:
-    """Gradients of one update's mean loss; this process's share of that loss, a scalar."""
-    total = torch.zeros((), device=runtime.device)
-    for i in range(batches.accumulation):
-        x, y = batches.read(step, i)
-        torch.manual_seed(mix(seed, step, batches.index(i)))  # dropout of this micro-batch
-        with sync_gradients(wrapped, last=i == batches.accumulation - 1):
+    wrapped: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    seeds: Sequence[int],
+    runtime: Runtime,
+) -> tuple[Tensor, float]:
+    """Gradients of one update's mean loss over a micro-batch per seed.
+
+    Returns this process's share of that loss, a scalar, and the seconds it waited for data.
+    """
+    total, waited = torch.zeros((), device=runtime.device), 0.0
+    for i, seed in enumerate(seeds, start=1):
+        started = time.perf_counter()
+        x, y = next(batches)
+        waited += time.perf_counter() - started
+        torch.manual_seed(seed)
+        with sync_gradients(wrapped, last=i == len(seeds)):
             with runtime.autocast():
-                loss = wrapped(x, y) / batches.accumulation
+                loss = wrapped(x, y) / len(seeds)
             loss.backward()
         total += loss.detach() / runtime.world_size
-    return total
+    return total, waited
 
 
 def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:

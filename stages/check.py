@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.command import main
 from stages.download import CorpusParams
-from stages.evaluate import EvaluateParams
+from stages.evaluate import EvaluateParams, check_stride
 from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read_params, unknown_key
 from stages.sample import SampleParams
 from stages.settings import Settings
@@ -67,6 +67,11 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
         problems.append(
             f"evaluate.context {evaluate.context} is more than model.block_size {model.block_size}"
         )
+    elif evaluate.context is None:
+        try:
+            check_stride(evaluate.stride, model.block_size)
+        except ValueError as error:
+            problems.append(str(error))
     return problems
 
 

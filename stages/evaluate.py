@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nanogpt.files import whole_folder, write_whole
 from stages.command import main
@@ -30,6 +30,23 @@ class EvaluateParams(Section):
     """The section `evaluate`."""
 
     context: int | None = Field(ge=1)
+    stride: int | None = Field(ge=1)
+
+    @model_validator(mode="after")
+    def stride_leaves_no_gap(self) -> "EvaluateParams":
+        """Every token must be predicted."""
+        if self.context is not None:
+            check_stride(self.stride, self.context)
+        return self
+
+
+def check_stride(stride: int | None, context: int) -> None:
+    """Raise ValueError when windows of `context` tokens would leave gaps between them."""
+    if stride is not None and stride > context:
+        raise ValueError(
+            f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
+            "leave tokens out; give a smaller one, or null for windows side by side"
+        )
 
 
 def check_tokenizer(model: Path, shards: Shards) -> None:
@@ -90,13 +107,16 @@ def run(
         raise ValueError(
             f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
         )
+    context = params.context or gpt.config.block_size
+    check_stride(params.stride, context)
     evaluation = evaluate_split(
         gpt,
         shards.stream("val"),
         separator=shards.manifest["separator"],
         runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
         batch_tokens=settings.micro_batch_tokens,
-        block_size=params.context,
+        block_size=context,
+        stride=params.stride,
     )
     n_bytes = shards.manifest["splits"]["val"]["bytes"]
     result = {
@@ -104,6 +124,8 @@ def run(
         "standard_error": evaluation.standard_error,
         "tokens": evaluation.tokens,
         "bytes": n_bytes,
+        "context": context,
+        "stride": params.stride or context,
         "baselines": {
             name: figures(loss, evaluation.tokens, n_bytes)
             for name, loss in baseline_losses(shards).items()

@@ -56,6 +56,7 @@ class Recorder:
         self.recorded = {name: tracker.last_step(name) for name in ("train/loss", "val/loss")}
         self.max_steps, self.batch_tokens, self.interval = max_steps, batch_tokens, interval
         self.seconds: deque[float] = deque(maxlen=50)
+        self.loader_seconds: deque[float] = deque(maxlen=50)
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True
         )
@@ -91,6 +92,7 @@ class Recorder:
         """Add a point to the curves, and now and then a line and the metrics."""
         self.train.add(event.step, event.loss, event.lr, event.grad_norm)
         self.seconds.append(event.seconds)
+        self.loader_seconds.append(event.loader_seconds)
         speed = self.batch_tokens / median(self.seconds)
         self.progress.update(
             self.task,
@@ -111,6 +113,7 @@ class Recorder:
                 "lr": event.lr,
                 "grad_norm": event.grad_norm,
                 "tokens_per_second": speed,
+                "loader_share": sum(self.loader_seconds) / sum(self.seconds),
             }
             self.tracker.record("metrics", step=event.step, values=values)
 

@@ -48,6 +48,7 @@ class ModelParams(Section):
     zero_init_proj: bool
     tie_weights: bool
     logit_softcap: float = Field(ge=0, le=1e6)
+    mask_documents: bool
 
     @model_validator(mode="after")
     def heads_divide_channels(self) -> "ModelParams":

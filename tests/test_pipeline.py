@@ -42,7 +42,9 @@ def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:
     metrics = json.loads((built.folder / "metrics/evaluate.json").read_text())
     manifest = json.loads((built.folder / "data/shards/manifest.json").read_text())
     figures = {"val_loss", "perplexity", "bits_per_byte"}
-    assert set(metrics) == figures | {"standard_error", "tokens", "bytes", "baselines"}
+    counts = {"tokens", "bytes", "context", "stride"}
+    assert set(metrics) == figures | counts | {"standard_error", "baselines"}
+    assert metrics["context"] == metrics["stride"] == 16
     assert set(metrics["baselines"]) == {"uniform", "unigram", "bigram"}
     assert all(set(baseline) == figures for baseline in metrics["baselines"].values())
     assert metrics["tokens"] == manifest["splits"]["val"]["tokens"]

@@ -7,13 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanogpt.data import TokenStream
-from nanogpt.evaluate import Evaluation, bits_per_byte, evaluate_split
+from nanogpt.evaluate import Evaluation, Sums, bits_per_byte, evaluate_split, split_windows
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 
 SEPARATOR = 49
+
+
+def random_tokens(n: int) -> list[int]:
+    """Ids that are no separator."""
+    return np.random.default_rng(5).integers(0, SEPARATOR, n).tolist()
 
 
 def losses_by_hand(model: GPT, stream: TokenStream, block_size: int) -> list[list[float]]:
@@ -51,6 +58,71 @@ def test_whole_split_equals_sums_by_hand(
     for position, loss in enumerate(result.loss_by_position):
         there = [window[position] for window in windows if position < len(window)]
         assert loss == pytest.approx(np.mean(there), abs=1e-5)
+
+
+@settings(deadline=None)
+@given(n_tokens=st.integers(1, 300), block_size=st.integers(1, 40), data=st.data())
+def test_every_token_counts_once_with_the_context_that_is_promised(
+    n_tokens: int, block_size: int, data: st.DataObject
+) -> None:
+    """A loss that is the token's own index shows where each one went."""
+    stride = data.draw(st.integers(1, block_size))
+    sums = Sums(n_tokens, block_size, stride)
+    counted = np.zeros(n_tokens, dtype=int)
+    for start in split_windows(n_tokens, block_size, stride):
+        stop = min(start + block_size, n_tokens)
+        before = sums.runs[1].clone()
+        sums.add([start], torch.arange(start, stop, dtype=torch.float64)[None])
+        new = range(stop - int((sums.runs[1] - before).sum()), stop)
+        counted[list(new)] += 1
+        assert start == 0 or min(new) - start >= block_size - stride
+    assert counted.tolist() == [1] * n_tokens
+    own = range(n_tokens)
+    assert sums.runs[0].sum() == sums.positions[0].sum() == sum(own)
+    runs = [sum(own[i : i + block_size]) for i in range(0, n_tokens, block_size)]
+    assert sums.runs[0].tolist() == runs
+    assert sums.runs[1].sum() == sums.positions[1].sum() == n_tokens
+
+
+@pytest.mark.parametrize("stride", [1, 3, 7, 16])
+@torch.no_grad()
+def test_a_stride_equals_predicting_token_by_token(
+    config: GPTConfig, stride: int, cpu: Runtime, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    """Each token from its window's start on; with a stride of 1 from all the model takes."""
+    model, tokens = lively(config), [SEPARATOR, *random_tokens(61)]
+    losses, positions = [], []
+    for t in range(1, 62):  # of tokens, the separator in front
+        windows_on = max(0, math.ceil((t - 16) / stride))
+        start = windows_on * stride
+        logits = model(torch.tensor([tokens[start:t]]))[0, -1].double()
+        losses.append(-logits.log_softmax(0)[tokens[t]].item())
+        positions.append(t - 1 - start)
+    result = evaluate_split(
+        model,
+        TokenStream([np.array(tokens[1:])]),
+        separator=SEPARATOR,
+        runtime=cpu,
+        batch_tokens=48,
+        stride=stride,
+    )
+    assert result.tokens == 61
+    assert result.loss == pytest.approx(np.mean(losses), abs=1e-6)
+    for position, loss in enumerate(result.loss_by_position):
+        there = [loss for loss, p in zip(losses, positions, strict=True) if p == position]
+        assert loss == pytest.approx(np.mean(there), abs=1e-5)
+
+
+def test_a_stride_of_the_windows_length_changes_nothing(
+    config: GPTConfig, val_stream: TokenStream, cpu: Runtime, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    def found(stride: int | None) -> list[float]:
+        result = evaluate_split(
+            lively(config), val_stream, separator=SEPARATOR, runtime=cpu, stride=stride
+        )
+        return [result.loss, result.standard_error, result.tokens, *result.loss_by_position]
+
+    assert found(16) == found(None)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 16, 48, 100_000])

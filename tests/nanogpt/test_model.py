@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from nanogpt.model import GPT, GPTConfig, KVCache, rotary_angles, rotate
 
 CPU = torch.device("cpu")
+SEPARATOR = 49
 OPTIONS = [
     {},
     {"position": "rotary"},
@@ -26,6 +27,26 @@ OPTIONS = [
 def some_tokens(batch: int, time: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 50, (batch, time), generator=generator)
+
+
+def influence(model: GPT, idx: torch.Tensor) -> torch.Tensor:
+    """(T, T) booleans: whether logits at t have a gradient by the embedding at s."""
+    embedded: list[torch.Tensor] = []
+
+    def keep(module: object, inputs: object, output: torch.Tensor) -> None:
+        output.retain_grad()
+        embedded.append(output)
+
+    model.wte.register_forward_hook(keep)
+    T = idx.size(1)
+    logits = model(idx)[0, :, :50]  # (T, V)
+    direction = torch.randn(50, generator=torch.Generator().manual_seed(2))
+    found = torch.zeros(T, T)
+    for t in range(T):
+        embedded[0].grad = None
+        (logits[t] @ direction).backward(retain_graph=True)
+        found[t] = embedded[0].grad[0].abs().sum(-1)
+    return found > 0
 
 
 def as_ours(theirs: GPT2LMHeadModel, config: GPTConfig) -> GPT:
@@ -73,21 +94,7 @@ def test_no_logit_depends_on_a_later_token(
 ) -> None:
     """The gradient of logits at t by the embedding at s is zero exactly where s > t."""
     T, model = 8, lively(replace(config, **changes))
-    embedded: list[torch.Tensor] = []
-
-    def keep(module: object, inputs: object, output: torch.Tensor) -> None:
-        output.retain_grad()
-        embedded.append(output)
-
-    model.wte.register_forward_hook(keep)
-    logits = model(some_tokens(1, T))[0, :, :50]  # (T, V)
-    direction = torch.randn(50, generator=torch.Generator().manual_seed(2))
-    influence = torch.zeros(T, T)
-    for t in range(T):
-        embedded[0].grad = None
-        (logits[t] @ direction).backward(retain_graph=True)
-        influence[t] = embedded[0].grad[0].abs().sum(-1)
-    assert torch.equal(influence > 0, torch.ones(T, T).tril().bool())
+    assert torch.equal(influence(model, some_tokens(1, T)), torch.ones(T, T).tril().bool())
 
 
 def test_padding_logits_are_minus_infinity(
@@ -120,12 +127,66 @@ def test_loss_is_cross_entropy_token_by_token(
             assert losses[b, t].item() == pytest.approx(by_hand.item(), abs=1e-5)
 
 
+def three_documents() -> tuple[torch.Tensor, list[slice]]:
+    """The end of a document, a whole one and the start of a third; where each lies."""
+    idx = some_tokens(1, 16).clamp(max=SEPARATOR - 1)
+    idx[0, 4] = idx[0, 11] = SEPARATOR
+    return idx, [slice(0, 4), slice(4, 11), slice(11, 16)]
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+def test_a_masked_document_has_the_logits_it_has_alone(
+    config: GPTConfig, position: str, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    """Positions are of the window: learned ones would differ, were they not made all the same."""
+    idx, documents = three_documents()
+    models = []
+    for mask_documents in (True, False):
+        model = lively(replace(config, position=position, mask_documents=mask_documents))
+        if model.wpe is not None:
+            with torch.no_grad():
+                model.wpe.weight.copy_(model.wpe.weight[:1].expand(16, -1))
+        models.append(model)
+    masked, unmasked = models
+    whole, mixed = masked(idx), unmasked(idx)
+    for document in documents:
+        torch.testing.assert_close(whole[:, document], masked(idx[:, document]))
+    torch.testing.assert_close(whole[:, :4], mixed[:, :4])
+    assert (whole - mixed)[0, 5:, :50].abs().amax(1).min() > 1e-3
+
+
+def test_masked_logits_depend_on_their_own_document_alone(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    """The gradient of logits at t by the embedding at s is zero but where t's document begins."""
+    idx, documents = three_documents()
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    for document in documents:
+        expected[document, document] = True
+    model = lively(replace(config, mask_documents=True))
+    assert torch.equal(influence(model, idx), expected.tril())
+    assert torch.equal(influence(lively(config), idx), torch.ones(16, 16).tril().bool())
+
+
+def test_a_mask_without_separators_changes_nothing(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    idx = some_tokens(2, 16).clamp(max=SEPARATOR - 1)
+    masked = lively(replace(config, mask_documents=True))(idx)
+    torch.testing.assert_close(masked, lively(config)(idx))
+
+
 @pytest.mark.parametrize("chunks", [[1] * 16, [5, 1, 7, 3], [16]], ids=str)
-@pytest.mark.parametrize("changes", [{}, {"position": "rotary"}, {"position": "learned"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"position": "rotary"}, {"position": "learned"}, {"mask_documents": True}],
+    ids=str,
+)
 def test_cache_equals_computing_all_again(
     config: GPTConfig, changes: dict, chunks: list[int], lively: Callable[[GPTConfig], GPT]
 ) -> None:
     model, idx = lively(replace(config, **changes)), some_tokens(2, 16)
+    idx[0, 3] = idx[1, 9] = SEPARATOR
     cache = KVCache(model.config, 2, CPU, torch.float32)
     with torch.no_grad():
         pieces = torch.cat([model(part, cache=cache) for part in idx.split(chunks, dim=1)], dim=1)

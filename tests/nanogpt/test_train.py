@@ -91,7 +91,7 @@ def test_events_say_what_happened(
                 peak = plan.optim.learning_rate
                 assert event.lr == peak * lr_ratio(event.step - 1, plan.optim, 10)
                 assert event.grad_norm > 0
-                assert event.seconds > 0
+                assert 0 < event.loader_seconds < event.seconds
             case Evaluated():
                 some = evaluate_split(model, val_stream, separator=49, runtime=cpu, max_windows=4)
                 assert event.loss == some.loss  # on eval_tokens, 64
@@ -235,9 +235,9 @@ class Logged(TokenStream):
         super().__init__(stream.shards)
         self.starts_read: list[int] = []
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        self.starts_read.append(start)
-        return super().read(start, stop)
+    def read_rows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        self.starts_read += starts.tolist()
+        return super().read_rows(starts, length)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -251,7 +251,7 @@ def test_processes_share_the_windows_of_an_epoch(
 ) -> None:
     """Each window is read by one of them, and every step reads the same for any number of them."""
     order = WindowOrder(n_tokens=1000, block_size=16, seed=plan.seed)
-    expected = [order.start(k) for k in range(7 * 8)]
+    expected = order.starts(np.arange(7 * 8))
     read = []
     for rank in range(world_size):
         runtime = Runtime(device=CPU, dtype=torch.float32, rank=rank, world_size=world_size)

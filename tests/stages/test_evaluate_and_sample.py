@@ -26,9 +26,11 @@ SAMPLE = SampleParams(
 )
 
 
-def evaluated(built: Any, out: Path, context: int | None = None) -> dict[str, Any]:
+def evaluated(
+    built: Any, out: Path, context: int | None = None, stride: int | None = None
+) -> dict[str, Any]:
     """The figures of the built model."""
-    params = EvaluateParams(context=context)
+    params = EvaluateParams(context=context, stride=stride)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
     return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
 
@@ -50,6 +52,22 @@ def test_more_context_than_the_model_takes_is_refused(built: Any, tmp_path: Path
         evaluated(built, tmp_path, context=17)
 
 
+def test_a_stride_shows_each_token_with_more_before_it(built: Any, tmp_path: Path) -> None:
+    apart = evaluated(built, tmp_path / "a", context=8)
+    assert evaluated(built, tmp_path / "b", context=8, stride=8) == apart
+    assert (apart["context"], apart["stride"]) == (8, 8)
+    overlapping = evaluated(built, tmp_path / "c", context=8, stride=2)
+    assert overlapping["tokens"] == apart["tokens"]
+    assert overlapping["val_loss"] < apart["val_loss"]
+
+
+def test_a_stride_that_leaves_gaps_is_refused(built: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"evaluate\.stride 17 is more than the 16 tokens"):
+        evaluated(built, tmp_path, stride=17)
+    with pytest.raises(ValueError, match=r"evaluate\.stride 5 is more than the 4 tokens"):
+        evaluated(built, tmp_path, context=4, stride=5)
+
+
 def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(built.folder / "models/gpt", model)
@@ -59,7 +77,7 @@ def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path
     shards = Shards.open(built.folder / "data/shards")
     with pytest.raises(ValueError, match="another tokenizer"):
         evaluate.run(
-            EvaluateParams(context=None),
+            EvaluateParams(context=None, stride=None),
             model,
             shards,
             tmp_path / "m",
@@ -78,7 +96,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) ->
     np.save(folder / "val/00000.npy", tokens)
     with pytest.raises(ValueError, match="token id 999 is beyond the model's vocabulary"):
         evaluate.run(
-            EvaluateParams(context=None),
+            EvaluateParams(context=None, stride=None),
             built.folder / "models/gpt",
             Shards.open(folder),
             tmp_path / "m.json",

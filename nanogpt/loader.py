@@ -1,0 +1,87 @@
+"""The micro-batches of one process, read before they are needed.
+
+Which windows they hold is a pure function of (seed, step, micro-batch, rank); reading ahead changes
+only when they are read. A thread reads with numpy alone: torch would give it a second team of
+OpenMP threads to fight with the first. Tokens stay as small as on disk until they are used.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt.data import TokenStream, WindowOrder, check_vocabulary
+from nanogpt.runtime import Runtime
+
+CHUNK_TOKENS = 1 << 19  # read at once: so many that what is done once for all costs little
+AHEAD = 2  # chunks that are read, or being read, before they are asked for
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+def micro_batches(
+    stream: TokenStream,
+    order: WindowOrder,
+    *,
+    numbers: range,
+    micro: int,
+    vocab_size: int,
+    runtime: Runtime,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets, views (micro, T) int64 on the device, for each of `numbers`.
+
+    This process's micro-batch m holds windows [n * micro, (n + 1) * micro) of the order, where
+    n = m * world_size + rank. Raises what the reading raises: ValueError at a token beyond the
+    vocabulary.
+    """
+
+    def read(chunk: range) -> Tensor:
+        """Rows (micro-batches, micro, 1 + T) in the type of the files, pinned for CUDA."""
+        n = np.asarray(chunk, dtype=np.int64) * runtime.world_size + runtime.rank
+        windows = n[:, None] * micro + np.arange(micro)  # (micro-batches, micro)
+        rows = stream.read_rows(order.starts(windows.ravel()), order.block_size + 1)
+        check_vocabulary(rows, vocab_size)
+        unpinned = torch.from_numpy(rows.reshape(len(chunk), micro, -1))
+        if runtime.device.type != "cuda":
+            return unpinned
+        pinned = torch.empty_like(unpinned, pin_memory=True)
+        pinned.numpy()[:] = unpinned.numpy()
+        return pinned
+
+    size = max(1, CHUNK_TOKENS // (micro * order.block_size))
+    chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
+    for rows in read_ahead(read, chunks):
+        wide = widened(rows, runtime.device)
+        for i in range(len(wide)):
+            yield wide[i, :, :-1], wide[i, :, 1:]
+
+
+def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
+    """read(chunk) of each chunk, in order, begun when the one AHEAD before it is asked for.
+
+    One thread reads them all. It ends with this iterator: at its end or an error, or when it is
+    closed or let go.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as thread:
+        begun: deque[Future[R]] = deque()
+        try:
+            for chunk in chunks:
+                begun.append(thread.submit(read, chunk))
+                if len(begun) > AHEAD:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)  # read nothing more for nobody
+
+
+def widened(rows: Tensor, device: torch.device) -> Tensor:
+    """The same ids as int64 on the device, on CUDA without waiting for the copy."""
+    if device.type == "cuda":
+        return rows.to(device, non_blocking=True).long()  # a quarter of the bytes to copy
+    return rows.long().to(device)
