@@ -236,7 +236,8 @@ class GPT(nn.Module):
             x = block(x, angles, layer, cache)
         if cache is not None:
             cache.length = end
-        logits: Tensor = self.lm_head(self.ln_f(x)).float()  # (B, T, V padded)
+        logits: Tensor = self.lm_head(self.ln_f(x))  # (B, T, V padded)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.config.logit_softcap:
             logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
         if self.config.padded_vocab_size > self.config.vocab_size:
