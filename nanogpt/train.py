@@ -6,7 +6,6 @@ and the dropout of each micro-batch are functions of (seed, step), so a run that
 resumed computes what an uninterrupted one does.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -17,14 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt.checkpoint import Progress, checkpoints, load_state, save_state
+from nanogpt.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
 from nanogpt.data import TokenStream, WindowOrder, mix, read_windows
 from nanogpt.evaluate import evaluate_split
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
-from nanogpt.runtime import Runtime
+from nanogpt.parallel import check_optimizer, sync_gradients, whole_weights, wrap
+from nanogpt.runtime import Runtime, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWritten:
-    """A complete checkpoint lies at `path`."""
+    """The checkpoint of `step` lies complete at `path`; updates went on while it was written."""
 
     step: int
     path: Path
@@ -124,63 +123,68 @@ def train(
 ) -> Iterator[TrainEvent]:
     """Train `model` in place, from the newest checkpoint in `folder` if there is one.
 
-    Raises FloatingPointError at a loss that is not finite, ValueError at a batch that does not
-    divide or a checkpoint that does not belong here.
+    Raises FloatingPointError at a loss that is not finite, OSError when a checkpoint cannot be
+    written, ValueError at a batch that does not divide or a checkpoint that does not belong here.
     """
     block_size = model.config.block_size
     micro, accumulation = micro_batch_size(
         config.batch_tokens, block_size, runtime.world_size, micro_batch_tokens
     )
     order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
+    check_optimizer(config.optim, runtime)
+    wrapped = wrap(model.train(), runtime)
     optimizers = build_optimizers(model, config.optim)
     progress = Progress(step=0, best_step=None, best_loss=None)
     if found := checkpoints(folder):
-        progress = load_state(found[-1], model, optimizers, identity)
+        progress, _ = load_state(found[-1], model, optimizers, identity)
     check_same_step(progress.step, runtime)
-    wrapped = wrap(model.train(), runtime)
     batches = Batches(train_stream, order, model.config, micro, accumulation, runtime)
     yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
 
     stopping = False
-    while progress.step < config.max_steps and not stopping:
-        started, step = time.perf_counter(), progress.step + 1
-        ratio = lr_ratio(progress.step, config.optim, config.max_steps)
-        set_lr(optimizers, ratio)
-        share = add_gradients(wrapped, batches, progress.step, config.seed, runtime)
-        grad_norm = clip_gradients(model, config.optim.grad_clip)
-        loss, stopping = agree(share, stop.is_set(), runtime)
-        check_finite(step, {"loss": loss, "gradient norm": grad_norm})
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        progress = replace(progress, step=step)
-        yield StepDone(
-            step=step,
-            loss=loss,
-            lr=config.optim.learning_rate * ratio,
-            grad_norm=grad_norm,
-            seconds=time.perf_counter() - started,
-        )
-        due = step % config.eval_interval == 0 or step == config.max_steps
-        if due:
-            evaluation = evaluate_split(
-                model,
-                val_stream,
-                separator=separator,
-                runtime=runtime,
-                batch_tokens=micro_batch_tokens,
-                max_windows=max(1, config.eval_tokens // block_size),
+    with CheckpointWriter(folder, identity) as writer:
+        while progress.step < config.max_steps and not stopping:
+            started, step = time.perf_counter(), progress.step + 1
+            ratio = lr_ratio(progress.step, config.optim, config.max_steps)
+            set_lr(optimizers, ratio)
+            share = add_gradients(wrapped, batches, progress.step, config.seed, runtime)
+            grad_norm = clip_gradients(model, config.optim.grad_clip)
+            loss, stopping = agree(share, stop.is_set(), runtime)
+            check_finite(step, {"loss": loss, "gradient norm": grad_norm})
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            progress = replace(progress, step=step)
+            yield StepDone(
+                step=step,
+                loss=loss,
+                lr=config.optim.learning_rate * ratio,
+                grad_norm=grad_norm,
+                seconds=time.perf_counter() - started,
             )
-            check_finite(step, {"validation loss": evaluation.loss})
-            is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
-            if is_best:
-                progress = replace(progress, best_step=step, best_loss=evaluation.loss)
-            yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
-        if due or stopping:
-            if runtime.rank == 0:
-                path = save_state(folder, model, optimizers, progress, identity)
-                yield CheckpointWritten(step=step, path=path)
-            runtime.barrier()
+            due = step % config.eval_interval == 0 or step == config.max_steps
+            if due:
+                with whole_weights(model, runtime):
+                    evaluation = evaluate_split(
+                        model,
+                        val_stream,
+                        separator=separator,
+                        runtime=runtime,
+                        batch_tokens=micro_batch_tokens,
+                        max_windows=max(1, config.eval_tokens // block_size),
+                    )
+                check_finite(step, {"validation loss": evaluation.loss})
+                is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
+                if is_best:
+                    progress = replace(progress, best_step=step, best_loss=evaluation.loss)
+                yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
+            for written, path in writer.finished(wait=due or stopping):
+                yield CheckpointWritten(step=written, path=path)
+            if due or stopping:
+                writer.start(copy_state(model, optimizers, progress, keep=runtime.rank == 0))
+        for written, path in writer.finished(wait=True):
+            yield CheckpointWritten(step=written, path=path)
+    runtime.barrier()
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
 
 
@@ -250,26 +254,10 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
             )
 
 
-def wrap(model: GPT, runtime: Runtime) -> nn.Module:
-    """The model as it is trained: compiled and, among several processes, averaging gradients."""
-    wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment] # torch types it as a callable
-    if runtime.distributed:
-        ids = [runtime.device.index] if runtime.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=ids)
-    return wrapped
-
-
-def sync_gradients(wrapped: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Average gradients between processes only at the last micro-batch of an update."""
-    if isinstance(wrapped, DistributedDataParallel) and not last:
-        return wrapped.no_sync()
-    return contextlib.nullcontext()
-
-
 def clip_gradients(model: GPT, limit: float) -> float:
     """The norm of all gradients, which are scaled down to `limit` when that is set."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm: Tensor = nn.utils.get_total_norm(gradients)
+    norm: Tensor = whole(nn.utils.get_total_norm(gradients))
     if limit:
         nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
     return norm.item()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from nanogpt.checkpoint import Progress, checkpoint_folder, load_weights, save_model
+from nanogpt.checkpoint import Progress, checkpoint_folder, copy_model
 from nanogpt.files import whole_folder, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
@@ -73,8 +73,8 @@ class Job:
 
     def run(self) -> Ended:
         """Train; in rank 0 also record, and at the end write the model."""
-        dtype = DTYPES[self.params.precision]
-        with launched(self.settings.device, dtype, self.settings.compile) as runtime:
+        dtype, settings = DTYPES[self.params.precision], self.settings
+        with launched(settings.device, dtype, settings.compile, settings.parallel) as runtime:
             torch.manual_seed(self.params.seed)
             model = GPT(self.config).to(runtime.device)
             events = self.events(model, runtime)
@@ -176,21 +176,15 @@ class Job:
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
         with whole_folder(best) as beside:
-            save_step(beside, model, self.folder, progress.best_step)
+            copy_model(checkpoint_folder(self.folder, progress.best_step), beside)
         with whole_folder(self.out) as beside:
-            save_step(beside, model, self.folder, kept)
+            copy_model(checkpoint_folder(self.folder, kept), beside)
             shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
             for curve in ("train.csv", "val.csv"):
                 shutil.copy(self.folder / curve, beside / curve)
             about = {**origin, "n_params": model.n_params(), "step": kept}
             (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
         return best
-
-
-def save_step(beside: Path, model: GPT, folder: Path, step: int) -> None:
-    """Write the model as it was after `step` updates."""
-    load_weights(model, checkpoint_folder(folder, step) / "model.safetensors")
-    save_model(beside, model)
 
 
 def train_config(params: TrainParams) -> TrainConfig:

@@ -1,9 +1,8 @@
 """The loop: golden losses, resuming, several processes, and the events it yields."""
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.checkpoint import load_model, save_model
+from nanogpt.checkpoint import load_model
 from nanogpt.data import TokenStream, WindowOrder
 from nanogpt.evaluate import evaluate_split
 from nanogpt.model import GPT, GPTConfig
@@ -63,15 +62,18 @@ def test_the_first_ten_losses_are_golden(
 def test_events_come_in_order(
     config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
 ) -> None:
-    model = seeded(config)
-    events = list(training(model, plan))
+    """A checkpoint is told of when it is complete, which takes the time it takes."""
+    events = list(training(seeded(config), plan))
     shown = [(type(event), getattr(event, "step", None)) for event in events]
     expected: list[tuple[type, int | None]] = [(Started, 0)]
     for step in range(1, 11):
-        expected.append((StepDone, step))
-        if step in (4, 8, 10):
-            expected += [(Evaluated, step), (CheckpointWritten, step)]
-    assert shown == [*expected, (Ended, None)]
+        expected += [(StepDone, step), *([(Evaluated, step)] if step in (4, 8, 10) else [])]
+    written = [one for one in shown if one[0] is CheckpointWritten]
+    assert [one for one in shown if one not in written] == [*expected, (Ended, None)]
+    assert written == [(CheckpointWritten, step) for step in (4, 8, 10)]
+    for step, following in ((4, 8), (8, 10)):
+        place = shown.index((CheckpointWritten, step))
+        assert shown.index((Evaluated, step)) < place < shown.index((CheckpointWritten, following))
 
 
 def test_events_say_what_happened(
@@ -135,6 +137,25 @@ def test_a_finished_training_has_nothing_more_to_do(
         Started(step=10, micro_batch=4, accumulation=2),
         ended,
     ]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(
+    gpt2: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    tmp_path: Path,
+    full_disk: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """The one before is whole, and once there is room the training goes on from it."""
+    expected = losses(training(seeded(gpt2), plan, folder="whole"))
+    events = training(seeded(gpt2), plan)
+    next(event for event in events if isinstance(event, CheckpointWritten))
+    with full_disk(), pytest.raises(OSError, match=r"step-00000008.*cannot be written"):
+        list(events)
+    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "step-00000004"]
+    rest = losses(training(seeded(gpt2), plan))
+    assert rest == {step: loss for step, loss in expected.items() if step > 4}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -262,88 +283,6 @@ def test_processes_share_the_windows_of_an_epoch(
     steps = np.concatenate(read, axis=1)
     assert np.sort(steps).tolist() == np.sort(np.reshape(expected, (7, 8))).tolist()
     assert len(np.unique(steps)) == 7 * 8
-
-
-RANKS = """
-import json, sys
-from pathlib import Path
-from threading import Event
-import torch
-from nanogpt.checkpoint import load_model
-from nanogpt.data import TokenStream
-from nanogpt.optim import OptimConfig
-from nanogpt.runtime import launched
-from nanogpt.train import (
-    CheckpointWritten, Ended, Evaluated, StepDone, TrainConfig, agree, train
-)
-
-folder = Path(sys.argv[1])
-torch.set_num_threads(1)
-plan = json.loads((folder / "plan.json").read_text())
-plan = TrainConfig(optim=OptimConfig(**plan.pop("optim")), **plan)
-seen = {"losses": [], "evaluations": [], "written": 0, "ended": None}
-with launched("cpu", torch.float32, None) as runtime:
-    for event in train(
-        load_model(folder / "model", runtime.device),
-        TokenStream.open([folder / "train.npy"]),
-        TokenStream.open([folder / "val.npy"]),
-        plan,
-        separator=49,
-        runtime=runtime,
-        folder=folder / "run",
-        identity={"seed": plan.seed},
-        micro_batch_tokens=32,
-        stop=Event(),
-    ):
-        match event:
-            case StepDone(): seen["losses"].append(event.loss)
-            case Evaluated(): seen["evaluations"].append(event.loss)
-            case CheckpointWritten(): seen["written"] += 1
-            case Ended(): seen["ended"] = event.progress.step
-    half = torch.tensor(0.5)
-    agreed = [agree(half, runtime.rank == 1, runtime), agree(half, False, runtime)]
-seen |= {"world_size": runtime.world_size, "agreed": agreed}
-(folder / f"seen{runtime.rank}.json").write_text(json.dumps(seen))
-"""
-
-
-def test_two_processes_equal_one_and_one_resumes_what_two_began(
-    tmp_path: Path,
-    modern: GPTConfig,
-    plan: TrainConfig,
-    training: Training,
-    seeded: Build,
-    train_stream: TokenStream,
-    val_stream: TokenStream,
-    python: Callable[..., str],
-) -> None:
-    """Real processes under torchrun, with dropout, over ten steps."""
-    plan, config = replace(plan, eval_interval=5), replace(modern, dropout=0.1)
-    (tmp_path / "model").mkdir()
-    save_model(tmp_path / "model", seeded(config))
-    (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
-    np.save(tmp_path / "train.npy", train_stream.shards[0])
-    np.save(tmp_path / "val.npy", val_stream.shards[0])
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    python(RANKS, tmp_path, options=launch)
-    two, other = (json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in (0, 1))
-    assert (two["written"], other["written"]) == (2, 0)
-    assert {**two, "written": None} == {**other, "written": None}
-    assert two["agreed"] == [[1.0, True], [1.0, False]]
-    assert (two["world_size"], two["ended"]) == (2, 10)
-
-    one = list(training(seeded(config), plan, folder="one", micro_batch_tokens=32))
-    evaluations = [event.loss for event in one if isinstance(event, Evaluated)]
-    assert two["losses"] == pytest.approx(list(losses(one).values()), abs=1e-4)
-    assert two["evaluations"] == pytest.approx(evaluations, abs=1e-4)
-
-    shutil.rmtree(tmp_path / "run" / "step-00000010")
-    started, *rest = training(seeded(config), plan, micro_batch_tokens=32)
-    assert isinstance(started, Started)
-    assert started.step == 5
-    resumed = losses(rest)
-    assert list(resumed) == [6, 7, 8, 9, 10]
-    assert list(resumed.values()) == pytest.approx(two["losses"][5:], abs=1e-4)
 
 
 @settings(deadline=None)
