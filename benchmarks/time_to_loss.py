@@ -221,6 +221,7 @@ def train_config(recipe: Recipe, seed: int) -> TrainConfig:
         max_steps=recipe.steps,
         eval_interval=recipe.steps,
         eval_tokens=1,
+        non_finite="stop",
         seed=seed,
     )
 

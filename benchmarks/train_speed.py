@@ -14,8 +14,6 @@ the model's arithmetic amounts to: 6 N flops per token for N parameters outside 
 import argparse
 import json
 import math
-import resource
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +27,8 @@ import torch
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
 from nanogpt.data import TokenStream
+from nanogpt.flops import flops_per_token
+from nanogpt.memory import peak_memory_bytes
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
@@ -87,6 +87,7 @@ def train_config(optimizer: str, batch_tokens: int, steps: int) -> TrainConfig:
         max_steps=steps,
         eval_interval=steps,
         eval_tokens=1,
+        non_finite="stop",
         seed=0,
     )
 
@@ -124,14 +125,6 @@ def matmul_flops_per_second(runtime: Runtime) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return float(2 * n**3 / median(seconds[2:]))
-
-
-def flops_per_token(model: GPT) -> int:
-    """Forward and backward arithmetic of one token."""
-    c = model.config
-    looked_up = model.wte.weight.numel() if not c.tie_weights else 0
-    looked_up += model.wpe.weight.numel() if model.wpe is not None else 0
-    return 6 * (model.n_params() - looked_up) + 12 * c.n_layer * c.n_embd * c.block_size
 
 
 def our_seconds(options: argparse.Namespace, runtime: Runtime) -> tuple[GPT, list[float]]:
@@ -200,17 +193,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         speed = options.batch_tokens / median(seconds)
         result["mfu_of_measured_peak"] = round(speed * flops_per_token(model) / peak, 3)
     result["tokens_per_second"] = round(options.batch_tokens / median(seconds))
-    if device.type == "cuda":
-        result["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    else:
-        result["peak_memory_gib"] = round(resource_peak_bytes() / 2**30, 2)
+    result["peak_memory_gib"] = round(peak_memory_bytes(device) / 2**30, 2)
     return result
-
-
-def resource_peak_bytes() -> int:
-    """The most memory this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def parse_options() -> argparse.Namespace:

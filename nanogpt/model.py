@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nanogpt.attention import attend, document_mask
 from nanogpt.loss import Head, mean_loss, token_losses
@@ -201,6 +202,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # keep no activations within blocks: less memory, more arithmetic
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = (
             nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
@@ -262,7 +264,10 @@ class GPT(nn.Module):
             seen = idx if cache is None else cache.extend_idx(idx)
             mask = document_mask(seen, self.config.separator, idx.size(1))
         for layer, block in enumerate(self.h):
-            x = block(x, angles, layer, cache, mask)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, angles, layer, cache, mask, use_reentrant=False)
+            else:
+                x = block(x, angles, layer, cache, mask)
         if cache is not None:
             cache.length = end
         x = self.ln_f(x)

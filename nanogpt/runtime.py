@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,13 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     distributed: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # among processes: see nanogpt.parallel
+    recompute: bool = False  # activations in the backward pass, instead of keeping them
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight; one alone has no other to share."""
+        return self.distributed and self.parallel == "fsdp"
 
     def autocast(self) -> AbstractContextManager[None]:
         """Multiply matrices in `dtype` inside this context."""
@@ -43,10 +51,33 @@ class Runtime:
             dist.all_reduce(value)
         return value
 
+    def all_reduce_max(self, value: Tensor) -> Tensor:
+        """The largest `value` of all processes."""
+        if self.distributed:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.distributed:
             dist.barrier()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, of which every process may hold a part; then all of them must call this."""
+    gather = getattr(tensor, "full_tensor", None)  # DTensor's; to import that class takes 0.8 s
+    return tensor if gather is None else gather()
+
+
+def part_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """The part of a whole `tensor` that this process holds of `like`, which may be all of it."""
+    if not hasattr(like, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
+    tensor = tensor.to(like.device)
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -68,18 +99,24 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    """bfloat16 where the hardware multiplies it faster than float32, on older GPUs float16."""
     if device.type == "cuda":
-        fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    elif device.type == "cpu":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "cpu":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if fast else torch.float32
+    return torch.float32
 
 
 @contextmanager
-def launched(device: str, dtype: torch.dtype | None, compile: bool | None) -> Iterator[Runtime]:
+def launched(
+    device: str,
+    dtype: torch.dtype | None,
+    compile: bool | None,
+    parallel: Literal["ddp", "fsdp"] = "ddp",
+    recompute: bool = False,
+) -> Iterator[Runtime]:
     """The runtime of a process that torchrun started, its process group open meanwhile.
 
     dtype None means the fastest, compile None means where it pays (on CUDA).
@@ -102,6 +139,8 @@ def launched(device: str, dtype: torch.dtype | None, compile: bool | None) -> It
             rank=dist.get_rank() if distributed else 0,
             world_size=dist.get_world_size() if distributed else 1,
             distributed=distributed,
+            parallel=parallel,
+            recompute=recompute,
         )
     finally:
         if distributed:

@@ -6,26 +6,26 @@ and the dropout of each micro-batch are functions of (seed, step), so a run that
 resumed computes what an uninterrupted one does.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt.checkpoint import Progress, checkpoints, load_state, save_state
+from nanogpt.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
 from nanogpt.data import TokenStream, WindowOrder, mix
 from nanogpt.evaluate import evaluate_split
 from nanogpt.loader import micro_batches
+from nanogpt.memory import largest_that_fits
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
-from nanogpt.runtime import Runtime
+from nanogpt.parallel import check_optimizer, sync_gradients, whole_weights, wrap
+from nanogpt.runtime import Runtime, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class TrainConfig:
     max_steps: int
     eval_interval: int
     eval_tokens: int
+    non_finite: Literal["stop", "skip"]  # at a loss or gradient that is no finite number
     seed: int
 
 
@@ -47,6 +48,7 @@ class Started:
     step: int
     micro_batch: int  # sequences per process and forward pass
     accumulation: int  # forward passes per update
+    too_large: int | None = None  # the micro-batch there was no memory for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class StepDone:
     loss: float
     lr: float
     grad_norm: float
+    skipped: bool  # not finite, and so without effect on the weights
     seconds: float
     loader_seconds: float  # of those, spent waiting for data
 
@@ -72,7 +75,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWritten:
-    """A complete checkpoint lies at `path`."""
+    """The checkpoint of `step` lies complete at `path`; updates went on while it was written."""
 
     step: int
     path: Path
@@ -89,10 +92,10 @@ class Ended:
 TrainEvent = Started | StepDone | Evaluated | CheckpointWritten | Ended
 
 
-def micro_batch_size(
+def micro_batch_sizes(
     batch_tokens: int, block_size: int, world_size: int, limit_tokens: int
-) -> tuple[int, int]:
-    """(sequences per micro-batch, accumulation steps) that make the global batch exactly.
+) -> list[int]:
+    """Sequences per micro-batch that divide the global batch exactly, the largest first.
 
     Raises ValueError when batch_tokens does not divide among the processes.
     """
@@ -102,13 +105,8 @@ def micro_batch_size(
             f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
             f"({block_size} x {world_size}); set train.batch_tokens to one, or NANOGPT_PROCESSES"
         )
-    micro = max(n for n in divisors(sequences) if n == 1 or n * block_size <= limit_tokens)
-    return micro, sequences // micro
-
-
-def divisors(n: int) -> list[int]:
-    """All divisors of n."""
-    return [d for d in range(1, n + 1) if n % d == 0]
+    divisors = [n for n in range(sequences, 0, -1) if sequences % n == 0]
+    return [n for n in divisors if n == 1 or n * block_size <= limit_tokens]
 
 
 def train(
@@ -126,20 +124,29 @@ def train(
 ) -> Iterator[TrainEvent]:
     """Train `model` in place, from the newest checkpoint in `folder` if there is one.
 
-    Raises FloatingPointError at a loss that is not finite, ValueError at a batch that does not
-    divide or a checkpoint that does not belong here.
+    Raises FloatingPointError at a loss that is not finite, unless such updates are skipped, OSError
+    when a checkpoint cannot be written, ValueError at a batch that does not divide or fit, or a
+    checkpoint that does not belong here.
     """
     block_size = model.config.block_size
-    micro, accumulation = micro_batch_size(
+    sizes = micro_batch_sizes(
         config.batch_tokens, block_size, runtime.world_size, micro_batch_tokens
     )
     order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
+    check_optimizer(config.optim, runtime)
+    micro = sizes[0]
+    if runtime.device.type == "cuda" and not runtime.sharded:  # a CPU's system ends what is too big
+        micro = largest_that_fits(model.train(), sizes, runtime)
+    accumulation = config.batch_tokens // (micro * block_size * runtime.world_size)
+    wrapped = wrap(model.train(), runtime)
     optimizers = build_optimizers(model, config.optim)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     progress = Progress(step=0, best_step=None, best_loss=None)
     if found := checkpoints(folder):
-        progress = load_state(found[-1], model, optimizers, identity)
+        progress, scaler_state = load_state(found[-1], model, optimizers, identity)
+        if scaler_state:  # none when it was trained in another number format until now
+            scaler.load_state_dict(scaler_state)
     check_same_step(progress.step, runtime)
-    wrapped = wrap(model.train(), runtime)
     batches = micro_batches(
         train_stream,
         order,
@@ -148,50 +155,63 @@ def train(
         vocab_size=model.config.vocab_size,
         runtime=runtime,
     )
-    yield Started(step=progress.step, micro_batch=micro, accumulation=accumulation)
+    yield Started(
+        step=progress.step,
+        micro_batch=micro,
+        accumulation=accumulation,
+        too_large=sizes[0] if micro < sizes[0] else None,
+    )
 
     stopping = False
-    while progress.step < config.max_steps and not stopping:
-        started, step = time.perf_counter(), progress.step + 1
-        ratio = lr_ratio(progress.step, config.optim, config.max_steps)
-        set_lr(optimizers, ratio)
-        seeds = dropout_seeds(config.seed, progress.step, accumulation, runtime)
-        share, loader_seconds = add_gradients(wrapped, batches, seeds, runtime)
-        grad_norm = clip_gradients(model, config.optim.grad_clip)
-        loss, stopping = agree(share, stop.is_set(), runtime)
-        check_finite(step, {"loss": loss, "gradient norm": grad_norm})
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        progress = replace(progress, step=step)
-        yield StepDone(
-            step=step,
-            loss=loss,
-            lr=config.optim.learning_rate * ratio,
-            grad_norm=grad_norm,
-            seconds=time.perf_counter() - started,
-            loader_seconds=loader_seconds,
-        )
-        due = step % config.eval_interval == 0 or step == config.max_steps
-        if due:
-            evaluation = evaluate_split(
-                model,
-                val_stream,
-                separator=separator,
-                runtime=runtime,
-                batch_tokens=micro_batch_tokens,
-                max_windows=max(1, config.eval_tokens // block_size),
+    with CheckpointWriter(folder, identity) as writer:
+        while progress.step < config.max_steps and not stopping:
+            started, step = time.perf_counter(), progress.step + 1
+            ratio = lr_ratio(progress.step, config.optim, config.max_steps)
+            set_lr(optimizers, ratio)
+            seeds = dropout_seeds(config.seed, progress.step, accumulation, runtime)
+            share, loader_seconds = add_gradients(wrapped, batches, seeds, scaler, runtime)
+            unscale(optimizers, scaler)
+            grad_norm = clip_gradients(model, config.optim.grad_clip)
+            loss, stopping = agree(share, stop.is_set(), runtime)
+            skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
+            if skipped and not may_skip(loss, config, scaler):
+                raise not_finite(step, {"loss": loss, "gradient norm": grad_norm})
+            update(optimizers, scaler, skipped=skipped)
+            progress = replace(progress, step=step)
+            yield StepDone(
+                step=step,
+                loss=loss,
+                lr=config.optim.learning_rate * ratio,
+                grad_norm=grad_norm,
+                skipped=skipped,
+                seconds=time.perf_counter() - started,
+                loader_seconds=loader_seconds,
             )
-            check_finite(step, {"validation loss": evaluation.loss})
-            is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
-            if is_best:
-                progress = replace(progress, best_step=step, best_loss=evaluation.loss)
-            yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
-        if due or stopping:
-            if runtime.rank == 0:
-                path = save_state(folder, model, optimizers, progress, identity)
-                yield CheckpointWritten(step=step, path=path)
-            runtime.barrier()
+            due = step % config.eval_interval == 0 or step == config.max_steps
+            if due:
+                with whole_weights(model, runtime):
+                    evaluation = evaluate_split(
+                        model,
+                        val_stream,
+                        separator=separator,
+                        runtime=runtime,
+                        batch_tokens=micro_batch_tokens,
+                        max_windows=max(1, config.eval_tokens // block_size),
+                    )
+                if not math.isfinite(evaluation.loss):
+                    raise not_finite(step, {"validation loss": evaluation.loss})
+                is_best = progress.best_loss is None or evaluation.loss < progress.best_loss
+                if is_best:
+                    progress = replace(progress, best_step=step, best_loss=evaluation.loss)
+                yield Evaluated(step=step, loss=evaluation.loss, is_best=is_best)
+            for written, path in writer.finished(wait=due or stopping):
+                yield CheckpointWritten(step=written, path=path)
+            if due or stopping:
+                keep, remembered = runtime.rank == 0, scaler.state_dict()
+                writer.start(copy_state(model, optimizers, progress, scaler=remembered, keep=keep))
+        for written, path in writer.finished(wait=True):
+            yield CheckpointWritten(step=written, path=path)
+    runtime.barrier()
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
 
 
@@ -205,6 +225,7 @@ def add_gradients(
     wrapped: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
     seeds: Sequence[int],
+    scaler: torch.amp.GradScaler,
     runtime: Runtime,
 ) -> tuple[Tensor, float]:
     """Gradients of one update's mean loss over a micro-batch per seed.
@@ -220,7 +241,7 @@ def add_gradients(
         with sync_gradients(wrapped, last=i == len(seeds)):
             with runtime.autocast():
                 loss = wrapped(x, y) / len(seeds)
-            loss.backward()
+            scaler.scale(loss).backward()
         total += loss.detach() / runtime.world_size
     return total, waited
 
@@ -241,36 +262,43 @@ def check_same_step(step: int, runtime: Runtime) -> None:
         )
 
 
-def check_finite(step: int, values: Mapping[str, float]) -> None:
-    """Raise FloatingPointError, naming the step, when a value is not finite."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"step {step}: the {name} is {value}; "
-                "lower the learning rate or lengthen the warm-up"
-            )
+def may_skip(loss: float, config: TrainConfig, scaler: torch.amp.GradScaler) -> bool:
+    """Whether to go on after an update that came out not finite.
+
+    A loss scaler provokes such gradients on purpose: so it finds the largest scale that fits.
+    """
+    return config.non_finite == "skip" or (scaler.is_enabled() and math.isfinite(loss))
 
 
-def wrap(model: GPT, runtime: Runtime) -> nn.Module:
-    """The model as it is trained: compiled and, among several processes, averaging gradients."""
-    wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment] # torch types it as a callable
-    if runtime.distributed:
-        ids = [runtime.device.index] if runtime.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=ids)
-    return wrapped
+def not_finite(step: int, values: Mapping[str, float]) -> FloatingPointError:
+    """An error that names the step and the first value that is not finite."""
+    name, value = next((n, v) for n, v in values.items() if not math.isfinite(v))
+    return FloatingPointError(
+        f"step {step}: the {name} is {value}; lower the learning rate or lengthen the warm-up"
+    )
 
 
-def sync_gradients(wrapped: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Average gradients between processes only at the last micro-batch of an update."""
-    if isinstance(wrapped, DistributedDataParallel) and not last:
-        return wrapped.no_sync()
-    return contextlib.nullcontext()
+def unscale(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler) -> None:
+    """Bring gradients back to their size; without a scaler they have it."""
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
 
 
 def clip_gradients(model: GPT, limit: float) -> float:
     """The norm of all gradients, which are scaled down to `limit` when that is set."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm: Tensor = nn.utils.get_total_norm(gradients)
+    norm: Tensor = whole(nn.utils.get_total_norm(gradients))
     if limit:
         nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
     return norm.item()
+
+
+def update(
+    optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScaler, *, skipped: bool
+) -> None:
+    """Move the weights, or leave them where they are, and let go of the gradients."""
+    for optimizer in optimizers:
+        if not skipped:
+            scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    scaler.update()

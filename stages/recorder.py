@@ -4,13 +4,19 @@ import csv
 import sys
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
+import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nanogpt.files import write_whole
+from nanogpt.flops import flops_per_token, peak_flops
+from nanogpt.memory import peak_memory_bytes
+from nanogpt.model import GPT
+from nanogpt.runtime import Runtime
 from nanogpt.train import CheckpointWritten, Ended, Evaluated, Started, StepDone, TrainEvent
 from stages.tracking import Tracker
 
@@ -44,12 +50,48 @@ class Curve:
             file.write(",".join(f"{value:.9g}" for value in values) + "\n")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What tells how much of a device a training uses."""
+
+    device: torch.device
+    flops_per_token: int
+    peak_flops: float | None  # of all devices together; None where a device's is not known
+
+    @classmethod
+    def of(cls, model: GPT, runtime: Runtime) -> "Hardware":
+        """The figures of a model where it runs."""
+        on_gpu = runtime.device.type == "cuda"
+        name = torch.cuda.get_device_name(runtime.device) if on_gpu else "CPU"
+        peak = peak_flops(name, runtime.dtype)
+        return cls(
+            device=runtime.device,
+            flops_per_token=flops_per_token(model),
+            peak_flops=peak and peak * runtime.world_size,
+        )
+
+    def metrics(self, tokens_per_second: float) -> dict[str, float]:
+        """Memory used at the most and, where it can be told, the model's share of the peak."""
+        found = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
+        if self.peak_flops is not None:
+            found["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
+        return found
+
+
 class Recorder:
     """Takes each event of one training."""
 
     def __init__(
-        self, folder: Path, tracker: Tracker, *, max_steps: int, batch_tokens: int, interval: int
+        self,
+        folder: Path,
+        tracker: Tracker,
+        *,
+        max_steps: int,
+        batch_tokens: int,
+        interval: int,
+        hardware: Hardware,
     ) -> None:
+        self.hardware, self.skipped = hardware, 0
         self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
         self.val = Curve(folder / "val.csv", VAL_COLUMNS)
         self.tracker = tracker
@@ -87,10 +129,13 @@ class Recorder:
         elif event.step:
             self.say(f"continuing after step {event.step}")
         self.say(f"micro-batch {event.micro_batch}, accumulated {event.accumulation} times")
+        if event.too_large:
+            self.say(f"there was no memory for a micro-batch of {event.too_large}")
 
     def take_step(self, event: StepDone) -> None:
         """Add a point to the curves, and now and then a line and the metrics."""
         self.train.add(event.step, event.loss, event.lr, event.grad_norm)
+        self.skipped += event.skipped
         self.seconds.append(event.seconds)
         self.loader_seconds.append(event.loader_seconds)
         speed = self.batch_tokens / median(self.seconds)
@@ -114,6 +159,8 @@ class Recorder:
                 "grad_norm": event.grad_norm,
                 "tokens_per_second": speed,
                 "loader_share": sum(self.loader_seconds) / sum(self.seconds),
+                "skipped_steps": self.skipped,
+                **self.hardware.metrics(speed),
             }
             self.tracker.record("metrics", step=event.step, values=values)
 

@@ -25,7 +25,11 @@ class Settings(BaseSettings):
     )
     torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
     join: bool = Field(default=False, description="join a training another machine leads")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="each process holds the whole model, or a part of it"
+    )
     compile: bool | None = Field(default=None, description="by default on CUDA only")
+    recompute: bool = Field(default=False, description="activations anew: less memory, slower")
     micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
     workers: int | None = Field(default=None, ge=1, description="tokenizing processes; all cores")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")

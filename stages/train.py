@@ -82,7 +82,8 @@ class TrainParams(Section):
     eval_interval: int = Field(ge=1)
     eval_tokens: int = Field(ge=1)
     keep: Literal["best", "last"]
-    precision: Literal["auto", "float32", "bfloat16"]
+    non_finite: Literal["stop", "skip"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
     seed: int = Field(ge=0, lt=2**63)
 
     @field_validator("init_from")

@@ -18,13 +18,7 @@ from typing import Any
 
 import torch
 
-from nanogpt.checkpoint import (
-    Progress,
-    checkpoint_folder,
-    checkpoints,
-    load_weights,
-    save_model,
-)
+from nanogpt.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.files import whole_folder, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
@@ -33,14 +27,19 @@ from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
 from stages.command import EXPECTED
 from stages.initial_weights import load_initial
 from stages.lineage import lineage
-from stages.recorder import Recorder
+from stages.recorder import Hardware, Recorder
 from stages.settings import Settings, read_settings
 from stages.shards import Shards
 from stages.supervise import exit_at_once, starters, when_gone
 from stages.tracking import Tracker
 from stages.train import ModelParams, TrainParams, code_sha256
 
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def main() -> None:
@@ -80,8 +79,10 @@ class Job:
 
     def run(self) -> Ended:
         """Train; in rank 0 also record, and at the end write the model."""
-        dtype = DTYPES[self.params.precision]
-        with launched(self.settings.device, dtype, self.settings.compile) as runtime:
+        dtype, settings = DTYPES[self.params.precision], self.settings
+        with launched(
+            settings.device, dtype, settings.compile, settings.parallel, settings.recompute
+        ) as runtime:
             torch.manual_seed(self.params.seed)
             model = GPT(self.config)
             if self.params.init_from and not checkpoints(self.folder):
@@ -120,6 +121,7 @@ class Job:
                 tracker,
                 max_steps=self.params.max_steps,
                 batch_tokens=self.params.batch_tokens,
+                hardware=Hardware.of(model, runtime),
                 interval=self.settings.log_interval,
             )
             with closing(recorder):
@@ -186,21 +188,15 @@ class Job:
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
         with whole_folder(best) as beside:
-            save_step(beside, model, self.folder, progress.best_step)
+            copy_model(checkpoint_folder(self.folder, progress.best_step), beside)
         with whole_folder(self.out) as beside:
-            save_step(beside, model, self.folder, kept)
+            copy_model(checkpoint_folder(self.folder, kept), beside)
             shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
             for curve in ("train.csv", "val.csv"):
                 shutil.copy(self.folder / curve, beside / curve)
             about = {**origin, "n_params": model.n_params(), "step": kept}
             (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
         return best
-
-
-def save_step(beside: Path, model: GPT, folder: Path, step: int) -> None:
-    """Write the model as it was after `step` updates."""
-    load_weights(model, checkpoint_folder(folder, step) / "model.safetensors")
-    save_model(beside, model)
 
 
 def train_config(params: TrainParams) -> TrainConfig:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -153,7 +155,13 @@ def adamw() -> OptimConfig:
 def plan(adamw: OptimConfig) -> TrainConfig:
     """Ten steps of eight windows, a look at the validation split at steps 4, 8 and 10."""
     return TrainConfig(
-        optim=adamw, batch_tokens=128, max_steps=10, eval_interval=4, eval_tokens=64, seed=7
+        optim=adamw,
+        batch_tokens=128,
+        max_steps=10,
+        eval_interval=4,
+        eval_tokens=64,
+        non_finite="stop",
+        seed=7,
     )
 
 
@@ -204,6 +212,22 @@ def python(tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def full_disk() -> Callable[[], AbstractContextManager[None]]:
+    """Inside, no file may grow beyond 20 kB: a model's fails in the middle of being written."""
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
 
 
 KILLING = """

@@ -1,9 +1,10 @@
 """The loop: golden losses, resuming, several processes, and the events it yields."""
 
 import json
-import shutil
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.checkpoint import load_model, save_model
+from nanogpt.checkpoint import load_model
 from nanogpt.data import TokenStream, WindowOrder
 from nanogpt.evaluate import evaluate_split
 from nanogpt.model import GPT, GPTConfig
@@ -27,7 +28,7 @@ from nanogpt.train import (
     TrainConfig,
     TrainEvent,
     clip_gradients,
-    micro_batch_size,
+    micro_batch_sizes,
 )
 
 CPU = torch.device("cpu")
@@ -63,15 +64,18 @@ def test_the_first_ten_losses_are_golden(
 def test_events_come_in_order(
     config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
 ) -> None:
-    model = seeded(config)
-    events = list(training(model, plan))
+    """A checkpoint is told of when it is complete, which takes the time it takes."""
+    events = list(training(seeded(config), plan))
     shown = [(type(event), getattr(event, "step", None)) for event in events]
     expected: list[tuple[type, int | None]] = [(Started, 0)]
     for step in range(1, 11):
-        expected.append((StepDone, step))
-        if step in (4, 8, 10):
-            expected += [(Evaluated, step), (CheckpointWritten, step)]
-    assert shown == [*expected, (Ended, None)]
+        expected += [(StepDone, step), *([(Evaluated, step)] if step in (4, 8, 10) else [])]
+    written = [one for one in shown if one[0] is CheckpointWritten]
+    assert [one for one in shown if one not in written] == [*expected, (Ended, None)]
+    assert written == [(CheckpointWritten, step) for step in (4, 8, 10)]
+    for step, following in ((4, 8), (8, 10)):
+        place = shown.index((CheckpointWritten, step))
+        assert shown.index((Evaluated, step)) < place < shown.index((CheckpointWritten, following))
 
 
 def test_events_say_what_happened(
@@ -135,6 +139,25 @@ def test_a_finished_training_has_nothing_more_to_do(
         Started(step=10, micro_batch=4, accumulation=2),
         ended,
     ]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(
+    gpt2: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    tmp_path: Path,
+    full_disk: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """The one before is whole, and once there is room the training goes on from it."""
+    expected = losses(training(seeded(gpt2), plan, folder="whole"))
+    events = training(seeded(gpt2), plan)
+    next(event for event in events if isinstance(event, CheckpointWritten))
+    with full_disk(), pytest.raises(OSError, match=r"step-00000008.*cannot be written"):
+        list(events)
+    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "step-00000004"]
+    rest = losses(training(seeded(gpt2), plan))
+    assert rest == {step: loss for step, loss in expected.items() if step > 4}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -264,88 +287,6 @@ def test_processes_share_the_windows_of_an_epoch(
     assert len(np.unique(steps)) == 7 * 8
 
 
-RANKS = """
-import json, sys
-from pathlib import Path
-from threading import Event
-import torch
-from nanogpt.checkpoint import load_model
-from nanogpt.data import TokenStream
-from nanogpt.optim import OptimConfig
-from nanogpt.runtime import launched
-from nanogpt.train import (
-    CheckpointWritten, Ended, Evaluated, StepDone, TrainConfig, agree, train
-)
-
-folder = Path(sys.argv[1])
-torch.set_num_threads(1)
-plan = json.loads((folder / "plan.json").read_text())
-plan = TrainConfig(optim=OptimConfig(**plan.pop("optim")), **plan)
-seen = {"losses": [], "evaluations": [], "written": 0, "ended": None}
-with launched("cpu", torch.float32, None) as runtime:
-    for event in train(
-        load_model(folder / "model", runtime.device),
-        TokenStream.open([folder / "train.npy"]),
-        TokenStream.open([folder / "val.npy"]),
-        plan,
-        separator=49,
-        runtime=runtime,
-        folder=folder / "run",
-        identity={"seed": plan.seed},
-        micro_batch_tokens=32,
-        stop=Event(),
-    ):
-        match event:
-            case StepDone(): seen["losses"].append(event.loss)
-            case Evaluated(): seen["evaluations"].append(event.loss)
-            case CheckpointWritten(): seen["written"] += 1
-            case Ended(): seen["ended"] = event.progress.step
-    half = torch.tensor(0.5)
-    agreed = [agree(half, runtime.rank == 1, runtime), agree(half, False, runtime)]
-seen |= {"world_size": runtime.world_size, "agreed": agreed}
-(folder / f"seen{runtime.rank}.json").write_text(json.dumps(seen))
-"""
-
-
-def test_two_processes_equal_one_and_one_resumes_what_two_began(
-    tmp_path: Path,
-    modern: GPTConfig,
-    plan: TrainConfig,
-    training: Training,
-    seeded: Build,
-    train_stream: TokenStream,
-    val_stream: TokenStream,
-    python: Callable[..., str],
-) -> None:
-    """Real processes under torchrun, with dropout, over ten steps."""
-    plan, config = replace(plan, eval_interval=5), replace(modern, dropout=0.1)
-    (tmp_path / "model").mkdir()
-    save_model(tmp_path / "model", seeded(config))
-    (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
-    np.save(tmp_path / "train.npy", train_stream.shards[0])
-    np.save(tmp_path / "val.npy", val_stream.shards[0])
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    python(RANKS, tmp_path, options=launch)
-    two, other = (json.loads((tmp_path / f"seen{rank}.json").read_text()) for rank in (0, 1))
-    assert (two["written"], other["written"]) == (2, 0)
-    assert {**two, "written": None} == {**other, "written": None}
-    assert two["agreed"] == [[1.0, True], [1.0, False]]
-    assert (two["world_size"], two["ended"]) == (2, 10)
-
-    one = list(training(seeded(config), plan, folder="one", micro_batch_tokens=32))
-    evaluations = [event.loss for event in one if isinstance(event, Evaluated)]
-    assert two["losses"] == pytest.approx(list(losses(one).values()), abs=1e-4)
-    assert two["evaluations"] == pytest.approx(evaluations, abs=1e-4)
-
-    shutil.rmtree(tmp_path / "run" / "step-00000010")
-    started, *rest = training(seeded(config), plan, micro_batch_tokens=32)
-    assert isinstance(started, Started)
-    assert started.step == 5
-    resumed = losses(rest)
-    assert list(resumed) == [6, 7, 8, 9, 10]
-    assert list(resumed.values()) == pytest.approx(two["losses"][5:], abs=1e-4)
-
-
 @settings(deadline=None)
 @given(
     sequences=st.integers(1, 300),
@@ -357,17 +298,18 @@ def test_micro_batches_make_the_global_batch(
     sequences: int, block_size: int, world_size: int, limit: int
 ) -> None:
     batch_tokens = sequences * block_size * world_size
-    micro, accumulation = micro_batch_size(batch_tokens, block_size, world_size, limit)
-    assert micro * accumulation == sequences
-    assert micro == 1 or micro * block_size <= limit
-    for larger in range(micro + 1, sequences + 1):
-        assert sequences % larger or larger * block_size > limit
+    sizes = micro_batch_sizes(batch_tokens, block_size, world_size, limit)
+    assert sizes == [
+        n
+        for n in range(sequences, 0, -1)
+        if sequences % n == 0 and (n == 1 or n * block_size <= limit)
+    ]
 
 
 @pytest.mark.parametrize(("batch_tokens", "world_size"), [(100, 1), (112, 2), (8, 1), (0, 1)])
 def test_a_batch_that_does_not_divide_is_refused(batch_tokens: int, world_size: int) -> None:
     with pytest.raises(ValueError, match=rf"batch_tokens {batch_tokens} .*\(16 x {world_size}\)"):
-        micro_batch_size(batch_tokens, 16, world_size, 64)
+        micro_batch_sizes(batch_tokens, 16, world_size, 64)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(
@@ -387,6 +329,65 @@ def test_an_evaluation_that_is_not_finite_stops_too(
     with pytest.raises(FloatingPointError, match=r"^step 1"):
         list(training(seeded(gpt2), replace(plan, optim=optim, max_steps=1)))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_update_that_is_not_finite_can_be_skipped_and_counted(
+    config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, optimizer: str
+) -> None:
+    """Gradients of the third and fifth update, two micro-batches each, are spoiled."""
+    plan = replace(
+        plan, non_finite="skip", max_steps=6, optim=replace(plan.optim, optimizer=optimizer)
+    )
+    model, passes, weights = seeded(config), 0, []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return gradient * math.inf if passes in (5, 9) else gradient
+
+    model.wte.weight.register_hook(spoil)
+    skipped = []
+    for event in training(model, plan):
+        if isinstance(event, StepDone):
+            skipped.append(event.skipped)
+            weights.append(model.wte.weight.detach().clone())
+    assert skipped == [False, False, True, False, True, False]
+    for step, was_skipped in enumerate(skipped[1:], start=1):
+        assert torch.equal(weights[step], weights[step - 1]) == was_skipped
+    assert weights[-1].isfinite().all()
+
+
+def test_float16_scales_its_loss_and_resumes_with_its_scale(
+    gpt2: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, cpu: Runtime
+) -> None:
+    half = replace(cpu, dtype=torch.float16)
+    exact = [e.loss for e in training(seeded(gpt2), plan) if isinstance(e, StepDone)]
+    whole = [
+        e
+        for e in training(seeded(gpt2), plan, runtime=half, folder="half")
+        if isinstance(e, StepDone)
+    ]
+    assert [e.loss for e in whole] == pytest.approx(exact, abs=0.05)
+    model = seeded(gpt2)
+    first = list(training(model, plan, runtime=half, folder="two", stop_after=5))
+    state = json.loads((first[-2].path / "state.json").read_text())
+    assert state["scaler"]["scale"] == 65536.0
+    rest = list(training(seeded(gpt2), plan, runtime=half, folder="two"))
+    again = [e.loss for e in [*first, *rest] if isinstance(e, StepDone)]
+    assert again == [e.loss for e in whole]
+
+
+def test_recomputed_activations_change_nothing(
+    config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, cpu: Runtime
+) -> None:
+    config, plan = replace(config, dropout=0.2), replace(plan, max_steps=3)
+    runs = []
+    for recompute in (False, True):
+        runtime, folder = replace(cpu, recompute=recompute), f"recompute-{recompute}"
+        events = training(seeded(config), plan, runtime=runtime, folder=folder)
+        runs.append([(e.loss, e.grad_norm) for e in events if isinstance(e, StepDone)])
+    assert runs[0] == runs[1]
 
 
 def test_gradients_are_scaled_down_to_the_limit(gpt2: GPTConfig, seeded: Build) -> None:

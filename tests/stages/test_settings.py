@@ -21,6 +21,7 @@ def test_nothing_set_gives_the_defaults() -> None:
         ("NANOGPT_PROCESSES", "2", 2),
         ("NANOGPT_TORCHRUN", "--nnodes=2", "--nnodes=2"),
         ("NANOGPT_JOIN", "1", True),
+        ("NANOGPT_PARALLEL", "fsdp", "fsdp"),
         ("NANOGPT_COMPILE", "false", False),
         ("NANOGPT_MICRO_BATCH_TOKENS", "4096", 4096),
         ("NANOGPT_WORKERS", "3", 3),

@@ -1,0 +1,57 @@
+"""What fits: how much memory was used at most, and how large a micro-batch a device takes."""
+
+import resource
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from nanogpt.model import GPT
+from nanogpt.runtime import Runtime
+
+OPTIMIZER_BYTES = 8  # per parameter: AdamW's two moments in float32
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory tensors took on a GPU, or this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:
+    """The first of `sizes`, sequences per micro-batch, that every process has memory for.
+
+    Tried by a forward and backward pass, room for the optimizer set aside. Raises ValueError when
+    none fits.
+    """
+    reserved = torch.empty(
+        OPTIMIZER_BYTES * model.n_params(), dtype=torch.uint8, device=runtime.device
+    )
+    ranks_that_fit = (i for i, size in enumerate(sizes) if fits(model, size, runtime))
+    mine = next(ranks_that_fit, len(sizes))
+    del reserved
+    slowest = int(runtime.all_reduce_max(torch.tensor(float(mine), device=runtime.device)).item())
+    if slowest == len(sizes):
+        raise ValueError(
+            f"not even {sizes[-1]} sequence of {model.config.block_size} tokens fits into the "
+            f"memory of {runtime.device}: set NANOGPT_RECOMPUTE=true, or a smaller model"
+        )
+    return sizes[slowest]
+
+
+def fits(model: GPT, size: int, runtime: Runtime) -> bool:
+    """Whether a forward and backward pass of `size` sequences has room."""
+    idx = torch.zeros(size, model.config.block_size, dtype=torch.long, device=runtime.device)
+    try:
+        with runtime.autocast():
+            loss = model(idx, idx)
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        if runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
