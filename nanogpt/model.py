@@ -9,6 +9,7 @@ Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C / H), V vo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,21 +50,54 @@ class GPTConfig:
 
 
 class KVCache:
-    """Keys and values of every layer for the tokens seen so far, so that each is computed once."""
+    """Keys and values of every layer for the tokens seen so far, so that each is computed once.
+
+    Slot t of a row holds its t-th token. Rows may hold unequal numbers of them: what lies beyond a
+    row's own is seen by none of its tokens, and overwritten by its next ones.
+    """
 
     def __init__(self, config: GPTConfig, batch: int, device: torch.device, dtype: torch.dtype):
         head_size = config.n_embd // config.n_head
-        shape = (config.n_layer, batch, config.n_head, config.block_size, head_size)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+        shape = (batch, config.n_head, config.block_size, head_size)
+        layers = range(config.n_layer)  # for each of them (B, H, block_size, D)
+        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.block_size, self.device = config.block_size, device
+        self.lengths = [0] * batch  # tokens in each row
+        self.restart(range(batch), 0)
+
+    def restart(self, rows: Sequence[int], n_tokens: int) -> None:
+        """Make room for the first n_tokens of these rows, which the model reads next."""
+        self.rows = torch.tensor(list(rows), device=self.device)[:, None]  # (B, 1)
+        self.positions = torch.arange(n_tokens, device=self.device)  # (T,) or (B, T)
+        self.mask: Tensor | None = None  # the new tokens see each other alone
+        for row in rows:
+            self.lengths[row] = n_tokens
+
+    def advance(self, n_tokens: int, *, all_slots: bool = False) -> None:
+        """Make room for the next n_tokens of every row, which the model reads next.
+
+        They look at as many slots as the longest row fills, or at all, the same at every step.
+        Raises ValueError when they do not fit.
+        """
+        end = max(self.lengths) + n_tokens
+        if end > self.block_size:
+            raise ValueError(f"{end} tokens do not fit into block_size {self.block_size}")
+        self.rows = torch.arange(len(self.lengths), device=self.device)[:, None]
+        starts = torch.tensor(self.lengths, device=self.device)[:, None]
+        self.positions = starts + torch.arange(n_tokens, device=self.device)
+        slots = torch.arange(self.block_size if all_slots else end, device=self.device)
+        self.mask = slots <= self.positions[:, None, :, None]  # (B, 1, T, slots)
+        self.lengths = [length + n_tokens for length in self.lengths]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B, H, T, D) after `length`; return all keys and values of the layer."""
-        end = self.length + k.size(2)
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        """Store the new k, v (B, H, T, D); return all that the new tokens may look at."""
+        self.k[layer][self.rows, :, self.positions] = k.transpose(1, 2)
+        self.v[layer][self.rows, :, self.positions] = v.transpose(1, 2)
+        if self.mask is None:
+            return k, v
+        n_slots = self.mask.size(-1)
+        return self.k[layer][:, :, :n_slots], self.v[layer][:, :, :n_slots]
 
 
 class Norm(nn.Module):
@@ -122,24 +156,20 @@ class CausalSelfAttention(nn.Module):
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        mask = None
         if cache is not None:
             k, v = cache.extend(layer, k, v)
+            mask = cache.mask
         y = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if k.size(2) == T else causal_mask(T, k.size(2), q.device),
+            attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=k.size(2) == T,
+            is_causal=mask is None,
         )
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
-
-
-def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
-    """(n_query, n_key) booleans: the queries are the last n_query of the n_key positions."""
-    ones = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=n_key - n_query)
 
 
 class MLP(nn.Module):
@@ -223,26 +253,43 @@ class GPT(nn.Module):
 
         With a cache, idx continues what the cache has seen. Padding logits are -inf.
         """
-        start = cache.length if cache is not None else 0
-        end = start + idx.size(1)
-        if end > self.config.block_size:
-            raise ValueError(f"{end} tokens do not fit into block_size {self.config.block_size}")
-        x = self.wte(idx)  # (B, T, C)
-        if self.wpe is not None:
-            x = x + self.wpe(torch.arange(start, end, device=idx.device))
-        x = F.dropout(x, self.config.dropout, self.training)
-        angles = None if self.wpe is not None else (self.cos[start:end], self.sin[start:end])
-        for layer, block in enumerate(self.h):
-            x = block(x, angles, layer, cache)
         if cache is not None:
-            cache.length = end
-        logits: Tensor = self.lm_head(self.ln_f(x)).float()  # (B, T, V padded)
-        if self.config.logit_softcap:
-            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
-        if self.config.padded_vocab_size > self.config.vocab_size:
-            padding = torch.arange(logits.size(-1), device=idx.device) >= self.config.vocab_size
-            logits = logits.masked_fill(padding, -math.inf)
+            cache.advance(idx.size(1))
+        logits = self.logits(self.hidden(idx, cache))
         if targets is None:
             return logits
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view_as(targets)
+
+    def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the layers make of idx (B, T), normalised for the head: (B, T, C).
+
+        A cache must have made room for idx.
+        """
+        n_tokens, block_size = idx.size(1), self.config.block_size
+        if n_tokens > block_size:
+            raise ValueError(f"{n_tokens} tokens do not fit into block_size {block_size}")
+        positions = torch.arange(n_tokens, device=idx.device) if cache is None else cache.positions
+        x = self.wte(idx)  # (B, T, C)
+        if self.wpe is not None:
+            x = x + self.wpe(positions)
+        x = F.dropout(x, self.config.dropout, self.training)
+        angles = None
+        if self.wpe is None:  # (T, D/2), or (B, 1, T, D/2): the same for all heads
+            angles = self.cos[positions], self.sin[positions]
+            if positions.ndim == 2:
+                angles = angles[0].unsqueeze(1), angles[1].unsqueeze(1)
+        for layer, block in enumerate(self.h):
+            x = block(x, angles, layer, cache)
+        normed: Tensor = self.ln_f(x)
+        return normed
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V padded) in float32 of `hidden` states (..., C)."""
+        logits: Tensor = self.lm_head(x).float()
+        if self.config.logit_softcap:
+            logits = self.config.logit_softcap * torch.tanh(logits / self.config.logit_softcap)
+        if self.config.padded_vocab_size > self.config.vocab_size:
+            padding = torch.arange(logits.size(-1), device=x.device) >= self.config.vocab_size
+            logits = logits.masked_fill(padding, -math.inf)
+        return logits

@@ -130,7 +130,7 @@ def test_cache_equals_computing_all_again(
     with torch.no_grad():
         pieces = torch.cat([model(part, cache=cache) for part in idx.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(pieces, model(idx))
-    assert cache.length == 16
+    assert cache.lengths == [16, 16]
 
 
 def test_more_tokens_than_the_block_are_refused(
