@@ -185,6 +185,6 @@ def decoding_copy(model: GPT, runtime: Runtime) -> GPT:
     copied = deepcopy(model).to(runtime.device, runtime.dtype).eval()
     if runtime.device.type == "cpu" and runtime.dtype == torch.float32:
         for module in copied.modules():
-            if isinstance(module, nn.Linear) and module.out_features > module.in_features:
+            if isinstance(module, nn.Linear) and module.out_features >= module.in_features:
                 module.weight.data = module.weight.data.t().contiguous().t()
     return copied

@@ -68,9 +68,14 @@ class KVCache:
 
     def restart(self, rows: Sequence[int], n_tokens: int) -> None:
         """Make room for the first n_tokens of these rows, which the model reads next."""
-        self.rows = torch.tensor(list(rows), device=self.device)[:, None]  # (B, 1)
-        self.positions = torch.arange(n_tokens, device=self.device)  # (T,) or (B, T)
-        self.mask: Tensor | None = None  # the new tokens see each other alone
+        self.positions = torch.arange(n_tokens, device=self.device)  # (T,), or (B, T) if unequal
+        self.place: tuple[Tensor | slice, ...] = (  # of the new tokens in a layer
+            torch.tensor(list(rows), device=self.device),
+            slice(None),
+            slice(n_tokens),
+        )
+        self.slots: int | None = None  # the new tokens see each other alone
+        self.mask: Tensor | None = None
         for row in rows:
             self.lengths[row] = n_tokens
 
@@ -80,24 +85,33 @@ class KVCache:
         They look at as many slots as the longest row fills, or at all, the same at every step.
         Raises ValueError when they do not fit.
         """
-        end = max(self.lengths) + n_tokens
+        start, end = min(self.lengths), max(self.lengths) + n_tokens
         if end > self.block_size:
             raise ValueError(f"{end} tokens do not fit into block_size {self.block_size}")
-        self.rows = torch.arange(len(self.lengths), device=self.device)[:, None]
-        starts = torch.tensor(self.lengths, device=self.device)[:, None]
-        self.positions = starts + torch.arange(n_tokens, device=self.device)
-        slots = torch.arange(self.block_size if all_slots else end, device=self.device)
-        self.mask = slots <= self.positions[:, None, :, None]  # (B, 1, T, slots)
+        self.slots = self.block_size if all_slots else end
+        if equal := end - start == n_tokens and not all_slots:
+            self.positions = torch.arange(start, end, device=self.device)
+            self.place = (slice(None), slice(None), slice(start, end))
+        else:
+            starts = torch.tensor(self.lengths, device=self.device)[:, None]
+            self.positions = starts + torch.arange(n_tokens, device=self.device)
+            rows = torch.arange(len(self.lengths), device=self.device)[:, None]
+            self.place = (rows, slice(None), self.positions)
+        self.mask = None
+        if not equal or n_tokens > 1:
+            slots = torch.arange(self.slots, device=self.device)
+            self.mask = slots <= self.positions[..., None]  # (T, slots) or (B, T, slots)
+            self.mask = self.mask if equal else self.mask[:, None]  # the same for all heads
         self.lengths = [length + n_tokens for length in self.lengths]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new k, v (B, H, T, D); return all that the new tokens may look at."""
-        self.k[layer][self.rows, :, self.positions] = k.transpose(1, 2)
-        self.v[layer][self.rows, :, self.positions] = v.transpose(1, 2)
-        if self.mask is None:
+        unequal = self.positions.ndim == 2  # two index tensors put B, T first
+        self.k[layer][self.place] = k.transpose(1, 2) if unequal else k
+        self.v[layer][self.place] = v.transpose(1, 2) if unequal else v
+        if self.slots is None:
             return k, v
-        n_slots = self.mask.size(-1)
-        return self.k[layer][:, :, :n_slots], self.v[layer][:, :, :n_slots]
+        return self.k[layer][:, :, : self.slots], self.v[layer][:, :, : self.slots]
 
 
 class Norm(nn.Module):
@@ -166,7 +180,7 @@ class CausalSelfAttention(nn.Module):
             v,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
+            is_causal=mask is None and T > 1,
         )
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
