@@ -10,7 +10,7 @@ import torch
 from benchmarks.train_speed import config_of, train_config
 from nanogpt.data import TokenStream
 from nanogpt.evaluate import evaluate_split
-from nanogpt.generate import Sampling, generate
+from nanogpt.generate import Sampling, decoding_copy, generate
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train import Ended, StepDone, train
@@ -81,15 +81,14 @@ def main() -> None:
         torch.stack(
             list(
                 generate(
-                    model,
-                    torch.tensor([[1, 4, 9]]),
+                    decoding_copy(model, runtime),
+                    [torch.tensor([1, 4, 9])],
                     200,
-                    sampling=Sampling(temperature=0.0, top_k=None, top_p=1.0),
-                    runtime=runtime,
-                    generator=torch.Generator(),
+                    sampling=Sampling(temperature=0.0),
+                    seeds=[0],
                 )
             )
-        )
+        ).cpu()
         for model, runtime in ((on_cpu, cpu), (on_cuda, cuda))
     ]
     print(f"greedy sample: {(texts[0] == texts[1]).float().mean():.1%} of tokens equal")

@@ -58,7 +58,7 @@ def config_of(shape: str, family: str) -> GPTConfig:
         bias=False,
         position="rotary" if modern else "learned",
         norm="rmsnorm" if modern else "layernorm",
-        activation="relu2" if modern else "gelu",
+        activation="relu2" if modern else "gelu_exact",
         qk_norm=modern,
         zero_init_proj=modern,
         tie_weights=not modern,

@@ -51,13 +51,3 @@ def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:
     """(n_query, n_key) booleans: the queries are the last n_query of the n_key positions."""
     ones = torch.ones(n_query, n_key, dtype=torch.bool, device=device)
     return ones.tril(diagonal=n_key - n_query)
-
-
-def document_mask(idx: Tensor, separator: int, n_query: int) -> Tensor:
-    """(B, 1, n_query, K) booleans: the last n_query of idx (B, K) see their own document so far.
-
-    A separator belongs to the document after it, whose first token is predicted from it.
-    """
-    document = (idx == separator).cumsum(1)  # (B, K)
-    same = document[:, -n_query:, None] == document[:, None, :]  # (B, n_query, K)
-    return (same & causal_mask(n_query, idx.size(1), idx.device))[:, None]

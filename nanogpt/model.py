@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanogpt.attention import attend, document_mask
+from nanogpt.attention import attend
+from nanogpt.cache import KVCache, document_mask
 from nanogpt.loss import Head, mean_loss, token_losses
 
 
@@ -56,31 +57,6 @@ class GPTConfig:
     def padded_vocab_size(self) -> int:
         """V rounded up to a multiple of 64, the size GPUs multiply fastest."""
         return math.ceil(self.vocab_size / 64) * 64
-
-
-class KVCache:
-    """Keys and values of every layer for the tokens seen so far, so that each is computed once."""
-
-    def __init__(self, config: GPTConfig, batch: int, device: torch.device, dtype: torch.dtype):
-        head_size = config.n_embd // config.n_head
-        shape = (config.n_layer, batch, config.n_head, config.block_size, head_size)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
-        self.idx = torch.zeros(batch, config.block_size, device=device, dtype=torch.long)
-        self.length = 0
-
-    def extend_idx(self, idx: Tensor) -> Tensor:
-        """Append idx (B, T) after `length`; return all token ids."""
-        end = self.length + idx.size(1)
-        self.idx[:, self.length : end] = idx
-        return self.idx[:, :end]
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v (B, H, T, D) after `length`; return all keys and values of the layer."""
-        end = self.length + k.size(2)
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
 class Norm(nn.Module):
@@ -250,31 +226,46 @@ class GPT(nn.Module):
         With targets (B, T) the loss in nats: the mean, or (B, T) with reduction "none". With a
         cache, idx continues what the cache has seen.
         """
-        start = cache.length if cache is not None else 0
-        end = start + idx.size(1)
-        if end > self.config.block_size:
-            raise ValueError(f"{end} tokens do not fit into block_size {self.config.block_size}")
+        if cache is not None:
+            cache.advance(idx.size(1))
+        x = self.hidden(idx, cache)
+        if targets is None:
+            return self.logits(x)
+        weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
+        if reduction == "mean":
+            return mean_loss(x, weight, targets, self.head)
+        return token_losses(x, weight, targets, self.head).view_as(idx)
+
+    def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the layers make of idx (B, T), normalised for the head: (B, T, C).
+
+        A cache must have made room for idx.
+        """
+        n_tokens, block_size = idx.size(1), self.config.block_size
+        if n_tokens > block_size:
+            raise ValueError(f"{n_tokens} tokens do not fit into block_size {block_size}")
+        positions = torch.arange(n_tokens, device=idx.device) if cache is None else cache.positions
         x = self.wte(idx)  # (B, T, C)
         if self.wpe is not None:
-            x = x + self.wpe(torch.arange(start, end, device=idx.device))
+            x = x + self.wpe(positions)
         x = F.dropout(x, self.config.dropout, self.training)
-        angles = None if self.wpe is not None else (self.cos[start:end], self.sin[start:end])
-        mask = None
+        angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
+        mask = None if cache is None else cache.mask
         if self.config.mask_documents:
-            seen = idx if cache is None else cache.extend_idx(idx)
-            mask = document_mask(seen, self.config.separator, idx.size(1))
+            mask = document_mask(idx, self.config.separator, cache)
         for layer, block in enumerate(self.h):
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, angles, layer, cache, mask, use_reentrant=False)
             else:
                 x = block(x, angles, layer, cache, mask)
-        if cache is not None:
-            cache.length = end
-        x = self.ln_f(x)
-        head = Head(vocab_size=self.config.vocab_size, softcap=self.config.logit_softcap)
-        if targets is None:
-            return head(self.lm_head(x))
-        weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
-        if reduction == "mean":
-            return mean_loss(x, weight, targets, head)
-        return token_losses(x, weight, targets, head).view_as(idx)
+        normed: Tensor = self.ln_f(x)
+        return normed
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V padded), in float32 at least, of `hidden` states (..., C)."""
+        return self.head(self.lm_head(x))
+
+    @property
+    def head(self) -> Head:
+        """What happens to logits after the matrix product."""
+        return Head(vocab_size=self.config.vocab_size, softcap=self.config.logit_softcap)

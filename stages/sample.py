@@ -1,8 +1,12 @@
-"""Stage `sample`: text the model writes, from prompts in the params, the same for the same seed."""
+"""Stage `sample`: text the model writes, from prompts in the params, the same for the same seed.
+
+Texts are written many at a time; which share a batch changes none of them.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -13,11 +17,11 @@ from stages.settings import Settings
 from stages.tracking import Tracker
 
 if TYPE_CHECKING:
-    from nanogpt.model import GPT
-    from nanogpt.runtime import Runtime
+    from nanogpt.model import GPT, GPTConfig
     from stages.tokenizer import Tokenizer
 
 MODEL, OUT = Path("models/gpt"), Path("samples")
+CACHE_BYTES = 1 << 30  # memory that the texts of one batch may take while they are written
 
 
 class SampleParams(Section):
@@ -29,28 +33,56 @@ class SampleParams(Section):
     temperature: float = Field(ge=0, le=100)
     top_k: int | None = Field(ge=1)
     top_p: float = Field(gt=0, le=1)
+    min_p: float = Field(ge=0, le=1)
+    repetition_penalty: float = Field(gt=0, le=100)
+    stop: list[Annotated[str, Field(min_length=1)]]
     seed: int = Field(ge=0, lt=2**63)
 
 
 def continuations(
-    prompt: str, params: SampleParams, model: "GPT", tokenizer: "Tokenizer", runtime: "Runtime"
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    params: SampleParams,
+    model: "GPT",
+    tokenizer: "Tokenizer",
 ) -> list[str]:
-    """samples_per_prompt texts that follow the prompt, each up to its separator."""
+    """The text that follows each prompt, up to its separator or the first of params.stop."""
     import torch
 
     from nanogpt.generate import Sampling, generate
 
-    ids = [tokenizer.separator, *tokenizer.encode(prompt).tolist()]  # as at a document's start
-    tokens = generate(
+    # as at a document's start
+    ids = [[tokenizer.separator, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    steps = generate(
         model,
-        torch.tensor([ids] * params.samples_per_prompt),
+        [torch.tensor(row) for row in ids],
         params.max_new_tokens,
-        sampling=Sampling(temperature=params.temperature, top_k=params.top_k, top_p=params.top_p),
-        runtime=runtime,
-        generator=torch.Generator().manual_seed(params.seed),
+        sampling=Sampling(
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+        ),
+        seeds=seeds,
+        stop_tokens=[tokenizer.separator],
     )
-    rows = torch.stack(list(tokens), dim=1).tolist()  # (samples_per_prompt, max_new_tokens)
-    return [tokenizer.decode(until(row, tokenizer.separator)) for row in rows]
+    written: list[list[int]] = [[] for _ in prompts]
+    unfinished = set(range(len(prompts)))
+    for tokens in steps:
+        for row, token in enumerate(tokens.tolist()):
+            written[row].append(token)
+        unfinished -= {row for row in unfinished if stopped(written[row], params.stop, tokenizer)}
+        if not unfinished:
+            break
+    return [cut(tokenizer.decode(until(row, tokenizer.separator)), params.stop) for row in written]
+
+
+def stopped(ids: Sequence[int], stop: Sequence[str], tokenizer: "Tokenizer") -> bool:
+    """Whether the newest id is the separator or completes a stop string."""
+    longest = max((len(string.encode()) for string in stop), default=0)
+    tail = tokenizer.decode(ids[-longest:]) if longest else ""  # an id has one byte or more
+    return ids[-1] == tokenizer.separator or any(string in tail for string in stop)
 
 
 def until(row: list[int], end: int) -> list[int]:
@@ -58,28 +90,46 @@ def until(row: list[int], end: int) -> list[int]:
     return row[: row.index(end)] if end in row else row
 
 
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    return text[: min((text.index(string) for string in stop if string in text), default=None)]
+
+
+def rows_per_batch(config: "GPTConfig") -> int:
+    """How many texts' keys and values, in float32, CACHE_BYTES hold."""
+    return max(1, CACHE_BYTES // (config.n_layer * 2 * config.block_size * config.n_embd * 4))
+
+
 def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
     """Write `samples.txt` to read and `samples.jsonl` to process; the samples."""
     import torch
 
     from nanogpt.checkpoint import load_model
+    from nanogpt.data import mix
+    from nanogpt.generate import decoding_copy
     from nanogpt.runtime import Runtime, choose_device
     from stages.tokenizer import load_tokenizer
 
-    where = choose_device(device)
-    gpt, tokenizer = load_model(model, where), load_tokenizer(model / "tokenizer")
-    runtime = Runtime(device=where, dtype=torch.float32)
+    runtime = Runtime(device=choose_device(device), dtype=torch.float32)
+    gpt = decoding_copy(load_model(model, runtime.device), runtime)
+    tokenizer = load_tokenizer(model / "tokenizer")
+    numbers = range(params.samples_per_prompt)
+    prompts = [prompt for prompt in params.prompts for _ in numbers]
+    seeds = [mix(params.seed, number) for _ in params.prompts for number in numbers]
+    texts, size = [], rows_per_batch(gpt.config)
+    for i in range(0, len(prompts), size):
+        batch = slice(i, i + size)
+        texts += continuations(prompts[batch], seeds[batch], params, gpt, tokenizer)
     samples = [
-        {"prompt": prompt, "number": number, "text": text}
-        for prompt in params.prompts
-        for number, text in enumerate(continuations(prompt, params, gpt, tokenizer, runtime))
+        {"prompt": prompt, "number": i % len(numbers), "text": text}
+        for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
     with whole_folder(out) as folder:
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        texts = (f"{sample['prompt']}{sample['text']}\n" for sample in samples)
+        whole = (f"{sample['prompt']}{sample['text']}\n" for sample in samples)
         rule = "\n" + "-" * 72 + "\n\n"
-        (folder / "samples.txt").write_text(rule.join(texts), encoding="utf-8")
+        (folder / "samples.txt").write_text(rule.join(whole), encoding="utf-8")
     return samples
 
 

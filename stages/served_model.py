@@ -11,7 +11,7 @@ import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from nanogpt.checkpoint import load_model
-from nanogpt.generate import Sampling, generate
+from nanogpt.generate import Sampling, decoding_copy, generate
 from nanogpt.runtime import Runtime
 from stages.tokenizer import load_tokenizer
 
@@ -24,8 +24,8 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read weights and tokenizer."""
         folder = Path(context.artifacts["model"])
-        self.runtime = Runtime(device=torch.device("cpu"), dtype=torch.float32)
-        self.model = load_model(folder, self.runtime.device)
+        runtime = Runtime(device=torch.device("cpu"), dtype=torch.float32)
+        self.model = decoding_copy(load_model(folder, runtime.device), runtime)
         self.tokenizer = load_tokenizer(folder / "tokenizer")
 
     def predict(
@@ -34,24 +34,23 @@ class ServedModel(PythonModel):
         model_input: list[str],
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Each prompt continued; params as in DEFAULTS."""
-        return [self.continued(prompt, {**DEFAULTS, **(params or {})}) for prompt in model_input]
-
-    def continued(self, prompt: str, params: dict[str, Any]) -> str:
-        """One prompt and what the model adds to it."""
-        ids = [self.tokenizer.separator, *self.tokenizer.encode(prompt).tolist()]
-        sampling = Sampling(
-            temperature=params["temperature"], top_k=params["top_k"], top_p=params["top_p"]
-        )
+        """Each prompt and what the model adds to it; params as in DEFAULTS."""
+        wanted = {**DEFAULTS, **(params or {})}
+        separator = self.tokenizer.separator
+        ids = [[separator, *self.tokenizer.encode(prompt).tolist()] for prompt in model_input]
         tokens = generate(
             self.model,
-            torch.tensor([ids]),
-            params["max_new_tokens"],
-            sampling=sampling,
-            runtime=self.runtime,
-            generator=torch.Generator().manual_seed(params["seed"]),
+            [torch.tensor(row) for row in ids],
+            wanted["max_new_tokens"],
+            sampling=Sampling(
+                temperature=wanted["temperature"], top_k=wanted["top_k"], top_p=wanted["top_p"]
+            ),
+            seeds=[wanted["seed"]] * len(ids),
+            stop_tokens=[separator],
         )
-        return prompt + self.tokenizer.decode([int(token) for token in tokens])
+        rows = torch.stack(list(tokens), dim=1).tolist()  # (B, new tokens)
+        texts = (self.tokenizer.decode([t for t in row if t != separator]) for row in rows)
+        return [prompt + text for prompt, text in zip(model_input, texts, strict=True)]
 
 
 mlflow.models.set_model(ServedModel())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from nanogpt.model import GPT, GPTConfig, KVCache, rotary_angles, rotate
+from nanogpt.cache import KVCache
+from nanogpt.model import GPT, GPTConfig, rotary_angles, rotate
 
 CPU = torch.device("cpu")
 SEPARATOR = 49
@@ -191,7 +192,7 @@ def test_cache_equals_computing_all_again(
     with torch.no_grad():
         pieces = torch.cat([model(part, cache=cache) for part in idx.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(pieces, model(idx))
-    assert cache.length == 16
+    assert cache.lengths == [16, 16]
 
 
 def test_more_tokens_than_the_block_are_refused(

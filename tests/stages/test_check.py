@@ -61,6 +61,7 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"shard.shard_tokens": 10}, ["shard.shard_tokens is 10", "1024"]),
         ({"sample.prompts": []}, ["sample.prompts is []", "at least 1"]),
         ({"sample.top_p": 0}, ["sample.top_p is 0", "greater than 0"]),
+        ({"sample.stop": [""]}, ["sample.stop.0 is ''", "at least 1"]),
         ({"tokenise": {}}, ["tokenise is not a known key", "did you mean tokenize?"]),
     ],
 )

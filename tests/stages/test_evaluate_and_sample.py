@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from nanogpt.checkpoint import load_model
 from stages import evaluate, sample
 from stages.evaluate import EvaluateParams
 from stages.sample import SampleParams
 from stages.settings import Settings
 from stages.shards import Shards
+from stages.tokenizer import CharTokenizer
 
 SETTINGS = Settings(device="cpu")
 
@@ -22,6 +25,9 @@ SAMPLE = SampleParams(
     temperature=0.8,
     top_k=None,
     top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    stop=[],
     seed=7,
 )
 
@@ -117,6 +123,39 @@ def test_samples_depend_on_seed_and_prompt_alone(built: Any, tmp_path: Path) -> 
     lines = (tmp_path / "a/samples.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == first
     assert first[0]["prompt"] + first[0]["text"] in (tmp_path / "a/samples.txt").read_text()
+
+
+def test_samples_do_not_depend_on_what_shares_their_batch(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built.folder / "models/gpt"
+    together = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
+    fewer = SAMPLE.model_copy(update={"prompts": ["and"], "samples_per_prompt": 1})
+    assert sample.run(fewer, model, tmp_path / "b", device="cpu") == [together[2]]
+    monkeypatch.setattr(sample, "CACHE_BYTES", 1)
+    assert sample.rows_per_batch(load_model(model, torch.device("cpu")).config) == 1
+    assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
+
+
+def test_texts_end_before_the_first_stop_string(built: Any, tmp_path: Path) -> None:
+    model = built.folder / "models/gpt"
+    free = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
+    stop = [free[0]["text"][10:14], free[1]["text"][20:22]]  # longer than a token, both of them
+    params = SAMPLE.model_copy(update={"stop": stop})
+    for before, after in zip(
+        free, sample.run(params, model, tmp_path / "b", device="cpu"), strict=True
+    ):
+        ends = [before["text"].index(string) for string in stop if string in before["text"]]
+        assert after["text"] == before["text"][: min(ends, default=None)]
+
+
+def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
+    tokenizer = CharTokenizer("abé")
+    ids = tokenizer.encode("abéab").tolist()
+    found = [n for n in range(1, 6) if sample.stopped(ids[:n], ["éa"], tokenizer)]
+    assert found[0] == 4
+    assert sample.stopped([0, tokenizer.separator], [], tokenizer)
+    assert not sample.stopped([tokenizer.separator, 0], [], tokenizer)
 
 
 def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""How fast text is sampled, beside nanoGPT's with the same weights on the same machine.
+
+    python -m benchmarks.sample_speed --shape char --batch 1 32 --peer-nanogpt ../nanoGPT
+
+The peer is your own clone of karpathy/nanoGPT: its model and its `generate`, called as sample.py
+does (temperature 0.8, top_k 200; float32 on a processor, bfloat16 autocast on CUDA). When the
+context is full it slides by one token and ours keeps its later half: each as its users get it.
+Every measurement is a process of its own, ours and the peer's in turn, with the weights of one
+seed; that both compute the same logits from them is checked.
+
+The peer reads its whole context again for every token, which takes minutes. With --peer-pieces N it
+samples 4 tokens after each of N contexts spread evenly over the course: an estimate, marked as one.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.train_speed import SHAPES, config_of
+from nanogpt.generate import Sampling, decoding_copy, generate
+from nanogpt.model import GPT
+from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+
+TEMPERATURE, TOP_K = 0.8, 200  # of nanoGPT's sample.py
+WARM_UP_TOKENS = 5
+PIECE_TOKENS = 4
+LOGIT_TOLERANCE = 1e-3
+
+Sampler = Callable[[Tensor, int], Tensor]  # prompts (B, T), tokens -> (B, T + tokens)
+
+
+def our_model(shape: str) -> GPT:
+    """GPT-2's architecture with the weights of seed 0."""
+    torch.manual_seed(0)
+    return GPT(config_of(shape, "gpt2")).eval()
+
+
+def our_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
+    """Sampling by `nanogpt.generate`."""
+    fast = fastest_dtype(device) if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, options.dtype) if options.dtype else fast
+    model = decoding_copy(our_model(options.shape), Runtime(device=device, dtype=dtype))
+
+    def run(prompts: Tensor, n_tokens: int) -> Tensor:
+        steps = generate(
+            model,
+            list(prompts),
+            n_tokens,
+            sampling=Sampling(temperature=TEMPERATURE, top_k=TOP_K),
+            seeds=range(len(prompts)),
+            compile=options.compile,
+        )
+        return torch.cat((prompts, torch.stack(list(steps), dim=1).cpu()), dim=1)
+
+    return run
+
+
+def peer_model(shape: str, clone: Path) -> nn.Module:
+    """The clone's model with our weights. Raises ValueError when their logits differ."""
+    sys.path.insert(0, str(clone))
+    ours, theirs = our_model(shape), import_module("model")
+    sizes = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    config = theirs.GPTConfig(**{name: getattr(ours.config, name) for name in sizes})
+    model: nn.Module = theirs.GPT(config).eval()
+    weights = {
+        name if name.startswith("lm_head") else f"transformer.{name}": weight
+        for name, weight in ours.state_dict().items()
+    }
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        weights[name] = weights[name][: config.vocab_size]  # ours has padding
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        idx = torch.arange(20)[None] % config.vocab_size
+        difference = (model(idx)[0][0, -1] - ours(idx)[0, -1, : config.vocab_size]).abs().max()
+    if difference > LOGIT_TOLERANCE:
+        raise ValueError(f"the models differ: logits by {difference:.2e} with equal weights")
+    return model
+
+
+def peer_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
+    """Sampling as nanoGPT's sample.py does."""
+    model = peer_model(options.shape, options.peer_nanogpt).to(device)
+    context: AbstractContextManager[Any] = nullcontext()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        fast = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        context = torch.autocast("cuda", dtype=fast)
+
+    def run(prompts: Tensor, n_tokens: int) -> Tensor:
+        settings = {"temperature": TEMPERATURE, "top_k": TOP_K}
+        with torch.no_grad(), context:
+            written: Tensor = model.generate(prompts.to(device), n_tokens, **settings)  # type: ignore[operator] # the clone's method
+        return written.cpu()
+
+    return run
+
+
+def pieces(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """What is sampled: (tokens in the context before, tokens)."""
+    n = options.peer_pieces if options.measure == "peer" else None
+    if not n:
+        return [(1, options.tokens)]
+    return [((2 * i + 1) * options.tokens // (2 * n), PIECE_TOKENS) for i in range(n)]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds per step, one token for each row, in this process."""
+    device = choose_device(options.device)
+    sampler = (peer_sampler if options.measure == "peer" else our_sampler)(options, device)
+    (batch,) = options.batch
+    sampler(torch.zeros(batch, 1, dtype=torch.long), WARM_UP_TOKENS)
+    seconds, steps = 0.0, 0
+    for context, n_tokens in pieces(options):
+        prompts = torch.zeros(batch, context, dtype=torch.long)
+        started = time.perf_counter()
+        written = sampler(prompts, n_tokens)
+        seconds, steps = seconds + time.perf_counter() - started, steps + n_tokens
+        if written.shape != (batch, context + n_tokens):
+            raise ValueError(f"{options.measure} wrote {tuple(written.shape)} tokens")
+    return {"ms_per_step": 1000 * seconds / steps, "threads": torch.get_num_threads()}
+
+
+def measured_elsewhere(who: str, batch: int) -> dict[str, Any]:
+    """The same in a fresh process with this one's options."""
+    command = [sys.executable, "-m", "benchmarks.sample_speed", *sys.argv[1:]]
+    command += ["--measure", who, "--batch", str(batch)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(options: argparse.Namespace, batch: int) -> dict[str, Any]:
+    """Medians and spreads of one batch size, ours and, where there is a clone, the peer's."""
+    runs: dict[str, list[float]] = {"ours": [], **({"peer": []} if options.peer_nanogpt else {})}
+    for _ in range(options.repeats):
+        for who, values in runs.items():
+            measured = measured_elsewhere(who, batch)
+            values.append(measured["ms_per_step"])
+    result: dict[str, Any] = {"batch": batch, "threads": measured["threads"]}
+    for who, values in runs.items():
+        result[who] = {
+            "ms_per_step": round(median(values), 3),
+            "fastest_and_slowest": [round(min(values), 3), round(max(values), 3)],
+            "tokens_per_second": round(1000 * batch / median(values), 1),
+        }
+    if "peer" in runs:
+        result["times_as_fast"] = round(median(runs["peer"]) / median(runs["ours"]), 1)
+    return result
+
+
+def print_table(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """One line for each batch size and side."""
+    block_size = SHAPES[options.shape][0]
+    print(f"{options.shape}, {options.tokens} tokens, {results[0]['threads']} threads")
+    print(f"{'batch':>5} {'who':5} {'ms/step':>9} {'fastest - slowest':>19} {'tokens/s':>9}")
+    for result in results:
+        for who in ("ours", "peer"):
+            if who in result:
+                row = result[who]
+                low, high = row["fastest_and_slowest"]
+                spread = f"{low:.2f} - {high:.2f}"
+                print(
+                    f"{result['batch']:5} {who:5} {row['ms_per_step']:9.2f} {spread:>19} "
+                    f"{row['tokens_per_second']:9.1f}"
+                )
+        if "times_as_fast" in result:
+            estimated = " (estimated from pieces)" if options.peer_pieces else ""
+            print(f"      ours is {result['times_as_fast']} times as fast{estimated}")
+    if options.tokens >= block_size:
+        print(f"beyond the context of {block_size} the peer's slides, ours is re-read by halves")
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="char")
+    parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of ours")
+    parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH")
+    parser.add_argument("--peer-pieces", type=int, metavar="N", help="estimate the peer's time")
+    parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """`python -m benchmarks.sample_speed`."""
+    options = parse_options()
+    if options.measure:
+        print(json.dumps(measure(options)))
+        return
+    results = [compare(options, batch) for batch in options.batch]
+    print_table(results, options)
+    about = {
+        "shape": options.shape,
+        "tokens": options.tokens,
+        "dtype": options.dtype or "auto",
+        "device": choose_device(options.device).type,
+        "torch": torch.__version__,
+        "peer_pieces": options.peer_pieces,
+    }
+    print(json.dumps({**about, "results": results}))
+
+
+if __name__ == "__main__":
+    main()
