@@ -14,19 +14,16 @@ samples 4 tokens after each of N contexts spread evenly over the course: an esti
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.side_by_side import in_turn, middle, peer_module, spread
 from benchmarks.train_speed import SHAPES, config_of
 from nanogpt.generate import Sampling, decoding_copy, generate
 from nanogpt.model import GPT
@@ -68,8 +65,7 @@ def our_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
 
 def peer_model(shape: str, clone: Path) -> nn.Module:
     """The clone's model with our weights. Raises ValueError when their logits differ."""
-    sys.path.insert(0, str(clone))
-    ours, theirs = our_model(shape), import_module("model")
+    ours, theirs = our_model(shape), peer_module(clone, "model")
     sizes = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     config = theirs.GPTConfig(**{name: getattr(ours.config, name) for name in sizes})
     model: nn.Module = theirs.GPT(config).eval()
@@ -131,31 +127,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"ms_per_step": 1000 * seconds / steps, "threads": torch.get_num_threads()}
 
 
-def measured_elsewhere(who: str, batch: int) -> dict[str, Any]:
-    """The same in a fresh process with this one's options."""
-    command = [sys.executable, "-m", "benchmarks.sample_speed", *sys.argv[1:]]
-    command += ["--measure", who, "--batch", str(batch)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def compare(options: argparse.Namespace, batch: int) -> dict[str, Any]:
     """Medians and spreads of one batch size, ours and, where there is a clone, the peer's."""
-    runs: dict[str, list[float]] = {"ours": [], **({"peer": []} if options.peer_nanogpt else {})}
-    for _ in range(options.repeats):
-        for who, values in runs.items():
-            measured = measured_elsewhere(who, batch)
-            values.append(measured["ms_per_step"])
-    result: dict[str, Any] = {"batch": batch, "threads": measured["threads"]}
-    for who, values in runs.items():
+    sides = ("ours", "peer") if options.peer_nanogpt else ("ours",)
+    runs = in_turn(dict.fromkeys(sides, ("--batch", str(batch))), options.repeats)
+    result: dict[str, Any] = {"batch": batch, "threads": runs["ours"][0]["threads"]}
+    for who, measured in runs.items():
+        ms = middle(measured, "ms_per_step")
         result[who] = {
-            "ms_per_step": round(median(values), 3),
-            "fastest_and_slowest": [round(min(values), 3), round(max(values), 3)],
-            "tokens_per_second": round(1000 * batch / median(values), 1),
+            "ms_per_step": round(ms, 3),
+            "fastest_and_slowest": [round(value, 3) for value in spread(measured, "ms_per_step")],
+            "tokens_per_second": round(1000 * batch / ms, 1),
         }
     if "peer" in runs:
-        result["times_as_fast"] = round(median(runs["peer"]) / median(runs["ours"]), 1)
+        times = middle(runs["peer"], "ms_per_step") / middle(runs["ours"], "ms_per_step")
+        result["times_as_fast"] = round(times, 1)
     return result
 
 
