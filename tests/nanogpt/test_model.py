@@ -290,3 +290,19 @@ def test_dropout_is_for_training_alone(
     assert torch.equal(model(idx), model(idx))
     model.train()
     assert not torch.equal(model(idx), model(idx))
+
+
+def test_one_graph_holds_the_whole_model_with_its_loss(
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+) -> None:
+    """torch.compile gets all of it at once; what it generates from that is its own affair."""
+    model, idx, targets = lively(config), some_tokens(2, 16), some_tokens(2, 16, seed=1)
+    results = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = run(idx, targets)
+        loss.backward()
+        results.append([loss.detach(), model.lm_head.weight.grad, model.h[0].mlp.c_fc.weight.grad])
+        model.zero_grad(set_to_none=True)
+    for ours, compiled in zip(*results, strict=True):
+        assert torch.equal(ours, compiled)
