@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
+
+# Started in the background of a script, this process ignores Ctrl-C, and so would all it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MINIATURE = {
     "source": "files",
