@@ -86,7 +86,7 @@ def peer_model(shape: str, clone: Path) -> nn.Module:
 
 def peer_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
     """Sampling as nanoGPT's sample.py does."""
-    model = peer_model(options.shape, options.peer_nanogpt).to(device)
+    model: Any = peer_model(options.shape, options.peer_nanogpt).to(device)  # has its generate()
     context: AbstractContextManager[Any] = nullcontext()
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -96,7 +96,7 @@ def peer_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
     def run(prompts: Tensor, n_tokens: int) -> Tensor:
         settings = {"temperature": TEMPERATURE, "top_k": TOP_K}
         with torch.no_grad(), context:
-            written: Tensor = model.generate(prompts.to(device), n_tokens, **settings)  # type: ignore[operator] # the clone's method
+            written: Tensor = model.generate(prompts.to(device), n_tokens, **settings)
         return written.cpu()
 
     return run

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.side_by_side import in_turn, middle
+from benchmarks.train_speed import config_of
 from nanogpt.data import TokenStream
 from nanogpt.evaluate import evaluate_split
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 from nanogpt.train import StepDone, TrainConfig, train
@@ -38,9 +39,10 @@ from nanogpt.train import StepDone, TrainConfig, train
 # What nanoGPT's README gives for a CPU; for a GPU its configuration file says it all.
 PEER = {
     "cpu": "--device=cpu --compile=False --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
-    "--n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0",
-    "gpu": "--max_iters=5000",
+    "--n_embd=128 --lr_decay_iters=2000 --dropout=0.0",
+    "gpu": "",
 }
+PEER_STEPS = {"cpu": 2000, "gpu": 5000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +124,8 @@ def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
         command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
         command += [*PEER[options.recipe].split(), "--dataset=text", "--log_interval=1"]
         command += ["--eval_iters=1", "--always_save_checkpoint=True"]
-        steps = int(re.search(r"max_iters=(\d+)", PEER[options.recipe])[1])  # type: ignore[index] # it is there
-        command += [f"--eval_interval={steps}", f"--out_dir={name}/out"]
+        steps = PEER_STEPS[options.recipe]
+        command += [f"--max_iters={steps}", f"--eval_interval={steps}", f"--out_dir={name}/out"]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         done = subprocess.run(
             command, cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True
@@ -137,17 +139,7 @@ def peer_loss(checkpoint: Path, text: Text, options: argparse.Namespace) -> floa
     """The same measure for the peer's weights, in our model, which computes the same."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     sizes = {k: v for k, v in state["model_args"].items() if k != "vocab_size"}
-    config = GPTConfig(
-        **sizes,
-        vocab_size=len(text.characters),
-        position="learned",
-        norm="layernorm",
-        activation="gelu_exact",
-        qk_norm=False,
-        zero_init_proj=False,
-        tie_weights=True,
-        logit_softcap=0.0,
-    )
+    config = replace(config_of("cpu", "gpt2"), **sizes, vocab_size=len(text.characters))
     model = GPT(config)
     own = dict(model.named_parameters())
     with torch.no_grad():
@@ -165,21 +157,14 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
     device = choose_device(options.device)
     runtime = Runtime(device=device, dtype=fastest_dtype(device), compile=device.type == "cuda")
     torch.manual_seed(options.seed)
-    config = GPTConfig(
+    config = replace(
+        config_of("cpu", "modern"),
         vocab_size=len(text.characters),
         block_size=recipe.block_size,
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
         n_embd=recipe.n_embd,
         dropout=recipe.dropout,
-        bias=False,
-        position="rotary",
-        norm="rmsnorm",
-        activation="relu2",
-        qk_norm=True,
-        zero_init_proj=True,
-        tie_weights=False,
-        logit_softcap=15.0,
     )
     model = GPT(config).to(device)
     seconds = 0.0

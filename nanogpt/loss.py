@@ -44,7 +44,7 @@ class Head:
 
 
 def widened(x: Tensor) -> Tensor:
-    """X in float32 at least, as exponentials and sums need it."""
+    """The tensor in float32 at least, as exponentials and sums need it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -68,7 +68,7 @@ def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
     """The mean of `token_losses`, a scalar, its gradients made along with it."""
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    loss: Tensor = MeanLoss.apply(x, weight, targets, head)  # type: ignore[no-untyped-call] # torch's
+    loss: Tensor = MeanLoss.apply(x, weight, targets, head)  # type: ignore[no-untyped-call] # torch leaves apply() untyped
     return loss
 
 
@@ -100,4 +100,4 @@ class MeanLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         scale = gradients[0] / len(x_grad)
-        return x_grad * scale.to(x_grad.dtype), weight_grad * scale, None, None
+        return (widened(x_grad) * scale).to(x_grad.dtype), weight_grad * scale, None, None
