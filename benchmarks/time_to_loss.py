@@ -64,12 +64,12 @@ class Recipe:
 OURS = {
     ("cpu", "short"): Recipe(
         block_size=64, n_layer=2, n_head=2, n_embd=128, dropout=0.0,
-        batch_tokens=2048, steps=180, learning_rate=0.04,
+        batch_tokens=2048, steps=165, learning_rate=0.04,
         muon_learning_rate=0.02, weight_decay=0.0,
     ),
     ("cpu", "long"): Recipe(
         block_size=128, n_layer=4, n_head=2, n_embd=128, dropout=0.0,
-        batch_tokens=2048, steps=900, learning_rate=0.03,
+        batch_tokens=2048, steps=815, learning_rate=0.03,
         muon_learning_rate=0.02, weight_decay=0.0,
     ),
     ("gpu", "short"): Recipe(

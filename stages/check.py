@@ -7,6 +7,7 @@ stage, not the last. What one section cannot know of another is checked here too
 import sys
 from pathlib import Path
 
+from stages.clean import CleanParams
 from stages.command import main
 from stages.download import CorpusParams
 from stages.evaluate import EvaluateParams, check_stride
@@ -20,6 +21,7 @@ from stages.train import ModelParams, TrainParams, check_batch
 
 SECTIONS: dict[str, type[Section]] = {
     "corpus": CorpusParams,
+    "clean": CleanParams,
     "tokenize": TokenizeParams,
     "split": SplitParams,
     "shard": ShardParams,

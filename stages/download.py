@@ -278,6 +278,7 @@ class CorpusWriter:
         self.files.append(
             {
                 "name": path.name,
+                "corpus": "corpus",
                 "documents": self.part_documents,
                 "bytes": self.part_bytes,
                 "sha256": file_sha256(path),

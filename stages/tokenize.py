@@ -21,11 +21,12 @@ from pydantic import Field, model_validator
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.files import file_sha256, whole_folder
+from stages.cleaned import Cleaned, CleanedPart
 from stages.command import main
 from stages.gpt2_vocabulary import gpt2_ranks
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.split import SplitParams, split_documents, text_hash
+from stages.split import SplitParams, split_documents
 from stages.supervise import exit_at_once, starters, when_gone
 from stages.tokenizer import (
     BpeTokenizer,
@@ -37,8 +38,7 @@ from stages.tokenizer import (
     token_dtype,
 )
 
-CORPUS, OUT = Path("data/corpus"), Path("data/tokens")
-BATCH_DOCUMENTS = 64  # one task of a worker
+CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 
 # Splits text as GPT-4 does (tiktoken's cl100k_base), but numbers after two digits, not three.
 # Against GPT-2's pattern it puts 7 % more bytes of Shakespeare into a token at 1,024 ids.
@@ -65,36 +65,24 @@ class TokenizeParams(Section):
         return self
 
 
-def corpus_files(corpus: Path) -> list[Path]:
-    """The parquet parts of a corpus, in order."""
-    return sorted(corpus.glob("*.parquet"))
-
-
-def corpus_texts(corpus: Path) -> Iterator[str]:
-    """All texts, in order."""
-    for file in corpus_files(corpus):
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_DOCUMENTS, columns=["text"]):
-            yield from batch.column("text").to_pylist()
-
-
-def training_texts(corpus: Path, split: SplitParams) -> Iterator[str]:
+def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
     """The texts that are not for validation."""
-    hashes = [text_hash(text.encode("utf-8")) for text in corpus_texts(corpus)]
-    for text, is_val in zip(corpus_texts(corpus), split_documents(hashes, split), strict=True):
-        if not is_val:
+    is_val = split_documents(list(cleaned.text_hashes()), split)
+    for text, held_back in zip(cleaned.texts(), is_val, strict=True):
+        if not held_back:
             yield text
 
 
-def make_tokenizer(params: TokenizeParams, split: SplitParams, corpus: Path) -> Tokenizer:
+def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned) -> Tokenizer:
     """The tokenizer the params ask for, learned from the corpus where that is how it is made."""
     if params.tokenizer == "gpt2":
         return BpeTokenizer.of(r50k_pat_str, gpt2_ranks())
     if params.tokenizer == "bytes":
         return BpeTokenizer.of(r"[\s\S]", {bytes([b]): b for b in range(256)})
     if params.tokenizer == "char":
-        return CharTokenizer("".join(sorted(set().union(*corpus_texts(corpus)))))
+        return CharTokenizer("".join(sorted(set().union(*cleaned.texts()))))
     assert params.vocab_size is not None  # the params model saw to it
-    return trained_bpe(training_texts(corpus, split), params.vocab_size)
+    return trained_bpe(training_texts(cleaned, split), params.vocab_size)
 
 
 def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
@@ -114,9 +102,8 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
 
 
 def encode_batch(tokenizer: Tokenizer, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Documents (id, text) to rows (id, tokens, n_bytes, text_hash)."""
+    """Documents (id, text, text_hash) to rows (id, tokens, n_bytes, text_hash)."""
     texts = batch.column("text").to_pylist()
-    contents = [text.encode("utf-8") for text in texts]
     tokens = [tokenizer.encode(text) for text in texts]
     flat = np.concatenate(tokens) if tokens else np.empty(0, token_dtype(tokenizer.n_vocab))
     ends = np.cumsum([0, *(len(t) for t in tokens)])
@@ -124,8 +111,8 @@ def encode_batch(tokenizer: Tokenizer, batch: pa.RecordBatch) -> pa.RecordBatch:
         {
             "id": batch.column("id"),
             "tokens": pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(flat)),
-            "n_bytes": pa.array([len(c) for c in contents], pa.int64()),
-            "text_hash": pa.array([text_hash(c) for c in contents], pa.binary()),
+            "n_bytes": pa.array([len(text.encode("utf-8")) for text in texts], pa.int64()),
+            "text_hash": batch.column("text_hash"),
         }
     )
 
@@ -158,12 +145,11 @@ def encoded(
         yield waiting.popleft().result()
 
 
-def write_part(source: Path, path: Path, pool: Executor, ahead: int) -> dict[str, Any]:
+def write_part(part: CleanedPart, path: Path, pool: Executor, ahead: int) -> dict[str, Any]:
     """Encode one part of the corpus; its description."""
     documents = tokens = n_bytes = 0
     writer: pq.ParquetWriter | None = None
-    batches = pq.ParquetFile(source).iter_batches(BATCH_DOCUMENTS, columns=["id", "text"])
-    for batch in encoded(batches, pool, ahead):
+    for batch in encoded(part.groups(), pool, ahead):
         writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
         writer.write_batch(batch)
         documents += batch.num_rows
@@ -173,6 +159,7 @@ def write_part(source: Path, path: Path, pool: Executor, ahead: int) -> dict[str
     writer.close()
     return {
         "name": path.name,
+        "corpus": part.corpus,
         "documents": documents,
         "tokens": tokens,
         "bytes": n_bytes,
@@ -180,32 +167,32 @@ def write_part(source: Path, path: Path, pool: Executor, ahead: int) -> dict[str
     }
 
 
-def write_parts(corpus: Path, folder: Path, workers: int) -> list[dict[str, Any]]:
+def write_parts(cleaned: Cleaned, folder: Path, workers: int) -> list[dict[str, Any]]:
     """Encode every part of the corpus with `workers` processes; their descriptions."""
     context = get_context("spawn")  # forking a process with threads may deadlock
     start = (folder / "tokenizer",)
     with ProcessPoolExecutor(workers, context, start_worker, start) as pool:
         return [
-            write_part(source, folder / source.name, pool, 2 * workers)
-            for source in corpus_files(corpus)
+            write_part(part, folder / part.texts.name, pool, 2 * workers) for part in cleaned.parts
         ]
 
 
 def run(
-    params: TokenizeParams, split: SplitParams, corpus: Path, out: Path, *, workers: int
+    params: TokenizeParams, split: SplitParams, cleaned: Cleaned, out: Path, *, workers: int
 ) -> None:
     """Write tokens, tokenizer and manifest."""
-    tokenizer = make_tokenizer(params, split, corpus)
+    tokenizer = make_tokenizer(params, split, cleaned)
     with whole_folder(out) as folder:
         save_tokenizer(folder / "tokenizer", tokenizer)
-        files = write_parts(corpus, folder, workers)
+        files = write_parts(cleaned, folder, workers)
         tokens = sum(file["tokens"] for file in files)
         n_bytes = sum(file["bytes"] for file in files)
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
             "tokenizer_fingerprint": fingerprint(tokenizer),
-            "corpus_manifest_sha256": file_sha256(corpus / "manifest.json"),
+            "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],
+            "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
             "n_vocab": tokenizer.n_vocab,
             "dtype": np.dtype(token_dtype(tokenizer.n_vocab)).name,
             "documents": sum(file["documents"] for file in files),
@@ -225,7 +212,8 @@ def run_stage(settings: Settings) -> None:
     """`python -m stages.tokenize`."""
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
-    run(params, split, CORPUS, OUT, workers=settings.workers or os.cpu_count() or 1)
+    workers = settings.workers or os.cpu_count() or 1
+    run(params, split, Cleaned.open(CORPUS, CLEAN), OUT, workers=workers)
 
 
 if __name__ == "__main__":

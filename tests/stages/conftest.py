@@ -17,13 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from stages import download, tokenize
+from stages import clean, download, tokenize
+from stages.clean import CleanParams
+from stages.cleaned import Cleaned
 from stages.download import CorpusParams
 from stages.split import SplitParams
 from stages.tokenize import TokenizeParams
 
 ROOT = Path(__file__).parents[2]
 SPLIT = SplitParams(val_fraction=0.3, seed=1)
+CLEAN = CleanParams(unicode=None, deduplicate=True)
 
 # A build backend of its own lets pip read the sdist's metadata without fetching setuptools.
 BACKEND = """
@@ -191,8 +194,8 @@ def run_python(workspace: Path) -> Callable[..., "subprocess.CompletedProcess[st
     return run
 
 
-def corpus_of(texts: list[str], folder: Path) -> Path:
-    """The corpus that the download stage makes of these texts."""
+def corpus_of(texts: list[str], folder: Path) -> Cleaned:
+    """The corpus that the stages download and clean make of these texts."""
     folder.mkdir(parents=True)
     lines = folder / "texts.jsonl"
     lines.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -207,11 +210,12 @@ def corpus_of(texts: list[str], folder: Path) -> Path:
         huggingface=None,
     )
     download.run(params, folder / "corpus")
-    return folder / "corpus"
+    clean.run(CLEAN, folder / "corpus", folder / "clean")
+    return Cleaned.open(folder / "corpus", folder / "clean")
 
 
 @pytest.fixture(scope="session")
-def make_corpus() -> Callable[[list[str], Path], Path]:
+def make_corpus() -> Callable[[list[str], Path], Cleaned]:
     """Makes the corpus of some texts in a new folder."""
     return corpus_of
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages import download
+from stages.cleaned import Cleaned
 from stages.split import SplitParams, split_documents, text_hash
 from stages.tokenize import TokenizeParams, make_tokenizer, run, trained_bpe
 from stages.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
@@ -18,7 +19,7 @@ CHAR = TokenizeParams(tokenizer="char", vocab_size=None)
 BPE = TokenizeParams(tokenizer="bpe", vocab_size=300)
 TEXTS = [f"naïve {hashlib.sha256(bytes([n])).hexdigest()} " * (1 + n % 3) for n in range(200)]
 
-MakeCorpus = Callable[[list[str], Path], Path]
+MakeCorpus = Callable[[list[str], Path], Cleaned]
 
 
 def rows(tokens: Path) -> list[dict[str, Any]]:
@@ -27,26 +28,26 @@ def rows(tokens: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Path:
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Cleaned:
     """200 documents in two parts, the first of several batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "PART_BYTES", 20_000)
         made = make_corpus(TEXTS, tmp_path_factory.mktemp("corpus") / "made")
-    counts = [pq.read_metadata(file).num_rows for file in sorted(made.glob("*.parquet"))]
+    counts = [pq.read_metadata(file).num_rows for file in sorted(made.corpus.glob("*.parquet"))]
     assert len(counts) == 2
     assert counts[0] > 64
     return made
 
 
 @pytest.fixture(scope="module")
-def made(corpus: Path) -> Path:
+def made(corpus: Cleaned) -> Path:
     """What one worker makes of that corpus."""
-    run(BPE, SPLIT, corpus, corpus.parent / "tokens", workers=1)
-    return corpus.parent / "tokens"
+    run(BPE, SPLIT, corpus, corpus.corpus.parent / "tokens", workers=1)
+    return corpus.corpus.parent / "tokens"
 
 
 def test_two_workers_make_the_same_bytes_as_one(
-    corpus: Path, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+    corpus: Cleaned, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     run(BPE, SPLIT, corpus, tmp_path / "tokens", workers=2)
     assert digests(tmp_path / "tokens") == digests(made)
@@ -68,17 +69,19 @@ def test_every_document_has_its_row_in_order(made: Path) -> None:
     assert [row["id"] for row in found] == [f"texts.jsonl#{n + 1}" for n in range(len(TEXTS))]
 
 
-def test_the_manifest_describes_the_tokens(corpus: Path, made: Path) -> None:
+def test_the_manifest_describes_the_tokens(corpus: Cleaned, made: Path) -> None:
     manifest = json.loads((made / "manifest.json").read_text())
     n_tokens = sum(len(row["tokens"]) for row in rows(made))
     n_bytes = sum(len(text.encode()) for text in TEXTS)
-    corpus_manifest = (corpus / "manifest.json").read_bytes()
+    corpus_manifest = (corpus.corpus / "manifest.json").read_bytes()
+    clean_manifest = (corpus.folder / "manifest.json").read_bytes()
     files = manifest.pop("files")
     assert manifest == {
         "version": 1,
         "tokenize": {"tokenizer": "bpe", "vocab_size": 300},
         "tokenizer_fingerprint": fingerprint(load_tokenizer(made / "tokenizer")),
         "corpus_manifest_sha256": hashlib.sha256(corpus_manifest).hexdigest(),
+        "clean_manifest_sha256": hashlib.sha256(clean_manifest).hexdigest(),
         "n_vocab": 300,
         "dtype": "uint16",
         "documents": 200,

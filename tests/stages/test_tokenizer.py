@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
+from stages.cleaned import Cleaned
 from stages.split import SplitParams
 from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
 from stages.tokenizer import (
@@ -26,6 +27,7 @@ from stages.tokenizer import (
 
 PIECES = [SEPARATOR, "<|", "'s", "\t's", "\r\n", "   ", "12345", "the king", "\x00", "é", "👩‍👩‍👧"]
 TEXTS = st.lists(st.text() | st.sampled_from(PIECES), max_size=8).map("".join)
+NO_CORPUS = Cleaned(corpus=Path("none"), folder=Path("none"), manifest={})
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
 
 fuzzed = settings(max_examples=60, deadline=None)
@@ -44,7 +46,7 @@ def bpe() -> BpeTokenizer:
 @pytest.fixture(scope="session")
 def raw_bytes() -> Tokenizer:
     params = TokenizeParams(tokenizer="bytes", vocab_size=None)
-    return make_tokenizer(params, SplitParams(val_fraction=0.1, seed=1), Path("no corpus"))
+    return make_tokenizer(params, SplitParams(val_fraction=0.1, seed=1), NO_CORPUS)
 
 
 def alphabet(text: str) -> CharTokenizer:

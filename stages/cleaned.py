@@ -1,0 +1,123 @@
+"""What `clean` left of a corpus: its documents in order, without those that were dropped.
+
+The corpus stays as it was fetched. Beside each part of it lies a file of verdicts, a row for a row:
+why the document was dropped, or null, and the hash of the text that is kept.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+
+GROUP_BYTES = 256 << 10  # of text, taken at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanedPart:
+    """One part of a corpus with the verdicts on it."""
+
+    texts: Path
+    verdicts: Path
+    corpus: str  # which of the corpora mixed it is from
+    form: Form | None
+
+    def groups(self) -> Iterator[pa.RecordBatch]:
+        """(id, text, text_hash) of the documents that were kept, about GROUP_BYTES at a time."""
+        verdicts = pq.read_table(self.verdicts, columns=["dropped", "text_hash"])
+        first = 0
+        for batch in row_groups(self.texts):
+            judged = verdicts.slice(first, batch.num_rows)
+            first += batch.num_rows
+            table = pa.table(
+                {
+                    "id": batch.column("id"),
+                    "text": batch.column("text"),
+                    "text_hash": judged.column("text_hash"),
+                }
+            ).filter(judged.column("dropped").is_null())
+            for group in split_by_bytes(table):
+                yield normalised(group, self.form)
+
+
+def row_groups(part: Path) -> Iterator[pa.Table]:
+    """A part's documents, as many at a time as were written at a time."""
+    with pq.ParquetFile(part) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns=["id", "text"])
+
+
+def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """A table in pieces of about GROUP_BYTES of text; a longer document is a piece of its own."""
+    batch = table.combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(byte_lengths(batch.column("text")))])
+    first = 0
+    while first < table.num_rows:
+        limit = offsets[first] + GROUP_BYTES
+        after = max(first + 1, int(np.searchsorted(offsets, limit, side="right")) - 1)
+        yield from batch.slice(first, after - first).to_batches()
+        first = after
+
+
+def byte_lengths(texts: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """How many bytes of UTF-8 each text has."""
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.binary_length(texts), dtype=np.int64)
+
+
+def normalised(group: pa.RecordBatch, form: Form | None) -> pa.RecordBatch:
+    """The same group with its texts in a Unicode normal form (Unicode Standard Annex 15)."""
+    if form is None:
+        return group
+    texts = [unicodedata.normalize(form, text) for text in group.column("text").to_pylist()]
+    return group.set_column(1, "text", pa.array(texts, pa.large_string()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """A corpus and the verdicts on it."""
+
+    corpus: Path
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, corpus: Path, folder: Path) -> "Cleaned":
+        """Read the manifest of the verdicts."""
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return cls(corpus=corpus, folder=folder, manifest=manifest)
+
+    @property
+    def parts(self) -> list[CleanedPart]:
+        """The parts, in order; one of which nothing was kept is none."""
+        return [
+            CleanedPart(
+                texts=self.corpus / file["name"],
+                verdicts=self.folder / file["name"],
+                corpus=file["corpus"],
+                form=self.manifest["clean"]["unicode"],
+            )
+            for file in self.manifest["files"]
+            if file["kept"]
+        ]
+
+    def texts(self) -> Iterator[str]:
+        """Every text that was kept, in order."""
+        for part in self.parts:
+            for group in part.groups():
+                yield from group.column("text").to_pylist()
+
+    def text_hashes(self) -> Iterator[bytes]:
+        """The hash of every text that was kept, in order."""
+        for part in self.parts:
+            table = pq.read_table(part.verdicts, columns=["dropped", "text_hash"])
+            kept = table.filter(table.column("dropped").is_null())
+            yield from kept.column("text_hash").to_pylist()
