@@ -183,6 +183,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         device=device,
         dtype=torch.float32 if options.float32 else fastest_dtype(device),
         compile=device.type == "cuda" and not options.no_compile,
+        recompute=options.recompute,
     )
     result: dict[str, Any] = {}
     if options.measure == "peer":
@@ -213,6 +214,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--float32", action="store_true", help="ours; the peer's on a CPU always")
     parser.add_argument("--no-compile", action="store_true", help="ours")
+    parser.add_argument("--recompute", action="store_true", help="ours: activations anew")
     parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
     parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")
     return parser.parse_args()
