@@ -107,7 +107,7 @@ class Tokenized:
         offsets = lists.offsets.to_numpy()
         ends = (offsets[1:] - offsets[0]).astype(np.int64)
         return Documents(
-            tokens=np.insert(ids.astype(self.manifest["dtype"]), ends, self.separator),
+            tokens=np.insert(ids.astype(self.manifest["dtype"], copy=False), ends, self.separator),
             lengths=np.diff(ends, prepend=0) + 1,
             n_bytes=batch.column("n_bytes").to_numpy(),
             rows=rows,

@@ -6,7 +6,7 @@ with what the next folder says it was made from. What is not there yet is no fai
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ class Room:
     folder: str
     manifest: str
     stage: str
+    imported: bool = False  # by stages.token_files
 
     @property
     def mend(self) -> str:
         """What makes the folder anew."""
-        return f"`dvc repro -f {self.stage}` makes it anew"
+        command = "python -m stages.token_files" if self.imported else f"dvc repro -f {self.stage}"
+        return f"`{command}` makes it anew"
 
 
 ROOMS = (
@@ -67,6 +69,7 @@ def room_problems(room: Room, root: Path) -> list[str]:
         return [f"{file} is missing; {room.mend}"]
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
+        room = replace(room, imported="imported" in manifest)
         changed = file_problems(room, folder, described(room, manifest))
         return [
             *changed,

@@ -9,7 +9,9 @@ from nanogpt.files import file_sha256
 from stages import clean, shard
 from stages.clean import CleanParams
 from stages.shard import ShardParams
+from stages.shards import Shards
 from stages.split import SplitParams
+from stages.token_files import export_shards, import_files, named_tokenizer
 from stages.verify import verify
 
 
@@ -142,6 +144,19 @@ def test_a_model_that_no_longer_fits_the_code_is_found(root: Path) -> None:
     (problem,) = verify(root)
     assert "model.safetensors does not fit the model's config" in problem
     assert problem.endswith("; `dvc repro -f train` makes it anew")
+
+
+def test_imported_shards_are_imported_again(root: Path) -> None:
+    there, shards = root / "there", root / "data/shards"
+    export_shards(Shards.open(shards), "nanogpt", there)
+    shutil.rmtree(shards)
+    shutil.rmtree(root / "models")
+    import_files(there, "nanogpt", named_tokenizer(there, None), shards)
+    assert verify(root) == []  # made from none of the tokens that are there
+    (shards / "val/ends.npy").unlink()
+    assert verify(root) == [
+        f"{shards / 'val/ends.npy'} is missing; `python -m stages.token_files` makes it anew"
+    ]
 
 
 def test_what_is_not_there_yet_is_no_failure(
