@@ -1,134 +1,147 @@
 """Stage `shard`: token rows to memory-mapped files, training and validation apart.
 
 A split is one long stream, cut into `.npy` files of shard_tokens: document, separator, document,
-separator. `ends.npy` holds where each document ends in it, the separator included.
+separator. `ends.npy` holds where each document ends in it, the separator included. Documents that
+stand several times, by `shard.weights`, do so in turns: all of them once, then all once more.
 """
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
 from nanogpt.files import file_sha256, whole_folder
 from stages.command import main
+from stages.mixture import check_weights, corpus_repeats, document_copies
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.shards import VERSION
 from stages.split import SplitParams, split_documents
+from stages.split_writer import SplitWriter
+from stages.tokenized import Documents, Tokenized
 
 TOKENS, OUT = Path("data/tokens"), Path("data/shards")
-BATCH_DOCUMENTS = 64
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Chosen = NDArray[np.bool_]  # (documents,)
+Copies = NDArray[np.uint8]  # (documents,) how often each stands in the training stream
 
 
 class ShardParams(Section):
     """The section `shard`."""
 
     shard_tokens: int = Field(ge=1024, le=1 << 32)
+    weights: dict[str, Weight] | None = Field(min_length=1)
+    max_repetition: int = Field(ge=1, le=100)
 
 
-class SplitWriter:
-    """Writes one split: full shards as they fill, the rest at the end."""
-
-    def __init__(self, folder: Path, shard_tokens: int, dtype: str) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.buffer = np.empty(shard_tokens, dtype=dtype)
-        self.used = 0
-        self.ends: list[int] = []
-        self.n_tokens = self.n_bytes = 0
-        self.files: list[dict[str, Any]] = []
-
-    def add(self, tokens: NDArray[np.unsignedinteger], n_bytes: int) -> None:
-        """Append one document with its separator."""
-        self.n_tokens += len(tokens)
-        self.n_bytes += n_bytes
-        self.ends.append(self.n_tokens)
-        while len(tokens):
-            taken = min(len(tokens), len(self.buffer) - self.used)
-            self.buffer[self.used : self.used + taken] = tokens[:taken]
-            self.used, tokens = self.used + taken, tokens[taken:]
-            if self.used == len(self.buffer):
-                self.write_shard()
-
-    def write_shard(self) -> None:
-        """Write what the buffer holds as one file."""
-        path = self.folder / f"{len(self.files):05d}.npy"
-        np.save(path, self.buffer[: self.used])
-        self.files.append({"name": path.name, "tokens": self.used, "sha256": file_sha256(path)})
-        self.used = 0
-
-    def finish(self) -> dict[str, Any]:
-        """Write what is left; the split's description."""
-        if self.used:
-            self.write_shard()
-        np.save(self.folder / "ends.npy", np.array(self.ends, dtype=np.int64))
-        return {
-            "documents": len(self.ends),
-            "tokens": self.n_tokens,
-            "bytes": self.n_bytes,
-            "ends_sha256": file_sha256(self.folder / "ends.npy"),
-            "files": self.files,
-        }
+def training_tokens(tokens: Tokenized, is_val: Chosen) -> Counter[str]:
+    """How many tokens of each corpus are for training, separators included."""
+    count = Counter({part.corpus: 0 for part in tokens.parts})
+    for part in tokens.parts:
+        for documents in tokens.documents(part):
+            count[part.corpus] += int(documents.lengths[~is_val[documents.rows]].sum())
+    return count
 
 
-def token_rows(tokens: Path) -> Iterator[tuple[NDArray[np.unsignedinteger], int]]:
-    """(ids, bytes of text) of each document, in order."""
-    for file in sorted(tokens.glob("*.parquet")):
-        columns = ["tokens", "n_bytes"]
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_DOCUMENTS, columns=columns):
-            lists = batch.column("tokens")
-            flat = lists.values.to_numpy(zero_copy_only=False)
-            offsets, n_bytes = lists.offsets.to_numpy(), batch.column("n_bytes").to_pylist()
-            for i, size in enumerate(n_bytes):
-                yield flat[offsets[i] : offsets[i + 1]], size
+def plan(
+    params: ShardParams, split: SplitParams, tokens: Tokenized
+) -> tuple[Chosen, Copies, dict[str, float] | None]:
+    """Which documents are for validation, how often the others stand; repeats of each corpus.
+
+    Raises ValueError when the corpora cannot be split or mixed so.
+    """
+    hashes = tokens.text_hashes()
+    is_val = split_documents(hashes, split)
+    copies = (~is_val).astype(np.uint8)
+    if params.weights is None:
+        return is_val, copies, None
+    check_weights(params.weights, {part.corpus for part in tokens.parts})
+    count = training_tokens(tokens, is_val)
+    repeats = corpus_repeats(count, params.weights, params.max_repetition)
+    for part in tokens.parts:
+        often = document_copies(hashes[part.rows], repeats[part.corpus], split.seed)
+        copies[part.rows] *= often
+    return is_val, copies, {name: float(often) for name, often in repeats.items()}
 
 
-def text_hashes(tokens: Path) -> list[bytes]:
-    """The text hash of each document, in order."""
-    hashes: list[bytes] = []
-    for file in sorted(tokens.glob("*.parquet")):
-        hashes.extend(pq.read_table(file, columns=["text_hash"]).column(0).to_pylist())
-    return hashes
+def write(
+    tokens: Tokenized, is_val: Chosen, copies: Copies, writers: Mapping[str, SplitWriter]
+) -> Counter[str]:
+    """Write both splits; the tokens of each corpus in the training stream."""
+    written: Counter[str] = Counter()
+    for turn in range(int(copies.max())):
+        chosen = copies > turn
+        for part in tokens.parts:
+            if turn and not chosen[part.rows].any():
+                continue
+            for documents in tokens.documents(part):
+                train = documents.where(chosen)
+                add(writers["train"], train)
+                written[part.corpus] += len(train.tokens)
+                if turn == 0:
+                    add(writers["val"], documents.where(is_val))
+    return written
+
+
+def add(writer: SplitWriter, documents: Documents) -> None:
+    """Append documents to a split."""
+    writer.add(documents.tokens, np.cumsum(documents.lengths), int(documents.n_bytes.sum()))
+
+
+def mixture(
+    params: ShardParams, repeats: Mapping[str, float], written: Mapping[str, int]
+) -> dict[str, Any]:
+    """How the training stream is mixed, for the manifest."""
+    assert params.weights is not None
+    total = sum(written.values())
+    return {
+        "max_repetition": params.max_repetition,
+        "corpora": {
+            name: {
+                "weight": params.weights[name],
+                "repeats": repeats[name],
+                "tokens": tokens,
+                "share": tokens / total,
+            }
+            for name, tokens in written.items()
+        },
+    }
 
 
 def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> None:
     """Write both splits, the tokenizer and the manifest."""
-    source = json.loads((tokens / "manifest.json").read_text(encoding="utf-8"))
-    separator, dtype = source["n_vocab"] - 1, source["dtype"]
-    is_val = split_documents(text_hashes(tokens), split)
+    source = Tokenized.open(tokens)
+    is_val, copies, repeats = plan(params, split, source)
+    dtype = source.manifest["dtype"]
     with whole_folder(out) as folder:
         writers = {
             name: SplitWriter(folder / name, params.shard_tokens, dtype)
             for name in ("train", "val")
         }
-        for (ids, n_bytes), val in zip(token_rows(tokens), is_val, strict=True):
-            if len(ids) and ids.max() >= separator:
-                raise ValueError(
-                    f"{tokens} holds id {ids.max()}, the vocabulary ends at {separator}"
-                )
-            document = np.append(ids, np.array([separator], dtype=dtype))
-            writers["val" if val else "train"].add(document, n_bytes)
+        written = write(source, is_val, copies, writers)
         manifest = {
             "version": VERSION,
             "dtype": dtype,
-            "n_vocab": source["n_vocab"],
-            "separator": separator,
-            "tokenizer_fingerprint": source["tokenizer_fingerprint"],
-            "corpus_manifest_sha256": source["corpus_manifest_sha256"],
+            "n_vocab": source.manifest["n_vocab"],
+            "separator": source.separator,
+            "tokenizer_fingerprint": source.manifest["tokenizer_fingerprint"],
+            "corpus_manifest_sha256": source.manifest["corpus_manifest_sha256"],
             "tokens_manifest_sha256": file_sha256(tokens / "manifest.json"),
             "split": split.model_dump(),
+            "mixture": mixture(params, repeats, written) if repeats else None,
             "splits": {name: writer.finish() for name, writer in writers.items()},
         }
         shutil.copytree(tokens / "tokenizer", folder / "tokenizer")
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     for name, writer in writers.items():
-        print(f"shard: {name} {len(writer.ends):,} documents, {writer.n_tokens:,} tokens")
+        print(f"shard: {name} {writer.ends.length:,} documents, {writer.n_tokens:,} tokens")
 
 
 def run_stage(settings: Settings) -> None:

@@ -5,13 +5,22 @@ both, adding documents moves no other, and neither tokenizer nor order matters.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.params import Section
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TEXT_HASH_BYTES = 16
+BLOCK = 1 << 16  # hashes whose digests are held at a time
+
+Hashes = NDArray[np.uint8]  # (documents, TEXT_HASH_BYTES)
 
 
 class SplitParams(Section):
@@ -26,29 +35,47 @@ def text_hash(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()[:TEXT_HASH_BYTES]
 
 
-def split_documents(hashes: Sequence[bytes], params: SplitParams) -> list[bool]:
-    """Whether each document, given by its text hash, is for validation.
+def hash_rows(hashes: Iterable[bytes]) -> Hashes:
+    """Text hashes as rows of one array."""
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, TEXT_HASH_BYTES)
+
+
+def column_hashes(column: "pa.ChunkedArray") -> Hashes:
+    """The text hashes of a table's column as rows of one array, through no Python objects."""
+    import pyarrow as pa
+
+    fixed = column.cast(pa.binary(TEXT_HASH_BYTES)).combine_chunks()
+    rows = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, TEXT_HASH_BYTES)
+    return rows[fixed.offset : fixed.offset + len(fixed)]
+
+
+def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:
+    """(documents,) whether each, given by its text hash, is for validation.
 
     When chance gives all documents to one side, the next nearest text goes to the other. Raises
     ValueError when there are not two different texts.
     """
-    if len(set(hashes)) < 2:
+    if not len(hashes) or (hashes == hashes[0]).all():
         raise ValueError(
             "the corpus is one document, and a document is never cut between training and "
             "validation; give more files, or set corpus.separator (for example to a blank line, "
             '"\\n\\n") to cut the text into documents'
         )
-    draws = [draw(text, params.seed) for text in hashes]
-    threshold = min(max(params.val_fraction, min(draws)), below(max(draws), draws))
-    return [value <= threshold for value in draws]
+    values = draws(hashes, params.seed)
+    highest_but_one = float(values.max(where=values < values.max(), initial=0))
+    threshold = min(max(params.val_fraction, float(values.min())), highest_but_one)
+    is_val: NDArray[np.bool_] = values <= threshold
+    return is_val
 
 
-def draw(text: bytes, seed: int) -> float:
-    """A number in [0, 1) that is a function of seed and text."""
-    digest = hashlib.sha256(seed.to_bytes(8, "big") + text).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def below(limit: float, values: Sequence[float]) -> float:
-    """The largest of the values under `limit`."""
-    return max(value for value in values if value < limit)
+def draws(hashes: Hashes, seed: int, purpose: bytes = b"") -> NDArray[np.float64]:
+    """(documents,) a number in [0, 1) for each, a function of seed, text and purpose."""
+    before, found = seed.to_bytes(8, "big"), np.empty(len(hashes))
+    for first in range(0, len(hashes), BLOCK):
+        rows = memoryview(np.ascontiguousarray(hashes[first : first + BLOCK]).tobytes())
+        digests = b"".join(
+            hashlib.sha256(before + rows[i : i + TEXT_HASH_BYTES] + purpose).digest()[:8]
+            for i in range(0, len(rows), TEXT_HASH_BYTES)
+        )
+        found[first : first + BLOCK] = (np.frombuffer(digests, ">u8") >> 8) / 2**56  # 7 bytes
+    return found

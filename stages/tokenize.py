@@ -26,7 +26,7 @@ from stages.command import main
 from stages.gpt2_vocabulary import gpt2_ranks
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.split import SplitParams, split_documents
+from stages.split import SplitParams, hash_rows, split_documents
 from stages.supervise import exit_at_once, starters, when_gone
 from stages.tokenizer import (
     BpeTokenizer,
@@ -67,7 +67,7 @@ class TokenizeParams(Section):
 
 def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
     """The texts that are not for validation."""
-    is_val = split_documents(list(cleaned.text_hashes()), split)
+    is_val = split_documents(hash_rows(cleaned.text_hashes()), split)
     for text, held_back in zip(cleaned.texts(), is_val, strict=True):
         if not held_back:
             yield text

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nanogpt.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
-from nanogpt.files import whole_folder, write_whole
+from nanogpt.files import file_sha256, whole_folder, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
@@ -194,7 +194,12 @@ class Job:
             shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
             for curve in ("train.csv", "val.csv"):
                 shutil.copy(self.folder / curve, beside / curve)
-            about = {**origin, "n_params": model.n_params(), "step": kept}
+            files = [
+                {"name": file.relative_to(beside).as_posix(), "sha256": file_sha256(file)}
+                for file in sorted(beside.rglob("*"))
+                if file.is_file()
+            ]
+            about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
             (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
         return best
 

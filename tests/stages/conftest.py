@@ -222,13 +222,37 @@ def make_corpus() -> Callable[[list[str], Path], Cleaned]:
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty tokenized documents; a test that changes them copies them first."""
-    folder = tmp_path_factory.mktemp("tokens")
+    """Forty tokenized documents beside their corpus; a test that changes them copies them first."""
+    folder = tmp_path_factory.mktemp("data") / "data"
     texts = [f"{n}: " + "the quick brown fox. " * (5 + n % 7) for n in range(40)]
-    corpus = corpus_of(texts, folder / "made")
+    corpus = corpus_of(texts, folder)
     char = TokenizeParams(tokenizer="char", vocab_size=None)
     tokenize.run(char, SPLIT, corpus, folder / "tokens", workers=1)
     return folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def train_tiny() -> Callable[[Path, Path], None]:
+    """Trains the smallest of models on some shards, for one update, into a new folder."""
+    from stages.params import read_params
+    from stages.settings import Settings
+    from stages.shards import Shards
+    from stages.train import ModelParams, TrainParams, identity_of
+    from stages.train_process import Job  # torch, which most tests here do without
+
+    def train_on(shards: Path, out: Path) -> None:
+        read = read_params(ROOT / "params.yaml")
+        tiny = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+        short = {"batch_tokens": 32, "max_steps": 1, "warmup_steps": 0, "decay_steps": 0}
+        model = ModelParams(**{**read["model"], **tiny})
+        identity = identity_of(model, TrainParams(**{**read["train"], **short}), shards)
+        folder = out.parent / "state"
+        folder.mkdir(parents=True)
+        (folder / "identity.json").write_text(json.dumps(identity))
+        settings = Settings(device="cpu", tracking=False)
+        assert Job(folder, Shards.open(shards), out, settings, threading.Event()).run().finished
+
+    return train_on
 
 
 @pytest.fixture(scope="session")

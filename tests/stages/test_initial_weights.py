@@ -41,7 +41,7 @@ def shards(tokens: Path, split: SplitParams, workspace: Path) -> Path:
     """Shards of a little text by characters, in the workspace's own place for them."""
     folder = workspace / "data/shards"
     folder.parent.mkdir()
-    shard.run(ShardParams(shard_tokens=1024), split, tokens, folder)
+    shard.run(ShardParams(shard_tokens=1024, weights=None, max_repetition=1), split, tokens, folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from stages.tokenizer import load_tokenizer
 @pytest.fixture(scope="module")
 def made(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "shards"
-    run(ShardParams(shard_tokens=1024), split, tokens, out)
+    run(ShardParams(shard_tokens=1024, weights=None, max_repetition=1), split, tokens, out)
     return out
 
 

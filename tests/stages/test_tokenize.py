@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from stages import download
 from stages.cleaned import Cleaned
-from stages.split import SplitParams, split_documents, text_hash
+from stages.split import SplitParams, hash_rows, split_documents, text_hash
 from stages.tokenize import TokenizeParams, make_tokenizer, run, trained_bpe
 from stages.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
@@ -103,7 +103,7 @@ def test_a_bpe_vocabulary_is_learned_from_training_documents_alone(
     tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     texts = [f"{hashlib.sha256(bytes([n])).hexdigest()} " * (20 + n) for n in range(40)]
-    sides = split_documents([text_hash(text.encode()) for text in texts], SPLIT)
+    sides = split_documents(hash_rows(text_hash(text.encode()) for text in texts), SPLIT)
     train = [text for text, is_val in zip(texts, sides, strict=True) if not is_val]
     val = [text for text, is_val in zip(texts, sides, strict=True) if is_val]
 

@@ -1,0 +1,89 @@
+"""Writes one split of the shards: a stream of tokens cut into `.npy` files, and `ends.npy`.
+
+All goes to the disk as it comes: memory grows neither with the split nor with the size of a shard.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from nanogpt.files import file_sha256
+
+
+class NpyFile:
+    """A `.npy` file of one dimension that grows; in the end it is as `np.save` would write it."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.path, self.dtype, self.length = path, np.dtype(dtype), 0
+        path.write_bytes(self.header())
+
+    def header(self) -> bytes:
+        """What stands before the values; numpy pads it to one size for any length."""
+        content = io.BytesIO()
+        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(content, about)
+        return content.getvalue()
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Write values behind those that are there."""
+        with self.path.open("ab") as file:
+            file.write(np.ascontiguousarray(values, self.dtype).data)
+        self.length += len(values)
+
+    def finish(self) -> str:
+        """Write how many values there are; the file's sha256."""
+        with self.path.open("r+b") as file:
+            file.write(self.header())
+        return file_sha256(self.path)
+
+
+class SplitWriter:
+    """Writes one split: a new file whenever the last one holds `shard_tokens`."""
+
+    def __init__(self, folder: Path, shard_tokens: int, dtype: DTypeLike) -> None:
+        folder.mkdir()
+        self.folder, self.shard_tokens, self.dtype = folder, shard_tokens, dtype
+        self.shard: NpyFile | None = None
+        self.ends = NpyFile(folder / "ends.npy", np.int64)
+        self.n_tokens = self.n_bytes = 0
+        self.files: list[dict[str, Any]] = []
+
+    def add(
+        self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
+    ) -> None:
+        """Append tokens, separators included, after each of which a document `ends`."""
+        self.ends.append(self.n_tokens + ends)
+        self.n_tokens += len(tokens)
+        self.n_bytes += n_bytes
+        while len(tokens):
+            self.shard = self.shard or NpyFile(self.folder / self.next_name(), self.dtype)
+            room = self.shard_tokens - self.shard.length
+            self.shard.append(tokens[:room])
+            tokens = tokens[room:]
+            if self.shard.length == self.shard_tokens:
+                self.finish_shard(self.shard)
+
+    def next_name(self) -> str:
+        """The name of the file after those that are finished."""
+        return f"{len(self.files):05d}.npy"
+
+    def finish_shard(self, shard: NpyFile) -> None:
+        """Note a file that is complete."""
+        sha256 = shard.finish()
+        self.files.append({"name": shard.path.name, "tokens": shard.length, "sha256": sha256})
+        self.shard = None
+
+    def finish(self) -> dict[str, Any]:
+        """Complete the last files; the split's description."""
+        if self.shard:
+            self.finish_shard(self.shard)
+        return {
+            "documents": self.ends.length,
+            "tokens": self.n_tokens,
+            "bytes": self.n_bytes,
+            "ends_sha256": self.ends.finish(),
+            "files": self.files,
+        }
