@@ -7,10 +7,8 @@ alike the first one stays. Same bytes out for any number of workers.
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any
@@ -24,17 +22,13 @@ from pydantic import Field, StringConstraints, model_validator
 from nanogpt.files import file_sha256, whole_folder
 from stages.cleaned import Form
 from stages.command import main
-from stages.judge import KEPT, Judge, Judgement, Rules
+from stages.judge import KEPT, Judgement, Rules, judgements
 from stages.near_duplicates import MINIMA, near_duplicates
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.split import TEXT_HASH_BYTES
-from stages.supervise import exit_at_once, starters, when_gone
 
 CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
-
-# Of 8 MB each. A process that only hashes needs about so many to earn back the second it starts in.
-GROUPS_TO_HASH = 64
 
 FilterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -68,35 +62,6 @@ class CleanParams(Section):
             folder=folder,
             signatures=self.near_duplicates is not None,
         )
-
-
-_judge: Judge  # of a worker process, made once
-
-
-def start_worker(rules: Rules) -> None:
-    """Load the filters in a worker process."""
-    when_gone(starters(), exit_at_once)
-    global _judge
-    _judge = Judge(rules)
-
-
-def work(part: Path, group: int) -> Judgement:
-    """Look at one row group in a worker process."""
-    return _judge.judge(part, group)
-
-
-def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
-    """On every row group of the parts, in order; by several processes when there are several."""
-    groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
-    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
-    worth = len(groups) // (1 if rules.read_texts else GROUPS_TO_HASH)
-    workers = min(workers, worth)
-    if workers <= 1:
-        yield from (judge.judge(part, group) for part, group in groups)
-        return
-    context = get_context("spawn")  # forking a process with threads may deadlock
-    with ProcessPoolExecutor(workers, context, start_worker, (rules,)) as pool:
-        yield from pool.map(work, *zip(*groups, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

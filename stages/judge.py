@@ -5,8 +5,10 @@ processes may judge at once. What only the whole corpus shows is for the stage `
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,10 @@ from stages.cleaned import Form, byte_lengths, normalised
 from stages.filters import load_filter
 from stages.near_duplicates import Signatures, signatures
 from stages.split import TEXT_HASH_BYTES, text_hash
+from stages.supervise import exit_at_once, starters, when_gone
+
+# Of 8 MB each. A process that only hashes needs about so many to earn back the second it starts in.
+GROUPS_TO_HASH = 64
 
 KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the second filter, ...
 
@@ -40,7 +46,7 @@ class Rules:
 
     @property
     def read_texts(self) -> bool:
-        """Whether there is more to do than to hash, which is 100 times faster."""
+        """Whether there is more to do than to hash bytes: strings to make and to look at."""
         return bool(self.form or self.filters or self.signatures)
 
 
@@ -117,3 +123,32 @@ def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
     ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     view = memoryview(content)
     return (view[start:stop] for start, stop in pairwise(ends.tolist()))
+
+
+_judge: Judge  # of a worker process, made once
+
+
+def start_worker(rules: Rules) -> None:
+    """Load the filters in a worker process."""
+    when_gone(starters(), exit_at_once)
+    global _judge
+    _judge = Judge(rules)
+
+
+def work(part: Path, group: int) -> Judgement:
+    """Look at one row group in a worker process."""
+    return _judge.judge(part, group)
+
+
+def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
+    """On every row group of the parts, in order; by several processes when there are several."""
+    groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
+    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
+    worth = len(groups) // (1 if rules.read_texts else GROUPS_TO_HASH)
+    workers = min(workers, worth)
+    if workers <= 1:
+        yield from (judge.judge(part, group) for part, group in groups)
+        return
+    context = get_context("spawn")  # forking a process with threads may deadlock
+    with ProcessPoolExecutor(workers, context, start_worker, (rules,)) as pool:
+        yield from pool.map(work, *zip(*groups, strict=True))

@@ -80,7 +80,7 @@ def verdicts_by_hand(params: CleanParams, texts: list[str]) -> list[str | None]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     texts=SHORT_TEXTS,
     chosen=st.fixed_dictionaries(
