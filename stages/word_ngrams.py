@@ -2,7 +2,7 @@
 
 A word is a run of letters, digits and their marks, in lower case; all else only parts words, as in
 the GPT-3 paper (Brown et al. 2020, appendix C). In a script without spaces a phrase is a word. The
-numbers are the same on every machine. Two different sequences have one number in 2^64 cases.
+numbers are the same on every machine. Two sequences share theirs by chance once in 2^64.
 """
 
 import unicodedata
