@@ -44,7 +44,7 @@ class CleanedPart:
                 }
             ).filter(judged.column("dropped").is_null())
             for group in split_by_bytes(table):
-                yield normalised(group, self.form)
+                yield group.set_column(1, "text", normalised(group.column("text"), self.form))
 
 
 def row_groups(part: Path) -> Iterator[pa.Table]:
@@ -66,19 +66,19 @@ def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
         first = after
 
 
-def byte_lengths(texts: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+def byte_lengths(texts: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
     """How many bytes of UTF-8 each text has."""
     import pyarrow.compute as pc
 
     return np.asarray(pc.binary_length(texts), dtype=np.int64)
 
 
-def normalised(group: pa.RecordBatch, form: Form | None) -> pa.RecordBatch:
-    """The same group with its texts in a Unicode normal form (Unicode Standard Annex 15)."""
+def normalised(texts: pa.Array, form: Form | None) -> pa.Array:
+    """Texts in a normal form (Unicode Standard Annex 15), or as they are where it is null."""
     if form is None:
-        return group
-    texts = [unicodedata.normalize(form, text) for text in group.column("text").to_pylist()]
-    return group.set_column(1, "text", pa.array(texts, pa.large_string()))
+        return texts
+    forms = [unicodedata.normalize(form, text) for text in texts.to_pylist()]
+    return pa.array(forms, pa.large_string())
 
 
 @dataclass(frozen=True, kw_only=True)

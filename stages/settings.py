@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     recompute: bool = Field(default=False, description="activations anew: less memory, slower")
     micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
-    workers: int | None = Field(default=None, ge=1, description="tokenizing processes; all cores")
+    workers: int | None = Field(default=None, ge=1, description="to clean and tokenize; all cores")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
     tags: dict[str, str] = Field(default={}, description="more tags of the MLflow run, as JSON")

@@ -30,8 +30,8 @@ class SplitParams(Section):
     seed: int = Field(ge=0, lt=2**63)
 
 
-def text_hash(text: bytes) -> bytes:
-    """16 bytes that name a text."""
+def text_hash(text: bytes | memoryview) -> bytes:
+    """16 bytes that name a text, given in UTF-8."""
     return hashlib.sha256(text).digest()[:TEXT_HASH_BYTES]
 
 

@@ -125,7 +125,7 @@ def project_in(folder: Path) -> Project:
 def make_template(folder: Path) -> Project:
     """Copy what the project consists of, make it small, and run the stages before `train`."""
     folder.mkdir(parents=True)
-    for name in ("nanogpt", "stages", "pipelines", "presets", "infra"):
+    for name in ("nanogpt", "stages", "pipelines", "presets", "infra", "filters"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("dvc.yaml", "params.yaml", "prefect.yaml", ".dvcignore", ".gitignore"):

@@ -26,7 +26,14 @@ from stages.tokenize import TokenizeParams
 
 ROOT = Path(__file__).parents[2]
 SPLIT = SplitParams(val_fraction=0.3, seed=1)
-CLEAN = CleanParams(unicode=None, deduplicate=True)
+CLEAN = CleanParams(
+    unicode=None,
+    min_bytes=None,
+    max_bytes=None,
+    filters=[],
+    deduplicate=True,
+    near_duplicates=None,
+)
 
 # A build backend of its own lets pip read the sdist's metadata without fetching setuptools.
 BACKEND = """
