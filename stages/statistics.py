@@ -34,7 +34,7 @@ QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOP_TOKENS = 50
 ZIPF_POINTS = 500  # of the curve of frequencies: more are not to be seen on logarithmic axes
 LEAK_WORDS = 13  # GPT-3's measure of what test text was seen in training (Brown et al. 2020)
-LEAK_TOKENS = 8 << 20  # of a split that are compared: some 30 MB of text, in about a second
+LEAK_TOKENS = 4 << 20  # of a split that are compared: some 12 MB of text, in two or three seconds
 DOCUMENT_TOKENS = 1 << 21  # of one document, so that a text of a gigabyte is never held whole
 
 Counts = NDArray[np.int64]
