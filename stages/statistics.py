@@ -111,8 +111,10 @@ def frequencies(counts: Counts) -> list[tuple[int, int]]:
     return list(zip(ranks.tolist(), ordered[ranks - 1].tolist(), strict=True))
 
 
-def of_corpora(tokens: dict[str, Any], cleaned: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is left of each of the corpora that were mixed, and what was dropped of it."""
+def of_corpora(
+    tokens: dict[str, Any], cleaned: dict[str, Any], mixture: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """What is left of each corpus, what was dropped of it, and its part where they are mixed."""
     sums: dict[str, Counter[str]] = {}
     for file in tokens["files"]:
         sizes = {key: file[key] for key in ("documents", "tokens", "bytes")}
@@ -120,7 +122,10 @@ def of_corpora(tokens: dict[str, Any], cleaned: dict[str, Any]) -> list[dict[str
     for file in cleaned["files"]:
         dropped = file["documents"] - file["kept"]
         sums.setdefault(file["corpus"], Counter()).update(dropped=dropped)
-    return [{"corpus": corpus, **sizes} for corpus, sizes in sums.items()]
+    parts = mixture["corpora"] if mixture else {}
+    return [
+        {"corpus": corpus, **sizes, "mixture": parts.get(corpus)} for corpus, sizes in sums.items()
+    ]
 
 
 class Excerpt:
@@ -188,7 +193,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
             {"split": name, **{key: described[key] for key in ("documents", "tokens", "bytes")}}
             for name, described in shards.manifest["splits"].items()
         ],
-        "corpora": of_corpora(totals, cleaned),
+        "corpora": of_corpora(totals, cleaned, shards.manifest.get("mixture")),
         "lengths": length_quantiles(n_tokens, document_bytes(tokens)),
         "top_tokens": most_frequent(counts, tokenizer),
     }

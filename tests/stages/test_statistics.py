@@ -18,6 +18,7 @@ from stages.clean import CleanParams
 from stages.cleaned import Cleaned
 from stages.corpus_picture import draw_frequencies, draw_lengths
 from stages.picture import FAINT, INK, WARM
+from stages.report import data_line
 from stages.shard import ShardParams
 from stages.shard import run as run_shard
 from stages.shards import Shards
@@ -84,6 +85,13 @@ def test_the_headline_figures_are_counted(figures: dict[str, Any]) -> None:
     }
     assert figures["dropped"] == {"duplicate": 1}
     assert figures["skipped"] == {"empty document": 1}
+
+
+def test_the_report_has_a_line_on_them(figures: dict[str, Any]) -> None:
+    assert data_line(figures) == (
+        "40 documents, 860 tokens of 1.00 bytes; 1 duplicates dropped;\n"
+        "0.00% of the validation text stands in the training text"
+    )
 
 
 def test_the_most_frequent_tokens_come_with_text_and_count(figures: dict[str, Any]) -> None:
@@ -188,10 +196,15 @@ def test_each_corpus_of_a_mixture_is_counted_by_itself(
     (cleaned.corpus / "manifest.json").write_text(json.dumps(manifest))
     clean.run(CleanParams.model_validate(cleaned.manifest["clean"]), cleaned.corpus, cleaned.folder)
     data = shards_of(Cleaned.open(cleaned.corpus, cleaned.folder), split)
-    assert run(data, tmp_path / "out")["corpora"] == [
-        {"corpus": "lyrics", "documents": 2, "tokens": 40, "bytes": 40, "dropped": 0},
-        {"corpus": "prose", "documents": 1, "tokens": 30, "bytes": 30, "dropped": 1},
-    ]
+    parts = {"lyrics": {"repeats": 2.0, "share": 0.7}, "prose": {"repeats": 0.9, "share": 0.3}}
+    manifest = json.loads((data / "shards/manifest.json").read_text())
+    manifest["mixture"] = {"max_repetition": 2, "corpora": parts}
+    (data / "shards/manifest.json").write_text(json.dumps(manifest))
+    lyrics, prose = run(data, tmp_path / "out")["corpora"]
+    sizes = ("documents", "tokens", "bytes", "dropped")
+    assert [lyrics[size] for size in sizes] == [2, 40, 40, 0]
+    assert [prose[size] for size in sizes] == [1, 30, 30, 1]
+    assert {"lyrics": lyrics["mixture"], "prose": prose["mixture"]} == parts
 
 
 @pytest.fixture(scope="module")
