@@ -65,6 +65,6 @@ format: setup  ## mend what can be mended by itself
 
 .PHONY: clean
 clean:  ## remove the environment and what the pipeline made, but not texts, params or MLflow runs
-	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples
+	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples statistics
 	test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
+STATISTICS = Path("statistics")  # of what the model was trained on: recorded with it
 
 
 class EvaluateParams(Section):
@@ -152,7 +153,7 @@ def draw(
 
 
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
-    """Add the figures and pictures to the model's MLflow run."""
+    """Add figures and pictures, and the statistics of its text, to the model's MLflow run."""
     origin = json.loads((model / "lineage.json").read_text())
     flat = {f"evaluate/{k}": v for k, v in result.items() if k != "baselines"}
     for name, baseline in result["baselines"].items():
@@ -161,6 +162,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         tracker.record("metrics", step=origin["step"], values=flat)
         tracker.record_files("artifacts", METRICS, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
+        tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 
 def run_stage(settings: Settings) -> None:

@@ -15,7 +15,7 @@ SMOOTHED = 20  # updates behind each point of the thick line
 INK, FAINT, WARM = "#1f4e79", "#b8cbe0", "#d9822b"
 
 
-def write_table(file: Path, header: tuple[str, str], rows: Iterable[tuple[Any, Any]]) -> None:
+def write_table(file: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
     """A CSV file with a header."""
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")

@@ -13,8 +13,10 @@ from stages.command import TIMES, main
 from stages.evaluate import METRICS, MODEL, SHARDS
 from stages.sample import OUT as SAMPLES
 from stages.settings import Settings
+from stages.statistics import OUT as STATISTICS
+from stages.statistics import leak_line
 
-STAGES = ("download", "tokenize", "shard", "train", "evaluate", "sample")
+STAGES = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
 SAMPLE_LINES = 24
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc commands
@@ -42,9 +44,20 @@ def scores_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
+def data_line(statistics: dict[str, Any]) -> str:
+    """What the text is like, in a line."""
+    return (
+        f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens of "
+        f"{statistics['bytes_per_token']:.2f} bytes; "
+        f"{statistics['dropped'].get('duplicate', 0):,} duplicates dropped;\n"
+        f"{leak_line(statistics['leak'])}"
+    )
+
+
 def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str, Any]) -> Table:
     """Sizes and times."""
     table = Table.grid(padding=(0, 2))
+    table.add_row("the text", data_line(read_json(STATISTICS / "statistics.json")))
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
     table.add_row("parameters", f"{run['n_params']:,}")
     table.add_row(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from nanogpt.data import TokenStream
 
 VERSION = 1
@@ -50,6 +52,16 @@ class Shards:
         for file in described:
             check_file(self.folder / split / file["name"], file["tokens"], dtype)
         return TokenStream.open([self.folder / split / file["name"] for file in described])
+
+    def ends(self, split: str) -> "NDArray[np.int64]":
+        """(documents,) where each document ends in its stream, after its separator.
+
+        Raises ValueError at a file that is not as written.
+        """
+        file = self.folder / split / "ends.npy"
+        check_file(file, self.manifest["splits"][split]["documents"], np.dtype(np.int64))
+        ends: NDArray[np.int64] = np.load(file, mmap_mode="r")
+        return ends
 
 
 def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:

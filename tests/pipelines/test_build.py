@@ -90,7 +90,8 @@ def test_a_deployment_run_completes_and_shows_its_result(
     finally:
         end(worker)
     runs = task_runs(api)
-    assert set(runs) == {"download", "tokenize", "shard", "train", "evaluate", "sample"}
+    stages = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
+    assert set(runs) == set(stages)
     assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
     artifacts = requests.post(f"{api}/artifacts/filter", json={}, timeout=10).json()
     (result,) = [artifact for artifact in artifacts if artifact["key"] == "result"]

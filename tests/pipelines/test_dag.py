@@ -10,13 +10,14 @@ from pipelines.dag import Stage, read_stages
 
 def test_stages_come_in_an_order_that_works(template: Any) -> None:
     names = [stage.name for stage in read_stages(template.folder)]
-    assert names[:4] == ["download", "tokenize", "shard", "train"]
-    assert set(names[4:]) == {"evaluate", "sample"}
+    assert names[:4] == ["download", "clean", "tokenize", "shard"]
+    assert set(names[4:]) == {"statistics", "train", "evaluate", "sample"}
+    assert names.index("evaluate") > max(names.index("statistics"), names.index("train"))
 
 
 def test_a_target_brings_what_it_depends_on(template: Any) -> None:
     names = [stage.name for stage in read_stages(template.folder, "shard")]
-    assert names == ["download", "tokenize", "shard"]
+    assert names == ["download", "clean", "tokenize", "shard"]
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones(template: Any) -> None:

@@ -57,6 +57,7 @@ def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
 
     assert names("checkpoints/best") == {"model.safetensors", "config.json"}
     assert {"evaluate.json", "run.png"} <= names("evaluate")
+    assert {"statistics.json", "lengths.png", "frequencies.png"} <= names("statistics")
     assert names("samples") == {"samples.txt", "samples.jsonl"}
 
 
