@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from stages import clean, download, tokenize
 from stages.clean import CleanParams
 from stages.cleaned import Cleaned
 from stages.download import CorpusParams
+from stages.pool import tokenize_here
 from stages.split import SplitParams
 from stages.tokenize import TokenizeParams
 
@@ -226,8 +228,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     texts = [f"{n}: " + "the quick brown fox. " * (5 + n % 7) for n in range(40)]
     corpus = corpus_of(texts, folder / "made")
-    char = TokenizeParams(tokenizer="char", vocab_size=None)
-    tokenize.run(char, SPLIT, corpus, folder / "tokens", workers=1)
+    char = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
+    here = partial(tokenize_here, workers=1)
+    tokenize.run(
+        char, SPLIT, corpus, folder / "tokens", cache=folder / "cache", tokenize_parts=here
+    )
     return folder / "tokens"
 
 
