@@ -5,16 +5,17 @@ before it encodes a corpus it must give tiktoken's ids for texts made to trip it
 that corpus, or the stage stops. There is no way back to tiktoken in silence.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.cleaned import GROUP_BYTES, Cleaned
+from stages.cleaned import Cleaned, CleanedPart, byte_lengths
 from stages.tokenizer import SEPARATOR, load_tokenizer, token_dtype
 
 Engine = Literal["tiktoken", "gigatoken"]
@@ -134,14 +135,21 @@ def adversarial() -> Iterator[tuple[str, str]]:
 
 
 def sample(cleaned: Cleaned) -> Iterator[tuple[str, str]]:
-    """Ids and texts of documents from up to SAMPLE_GROUPS places, evenly spread over the corpus."""
+    """Ids and texts of documents from about SAMPLE_GROUPS places, spread over the corpus."""
     kept = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
     parts = list(zip(cleaned.parts, kept, strict=True))
-    chosen = parts[:: -(-len(parts) // SAMPLE_GROUPS)]
-    each = -(-SAMPLE_GROUPS // len(chosen))
+    chosen = parts[:: math.ceil(len(parts) / SAMPLE_GROUPS)]
     for part, n_bytes in chosen:
-        step = max(1, n_bytes // GROUP_BYTES // each)
-        for group in islice(part.groups(), 0, each * step, step):
-            yield from zip(
-                group.column("id").to_pylist(), group.column("text").to_pylist(), strict=True
-            )
+        for group in spread(part, n_bytes, math.ceil(SAMPLE_GROUPS / len(chosen))):
+            names, texts = group.column("id").to_pylist(), group.column("text").to_pylist()
+            yield from zip(names, texts, strict=True)
+
+
+def spread(part: CleanedPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
+    """So many groups of a part that has n_bytes of text, at equal distances."""
+    passed = taken = 0
+    for group in part.groups():
+        if passed * count >= taken * n_bytes:
+            taken += 1
+            yield group
+        passed += int(byte_lengths(group.column("text")).sum())

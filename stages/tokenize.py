@@ -156,8 +156,9 @@ def run(
 ) -> None:
     """Write tokens, tokenizer and manifest; parts made before are taken from the cache."""
     tokenizer = make_tokenizer(params, split, cleaned)
+    known_by = fingerprint(tokenizer)
+    tasks = tasks_of(cleaned, known_by, cache)
     cache.mkdir(parents=True, exist_ok=True)
-    tasks = tasks_of(cleaned, fingerprint(tokenizer), cache)
     with whole_folder(out) as folder:
         save_tokenizer(folder / "tokenizer", tokenizer)
         found = make_missing(params.engine, cleaned, tasks, folder / "tokenizer", tokenize_parts)
@@ -172,7 +173,7 @@ def run(
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
-            "tokenizer_fingerprint": fingerprint(tokenizer),
+            "tokenizer_fingerprint": known_by,
             "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],
             "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
             "n_vocab": tokenizer.n_vocab,
