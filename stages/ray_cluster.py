@@ -29,6 +29,7 @@ from stages.token_parts import Description, record_of, tokenize_part, written_by
 
 PACKAGES = Path(__file__).parents[1]
 DEFAULT_PLACE = Path(".cache/shared")  # right on one machine, and where all share this folder
+UNREACHABLE = ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN")
 OBJECT_STORE_BYTES = 80 << 20  # the least Ray takes; only names and counts pass through it
 
 
@@ -47,25 +48,30 @@ class Place:
         return cls(f"{root.rstrip('/')}/tokenize-{owner[:16]}")
 
     def put(self, source: Path, name: str) -> None:
-        """Copy a local file or folder to the place."""
-        there, root = self.opened()
-        there.create_dir(f"{root}/{name}".rpartition("/")[0])
-        fs.copy_files(str(source.absolute()), f"{root}/{name}", fs.LocalFileSystem(), there)
+        """Copy a local file, or a folder of files, to the place."""
+        with self.opened() as (there, root):
+            target = f"{root}/{name}"
+            there.create_dir(target if source.is_dir() else target.rpartition("/")[0])
+            fs.copy_files(str(source.absolute()), target, fs.LocalFileSystem(), there)
 
     def fetch(self, name: str, target: Path) -> None:
-        """Copy a file or folder from the place."""
-        there, root = self.opened()
-        fs.copy_files(f"{root}/{name}", str(target.absolute()), there, fs.LocalFileSystem())
+        """Copy a file from the place, or the files of a folder into one that is there."""
+        with self.opened() as (there, root):
+            fs.copy_files(f"{root}/{name}", str(target.absolute()), there, fs.LocalFileSystem())
 
     def clear(self, name: str = "") -> None:
         """Remove a folder and all in it, if it is there."""
-        there, root = self.opened()
-        folder = f"{root}/{name}".rstrip("/")
-        if there.get_file_info(folder).type == fs.FileType.Directory:
-            there.delete_dir(folder)
+        with self.opened() as (there, root):
+            folder = f"{root}/{name}".rstrip("/")
+            if there.get_file_info(folder).type == fs.FileType.Directory:
+                there.delete_dir(folder)
 
-    def opened(self) -> tuple[Any, str]:
-        """The file system and the path in it. AWS_ENDPOINT_URL names an S3 that is not Amazon's."""
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the path in it. AWS_ENDPOINT_URL names an S3 that is not Amazon's.
+
+        Raises ValueError for an address that is none, ConnectionError when S3 does not answer.
+        """
         try:
             there, root = fs.FileSystem.from_uri(self.uri)
         except (ValueError, TypeError) as error:
@@ -73,7 +79,12 @@ class Place:
                 f"NANOGPT_SHARED: {self.uri} is neither a folder nor an address such as "
                 f"s3://bucket/folder: {error}"
             ) from None
-        return there, root
+        try:
+            yield there, root
+        except OSError as error:
+            if any(f"AWS Error {name}" in str(error) for name in UNREACHABLE):
+                raise ConnectionError(f"{self.uri}: {error}") from None
+            raise
 
 
 @lru_cache(maxsize=1)
@@ -81,6 +92,7 @@ def fetched_encoder(place: Place, tokenizer: str, engine: Engine) -> Encoder:
     """The encoder a worker keeps. What was admitted on one machine is looked at again on this."""
     with TemporaryDirectory() as name:
         folder = Path(name) / "tokenizer"
+        folder.mkdir()
         place.fetch(tokenizer, folder)
         admit(folder, engine, adversarial())
         return load_encoder(folder, engine)
