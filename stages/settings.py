@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     recompute: bool = Field(default=False, description="activations anew: less memory, slower")
     micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
     workers: int | None = Field(default=None, ge=1, description="to clean and tokenize; all cores")
+    runner: Literal["local", "ray"] = Field(default="local", description="where they run")
+    shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
     tags: dict[str, str] = Field(default={}, description="more tags of the MLflow run, as JSON")

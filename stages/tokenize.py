@@ -1,44 +1,44 @@
 """Stage `tokenize`: documents to token ids, and the tokenizer that made them.
 
-Same bytes out for any number of workers. What a `bpe` vocabulary learns, it learns from training
-documents only: validation text is new even to the tokenizer.
+Same bytes out for any number of workers, wherever they run and however often they were killed. What
+a `bpe` vocabulary learns, it learns from training documents only: validation text is new even to
+the tokenizer.
 """
 
 import json
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import rustbpe
 from pydantic import Field, model_validator
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.files import file_sha256, whole_folder
-from stages.cleaned import Cleaned, CleanedPart
+from stages.cleaned import Cleaned
 from stages.command import main
+from stages.engine import Engine, admit, adversarial, sample
 from stages.gpt2_vocabulary import gpt2_ranks
 from stages.params import Section, load_section
+from stages.pool import tokenize_here
 from stages.settings import Settings
 from stages.split import SplitParams, hash_rows, split_documents
-from stages.supervise import exit_at_once, starters, when_gone
+from stages.token_cache import Task, finished, link, prune, tasks_of
+from stages.token_parts import Description
 from stages.tokenizer import (
     BpeTokenizer,
     CharTokenizer,
     Tokenizer,
     fingerprint,
-    load_tokenizer,
     save_tokenizer,
     token_dtype,
 )
 
 CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
+CACHE = Path(".cache/tokens")
 
 # Splits text as GPT-4 does (tiktoken's cl100k_base), but numbers after two digits, not three.
 # Against GPT-2's pattern it puts 7 % more bytes of Shakespeare into a token at 1,024 ids.
@@ -53,6 +53,7 @@ class TokenizeParams(Section):
 
     tokenizer: Literal["gpt2", "char", "bytes", "bpe"]
     vocab_size: int | None = Field(ge=257, le=1 << 20)
+    engine: Engine
 
     @model_validator(mode="after")
     def vocab_size_is_for_bpe(self) -> "TokenizeParams":
@@ -61,6 +62,15 @@ class TokenizeParams(Section):
             wanted = "a number such as 1024" if self.tokenizer == "bpe" else "null"
             raise ValueError(
                 f"vocab_size is {self.vocab_size}, tokenizer `{self.tokenizer}` takes {wanted}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def engine_knows_the_vocabulary(self) -> "TokenizeParams":
+        """Of the patterns we split text by, gigatoken has GPT-2's alone."""
+        if self.engine == "gigatoken" and self.tokenizer != "gpt2":
+            raise ValueError(
+                f"engine gigatoken is for tokenizer `gpt2` only; `{self.tokenizer}` takes tiktoken"
             )
         return self
 
@@ -90,6 +100,8 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
 
     Raises ValueError when the texts are too short for so many.
     """
+    import rustbpe
+
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=BPE_PATTERN)
     ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
@@ -101,119 +113,101 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     return BpeTokenizer.of(BPE_PATTERN, ranks)
 
 
-def encode_batch(tokenizer: Tokenizer, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Documents (id, text, text_hash) to rows (id, tokens, n_bytes, text_hash)."""
-    texts = batch.column("text").to_pylist()
-    tokens = [tokenizer.encode(text) for text in texts]
-    flat = np.concatenate(tokens) if tokens else np.empty(0, token_dtype(tokenizer.n_vocab))
-    ends = np.cumsum([0, *(len(t) for t in tokens)])
-    return pa.record_batch(
-        {
-            "id": batch.column("id"),
-            "tokens": pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(flat)),
-            "n_bytes": pa.array([len(text.encode("utf-8")) for text in texts], pa.int64()),
-            "text_hash": batch.column("text_hash"),
-        }
-    )
+class TokenizeParts(Protocol):
+    """Where parts are tokenized: here, in a pool or on a cluster; same bytes."""
+
+    def __call__(
+        self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
+    ) -> Iterator[Description]:
+        """The descriptions of the parts, in order, each file in its place when it is told."""
 
 
-_tokenizer: Tokenizer  # of a worker process, loaded once
+def make_missing(
+    engine: Engine,
+    cleaned: Cleaned,
+    tasks: Sequence[Task],
+    tokenizer: Path,
+    tokenize_parts: TokenizeParts,
+) -> list[Description]:
+    """Tokenize the parts that are not in the cache; the descriptions of all.
 
-
-def start_worker(folder: Path) -> None:
-    """Load the tokenizer in a worker process."""
-    when_gone(starters(), exit_at_once)
-    global _tokenizer
-    _tokenizer = load_tokenizer(folder)
-
-
-def work(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Encode one batch in a worker process."""
-    return encode_batch(_tokenizer, batch)
-
-
-def encoded(
-    batches: Iterable[pa.RecordBatch], pool: Executor, ahead: int
-) -> Iterator[pa.RecordBatch]:
-    """Batches encoded by the pool, in order, at most `ahead` of them under way."""
-    waiting: deque[Any] = deque()
-    for batch in batches:
-        waiting.append(pool.submit(work, batch))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def write_part(part: CleanedPart, path: Path, pool: Executor, ahead: int) -> dict[str, Any]:
-    """Encode one part of the corpus; its description."""
-    documents = tokens = n_bytes = 0
-    writer: pq.ParquetWriter | None = None
-    for batch in encoded(part.groups(), pool, ahead):
-        writer = writer or pq.ParquetWriter(path, batch.schema, compression="zstd")
-        writer.write_batch(batch)
-        documents += batch.num_rows
-        tokens += len(batch.column("tokens").flatten())
-        n_bytes += sum(batch.column("n_bytes").to_pylist())
-    assert writer is not None  # no part of a corpus is empty
-    writer.close()
-    return {
-        "name": path.name,
-        "corpus": part.corpus,
-        "documents": documents,
-        "tokens": tokens,
-        "bytes": n_bytes,
-        "sha256": file_sha256(path),
-    }
-
-
-def write_parts(cleaned: Cleaned, folder: Path, workers: int) -> list[dict[str, Any]]:
-    """Encode every part of the corpus with `workers` processes; their descriptions."""
-    context = get_context("spawn")  # forking a process with threads may deadlock
-    start = (folder / "tokenizer",)
-    with ProcessPoolExecutor(workers, context, start_worker, start) as pool:
-        return [
-            write_part(part, folder / part.texts.name, pool, 2 * workers) for part in cleaned.parts
-        ]
+    Raises ValueError when the engine does not give tiktoken's ids for this corpus.
+    """
+    found = {task.target: description for task in tasks if (description := finished(task.target))}
+    missing = [task for task in tasks if task.target not in found]
+    if found:
+        print(f"tokenize: {len(tasks) - len(missing)} of {len(tasks)} parts were made before")
+    if missing:
+        if engine != "tiktoken":
+            admit(tokenizer, engine, chain(adversarial(), sample(cleaned)))
+        made = tokenize_parts(missing, tokenizer, engine)
+        found |= {task.target: one for task, one in zip(missing, made, strict=True)}
+    return [found[task.target] for task in tasks]
 
 
 def run(
-    params: TokenizeParams, split: SplitParams, cleaned: Cleaned, out: Path, *, workers: int
+    params: TokenizeParams,
+    split: SplitParams,
+    cleaned: Cleaned,
+    out: Path,
+    *,
+    cache: Path,
+    tokenize_parts: TokenizeParts,
 ) -> None:
-    """Write tokens, tokenizer and manifest."""
+    """Write tokens, tokenizer and manifest; parts made before are taken from the cache."""
     tokenizer = make_tokenizer(params, split, cleaned)
+    known_by = fingerprint(tokenizer)
+    tasks = tasks_of(cleaned, known_by, cache)
+    cache.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as folder:
         save_tokenizer(folder / "tokenizer", tokenizer)
-        files = write_parts(cleaned, folder, workers)
-        tokens = sum(file["tokens"] for file in files)
-        n_bytes = sum(file["bytes"] for file in files)
+        found = make_missing(params.engine, cleaned, tasks, folder / "tokenizer", tokenize_parts)
+        for task in tasks:
+            link(task.target, folder / task.part.texts.name)
+        files = [
+            {"name": task.part.texts.name, "corpus": task.part.corpus, **description}
+            for task, description in zip(tasks, found, strict=True)
+        ]
+        tokens = sum(description["tokens"] for description in found)
+        n_bytes = sum(description["bytes"] for description in found)
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
-            "tokenizer_fingerprint": fingerprint(tokenizer),
+            "tokenizer_fingerprint": known_by,
             "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],
             "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
             "n_vocab": tokenizer.n_vocab,
             "dtype": np.dtype(token_dtype(tokenizer.n_vocab)).name,
-            "documents": sum(file["documents"] for file in files),
+            "documents": sum(description["documents"] for description in found),
             "tokens": tokens,
             "bytes": n_bytes,
             "bytes_per_token": round(n_bytes / tokens, 4),
             "files": files,
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    prune(cache, [task.target for task in tasks])
     print(
         f"tokenize: {tokens:,} tokens of {manifest['bytes_per_token']} bytes, "
         f"{tokenizer.n_vocab:,} ids"
     )
 
 
+def chosen_runner(settings: Settings) -> TokenizeParts:
+    """Where the settings want parts to be tokenized."""
+    workers = settings.workers or os.cpu_count() or 1
+    if settings.runner == "local":
+        return partial(tokenize_here, workers=workers)
+    from stages.ray_cluster import tokenize_on_ray
+
+    return partial(tokenize_on_ray, workers=workers, shared=settings.shared)
+
+
 def run_stage(settings: Settings) -> None:
     """`python -m stages.tokenize`."""
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
-    workers = settings.workers or os.cpu_count() or 1
-    run(params, split, Cleaned.open(CORPUS, CLEAN), OUT, workers=workers)
+    cleaned = Cleaned.open(CORPUS, CLEAN)
+    run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=chosen_runner(settings))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,20 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from nanogpt.files import file_sha256
 from stages import clean, download, tokenize
 from stages.clean import CleanParams
 from stages.cleaned import Cleaned
 from stages.download import CorpusParams
+from stages.pool import tokenize_here
 from stages.split import SplitParams
 from stages.tokenize import TokenizeParams
 
@@ -221,6 +226,33 @@ def corpus_of(texts: list[str], folder: Path) -> Cleaned:
     return Cleaned.open(folder / "corpus", folder / "clean")
 
 
+def corpus_in_parts(parts: list[list[str]], folder: Path) -> Cleaned:
+    """A corpus with one file for each list of texts, as `download` writes many."""
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, texts in enumerate(parts):
+        path = corpus / f"part-{number:05d}.parquet"
+        columns = {
+            "id": pa.array([f"{number}#{row}" for row in range(len(texts))]),
+            "text": pa.array(texts, pa.large_string()),
+            "source": pa.array(["test"] * len(texts)),
+        }
+        pq.write_table(pa.table(columns), path)
+        about = {"name": path.name, "corpus": "corpus", "sha256": file_sha256(path)}
+        sizes = {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
+        files.append({**about, **sizes})
+    (corpus / "manifest.json").write_text(json.dumps({"version": 1, "files": files}))
+    clean.run(CLEAN, corpus, folder / "clean")
+    return Cleaned.open(corpus, folder / "clean")
+
+
+@pytest.fixture(scope="session")
+def make_parts() -> Callable[[list[list[str]], Path], Cleaned]:
+    """Makes a corpus of several parts, given by their texts."""
+    return corpus_in_parts
+
+
 @pytest.fixture(scope="session")
 def make_corpus() -> Callable[[list[str], Path], Cleaned]:
     """Makes the corpus of some texts in a new folder."""
@@ -233,8 +265,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "data"
     texts = [f"{n}: " + "the quick brown fox. " * (5 + n % 7) for n in range(40)]
     corpus = corpus_of(texts, folder)
-    char = TokenizeParams(tokenizer="char", vocab_size=None)
-    tokenize.run(char, SPLIT, corpus, folder / "tokens", workers=1)
+    char = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
+    here = partial(tokenize_here, workers=1)
+    tokenize.run(
+        char, SPLIT, corpus, folder / "tokens", cache=folder / "cache", tokenize_parts=here
+    )
     return folder / "tokens"
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,27 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from stages import download
+from stages import download, tokenize
 from stages.cleaned import Cleaned
+from stages.pool import tokenize_here
 from stages.split import SplitParams, hash_rows, split_documents, text_hash
-from stages.tokenize import TokenizeParams, make_tokenizer, run, trained_bpe
+from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
 from stages.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
 SPLIT = SplitParams(val_fraction=0.4, seed=1)
-CHAR = TokenizeParams(tokenizer="char", vocab_size=None)
-BPE = TokenizeParams(tokenizer="bpe", vocab_size=300)
+CHAR = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
+BPE = TokenizeParams(tokenizer="bpe", vocab_size=300, engine="tiktoken")
 TEXTS = [f"naïve {hashlib.sha256(bytes([n])).hexdigest()} " * (1 + n % 3) for n in range(200)]
 
 MakeCorpus = Callable[[list[str], Path], Cleaned]
+
+
+def run(params: TokenizeParams, corpus: Cleaned, out: Path, *, workers: int = 1) -> None:
+    """Tokenize on this machine, with a cache beside the tokens."""
+    here = partial(tokenize_here, workers=workers)
+    tokenize.run(
+        params, SPLIT, corpus, out, cache=out.with_name(f"{out.name}-cache"), tokenize_parts=here
+    )
 
 
 def rows(tokens: Path) -> list[dict[str, Any]]:
@@ -42,14 +52,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) ->
 @pytest.fixture(scope="module")
 def made(corpus: Cleaned) -> Path:
     """What one worker makes of that corpus."""
-    run(BPE, SPLIT, corpus, corpus.corpus.parent / "tokens", workers=1)
+    run(BPE, corpus, corpus.corpus.parent / "tokens")
     return corpus.corpus.parent / "tokens"
 
 
 def test_two_workers_make_the_same_bytes_as_one(
     corpus: Cleaned, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
-    run(BPE, SPLIT, corpus, tmp_path / "tokens", workers=2)
+    run(BPE, corpus, tmp_path / "tokens", workers=2)
     assert digests(tmp_path / "tokens") == digests(made)
     assert set(digests(made)) == {
         "manifest.json",
@@ -78,7 +88,7 @@ def test_the_manifest_describes_the_tokens(corpus: Cleaned, made: Path) -> None:
     files = manifest.pop("files")
     assert manifest == {
         "version": 1,
-        "tokenize": {"tokenizer": "bpe", "vocab_size": 300},
+        "tokenize": {"tokenizer": "bpe", "vocab_size": 300, "engine": "tiktoken"},
         "tokenizer_fingerprint": fingerprint(load_tokenizer(made / "tokenizer")),
         "corpus_manifest_sha256": hashlib.sha256(corpus_manifest).hexdigest(),
         "clean_manifest_sha256": hashlib.sha256(clean_manifest).hexdigest(),
@@ -134,7 +144,7 @@ def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_nothing_left_behin
 ) -> None:
     corpus = make_corpus(["ab ab", "cd cd"], tmp_path / "made")
     with pytest.raises(ValueError, match=r"pairs for 25\d ids only") as caught:
-        run(BPE, SPLIT, corpus, tmp_path / "out" / "tokens", workers=1)
+        run(BPE, corpus, tmp_path / "out" / "tokens")
     assert "tokenize.vocab_size asks for 300" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -142,7 +152,7 @@ def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_nothing_left_behin
 def test_a_corpus_of_one_document_is_refused(tmp_path: Path, make_corpus: MakeCorpus) -> None:
     corpus = make_corpus(["only one " * 100], tmp_path / "made")
     with pytest.raises(ValueError, match="the corpus is one document"):
-        run(BPE, SPLIT, corpus, tmp_path / "tokens", workers=1)
+        run(BPE, corpus, tmp_path / "tokens")
 
 
 @pytest.mark.parametrize(
@@ -153,4 +163,16 @@ def test_a_vocabulary_has_a_size_to_choose_only_when_it_is_learned(
     tokenizer: str, vocab_size: int | None
 ) -> None:
     with pytest.raises(ValidationError, match=r"tokenizer|vocab_size"):
-        TokenizeParams.model_validate({"tokenizer": tokenizer, "vocab_size": vocab_size})
+        TokenizeParams.model_validate(
+            {"tokenizer": tokenizer, "vocab_size": vocab_size, "engine": "tiktoken"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "vocab_size"), [("bpe", 300), ("char", None), ("bytes", None)]
+)
+def test_the_fast_engine_is_for_gpt2_alone(tokenizer: str, vocab_size: int | None) -> None:
+    with pytest.raises(ValidationError, match="gigatoken is for tokenizer `gpt2` only"):
+        TokenizeParams.model_validate(
+            {"tokenizer": tokenizer, "vocab_size": vocab_size, "engine": "gigatoken"}
+        )

@@ -45,7 +45,7 @@ def bpe() -> BpeTokenizer:
 
 @pytest.fixture(scope="session")
 def raw_bytes() -> Tokenizer:
-    params = TokenizeParams(tokenizer="bytes", vocab_size=None)
+    params = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
     return make_tokenizer(params, SplitParams(val_fraction=0.1, seed=1), NO_CORPUS)
 
 
