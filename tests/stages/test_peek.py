@@ -32,7 +32,12 @@ def shards(workspace: Path, tokens: Path, split: SplitParams) -> Shards:
     params = re.sub(r"block_size: \d+", f"block_size: {BLOCK_SIZE}", params)
     params = re.sub(r"(train:\n(?:  .*\n)*?  seed:) \d+", rf"\g<1> {SEED}", params)
     (workspace / "params.yaml").write_text(params)
-    run_shard(ShardParams(shard_tokens=1024), split, tokens, workspace / "data/shards")
+    run_shard(
+        ShardParams(shard_tokens=1024, weights=None, max_repetition=1),
+        split,
+        tokens,
+        workspace / "data/shards",
+    )
     return Shards.open(workspace / "data/shards")
 
 

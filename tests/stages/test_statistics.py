@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages.clean import CleanParams
 from stages.cleaned import Cleaned
 from stages.corpus_picture import draw_frequencies, draw_lengths
 from stages.picture import FAINT, INK, WARM
+from stages.pool import tokenize_here
 from stages.report import data_line
 from stages.shard import ShardParams
 from stages.shard import run as run_shard
@@ -26,15 +28,18 @@ from stages.split import SplitParams
 from stages.tokenize import TokenizeParams
 from stages.tokenizer import load_tokenizer
 
-BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None)
+BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
+AS_IT_IS = ShardParams(shard_tokens=1024, weights=None, max_repetition=1)
 Make = Callable[[list[str], Path], Cleaned]
 
 
 def shards_of(cleaned: Cleaned, split: SplitParams) -> Path:
     """The folder in which tokens and shards, an id for each byte, lie beside corpus and clean."""
     folder = cleaned.corpus.parent
-    tokenize.run(BYTES, split, cleaned, folder / "tokens", workers=1)
-    run_shard(ShardParams(shard_tokens=1024), split, folder / "tokens", folder / "shards")
+    here = partial(tokenize_here, workers=1)
+    tokens = folder / "tokens"
+    tokenize.run(BYTES, split, cleaned, tokens, cache=folder / "cache", tokenize_parts=here)
+    run_shard(AS_IT_IS, split, tokens, folder / "shards")
     return folder
 
 
