@@ -103,6 +103,12 @@ def test_an_edited_module_concerns_the_stages_that_import_it(
         file.write_text(before)
 
 
+def test_tokenized_parts_outlive_what_dvc_does_with_the_tokens(new_project: Any) -> None:
+    output = new_project().repro("--force", "--single-item", "tokenize")
+    assert stages_run(output) == ["tokenize"]
+    assert "tokenize: 1 of 1 parts were made before" in output
+
+
 def test_a_changed_text_concerns_the_first_stage(built: Any) -> None:
     file = built.folder / "texts/0.txt"
     before = file.read_text()
