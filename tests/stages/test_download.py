@@ -1,6 +1,8 @@
+import gzip
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ BASE = CorpusParams(
     glob="**/*",
     separator=None,
     text_column="text",
+    encoding="utf-8",
     package=None,
     urls=[],
     huggingface=None,
@@ -101,14 +104,19 @@ def test_a_folder_of_every_kind_of_file_is_read_in_order_of_path() -> None:
     write("texts/a/z.md", "# zed")
     write("texts/c.jsonl", '{"text": "see"}\n{"text": "sea"}\n')
     write_parquet("texts/d.parquet", ["dee", "Dee"])
+    write("texts/e.csv.gz", gzip.compress(b"text\nee\n"))
+    with zipfile.ZipFile("texts/f.zip", "w") as archive:
+        archive.writestr("g.html", "<p>gee")
     run(files(), OUT)
     assert rows() == [
-        {"id": "a/z.md", "text": "# zed", "source": "a/z.md"},
+        {"id": "a/z.md", "text": "zed", "source": "a/z.md"},
         {"id": "b.txt", "text": "bee", "source": "b.txt"},
         {"id": "c.jsonl#1", "text": "see", "source": "c.jsonl"},
         {"id": "c.jsonl#2", "text": "sea", "source": "c.jsonl"},
         {"id": "d.parquet#0", "text": "dee", "source": "d.parquet"},
         {"id": "d.parquet#1", "text": "Dee", "source": "d.parquet"},
+        {"id": "e.csv.gz#2", "text": "ee", "source": "e.csv.gz"},
+        {"id": "f.zip/g.html", "text": "gee", "source": "f.zip/g.html"},
     ]
 
 
@@ -125,6 +133,7 @@ def test_the_manifest_describes_the_corpus() -> None:
     assert found["files"] == [
         {
             "name": part.name,
+            "corpus": "corpus",
             "documents": 2,
             "bytes": 9,
             "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
@@ -175,6 +184,23 @@ def test_the_separator_cuts_texts_but_no_rows() -> None:
     run(files(separator="\n\n"), OUT)
     assert texts() == ["one", "two", "three\n", "x\n\ny"]
     assert manifest()["skipped"] == {"empty document": 1}
+
+
+def test_what_an_archive_holds_besides_texts_is_counted_too() -> None:
+    Path("texts").mkdir()
+    with zipfile.ZipFile("texts/a.zip", "w") as archive:
+        for name in ("song.txt", ".hidden.txt", "cover.jpg"):
+            archive.writestr(name, "text")
+    write("texts/b.jpg")
+    run(files(), OUT)
+    assert texts() == ["text"]
+    assert manifest()["skipped"] == {"hidden file": 1, "file ending in .jpg": 2}
+
+
+def test_files_in_another_encoding_are_read() -> None:
+    write("texts/a.txt", "naïve".encode("cp1252"))
+    run(files(encoding="cp1252"), OUT)
+    assert texts() == ["naïve"]
 
 
 def test_half_of_a_surrogate_pair_is_counted_and_left_out() -> None:
@@ -231,8 +257,8 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', ["a.jsonl, line 2 is not JSON"]),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
         ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
-        ("a.pdf", b"%PDF", ["holds no .txt, .md, .jsonl, .parquet file"]),
-        (".a.txt", b"hidden", ["holds no .txt, .md, .jsonl, .parquet file"]),
+        ("a.pdf", b"%PDF", ["holds no .txt, .md, .html,", ".tar file that"]),
+        (".a.txt", b"hidden", ["holds no .txt, .md, .html,", ".tar file that"]),
     ],
 )
 def test_bad_input_is_refused_and_nothing_left_behind(
