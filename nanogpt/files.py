@@ -60,3 +60,8 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether there is such a file, with that SHA-256."""
+    return path.is_file() and file_sha256(path) == sha256

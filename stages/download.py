@@ -4,28 +4,28 @@ Whatever is fetched over the network is checked against a sha256 or pinned to a 
 stay documents: nothing is joined, and nothing is cut except at a separator the params name.
 """
 
-import hashlib
 import json
+import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import whole_folder
 from stages.command import main
+from stages.corpus import Part, part_name, prefixed, write_parts
+from stages.fetch import fetch
+from stages.hub import HuggingFace, entry_name, hub_parts, pinned
 from stages.package import read_package
 from stages.params import Section, load_section
 from stages.readers import (
     READABLE,
     Document,
     Reading,
-    column_text,
     content_documents,
     file_documents,
     is_hidden,
@@ -35,11 +35,10 @@ from stages.readers import (
 from stages.settings import Settings
 
 OUT = Path("data/corpus")
-PART_BYTES = 256 << 20  # few big files: DVC hashes them one after the other
-GROUP_BYTES = 8 << 20
-ATTEMPTS = 4
+CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Package(Section):
@@ -58,25 +57,30 @@ class Url(Section):
     sha256: Sha256
 
 
-class HuggingFace(Section):
-    """A dataset on the Hugging Face hub, or in the same layout in a local folder."""
-
-    name: str
-    config: str | None
-    revision: str | None
-    split: str
-    max_documents: int | None = Field(ge=1)
-
-
 class CorpusParams(Reading):
     """The section `corpus`."""
 
-    source: Literal["package", "files", "url", "huggingface"]
+    source: Literal["package", "files", "url", "huggingface", "mixture"]
     path: str
     glob: str
     package: Package | None
     urls: list[Url]
     huggingface: HuggingFace | None
+    mixture: dict[CorpusName, "CorpusParams"] | None = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def parts_inherit(cls, content: Any) -> Any:
+        """What a corpus of a mixture does not say of itself is as the section says."""
+        if not isinstance(content, dict) or not isinstance(content.get("mixture"), dict):
+            return content
+        own = {key: content[key] for key in cls.model_fields if key in content and key != "source"}
+        own["mixture"] = None
+        parts = content["mixture"].items()
+        mixture = {
+            name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
+        }
+        return {**content, "mixture": mixture}
 
     @field_validator("glob")
     @classmethod
@@ -93,9 +97,25 @@ class CorpusParams(Reading):
             "package": self.package is None and "package",
             "url": not self.urls and "urls",
             "huggingface": self.huggingface is None and "huggingface",
+            "mixture": self.mixture is None and "mixture",
         }.get(self.source)
         if missing:
             raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
+        return self
+
+    @model_validator(mode="after")
+    def mixture_is_of_sources(self) -> "CorpusParams":
+        """A mixture is of sources, and those of files lie where DVC watches."""
+        for name, part in (self.mixture or {}).items():
+            if part.source == "mixture":
+                raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")
+            path, watched = Path(part.path).absolute(), Path(self.path).absolute()
+            inside = path.is_relative_to(watched) and ".." not in path.parts
+            if part.source == "files" and not inside:
+                raise ValueError(
+                    f"mixture.{name}.path {part.path!r} lies outside of corpus.path {self.path!r}, "
+                    "which is what DVC watches; move it there, or make corpus.path wider"
+                )
         return self
 
 
@@ -134,195 +154,93 @@ def from_package(params: CorpusParams) -> Iterator[Document]:
         yield from content_documents(name, content, params)
 
 
-def from_urls(params: CorpusParams, folder: Path, skipped: Counter[str]) -> Iterator[Document]:
-    """Files on the web, fetched into `folder` and removed again when they have been read."""
+def from_urls(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
+    """Files on the web, which stay in the cache until the whole corpus is written."""
     for i, url in enumerate(params.urls):
         name = f"{i}-{url.url.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
-        file = fetch_url(url, folder / name)
+        file = fetch(url.url, url.sha256, CACHE / url.sha256 / name[-200:])
         yield from file_documents(name, file, params, skipped)
-        file.unlink()
 
 
-def fetch_url(url: Url, file: Path) -> Path:
-    """Download one file, trying again after 1, 2 and 4 s.
-
-    Raises ConnectionError when the server does not deliver, ValueError on another sha256.
-    """
-    import requests
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with requests.get(url.url, stream=True, timeout=(10, 60)) as response:
-                if 400 <= response.status_code < 500 and response.status_code != 429:
-                    raise ValueError(f"{url.url} answers {response.status_code}; is it right?")
-                response.raise_for_status()
-                with file.open("wb") as out:
-                    for chunk in response.iter_content(1 << 20):
-                        out.write(chunk)
-            break
-        except requests.exceptions.InvalidURL as error:
-            raise ValueError(f"{url.url} is no address: {error}") from None
-        except requests.RequestException as error:
-            if attempt == ATTEMPTS:
-                raise ConnectionError(f"{url.url} could not be fetched: {error}") from None
-            time.sleep(2 ** (attempt - 1))
-    if (found := file_sha256(file)) != url.sha256:
-        raise ValueError(
-            f"{url.url} has sha256 {found}, params.yaml says {url.sha256}; if you trust the file, "
-            "write the found one there"
-        )
-    return file
-
-
-@contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Tell what is wrong with the params (ValueError) from a hub out of reach (ConnectionError)."""
-    import datasets
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        yield
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise ValueError(f"corpus.huggingface: {error}") from None
-    except HfHubHTTPError as error:
-        if 400 <= error.response.status_code < 500 and error.response.status_code != 429:
-            raise ValueError(f"corpus.huggingface: the hub refuses {name}: {error}") from None
-        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
-    except (ConnectionError, httpx2.TransportError) as error:
-        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
-
-
-def pinned(params: CorpusParams) -> CorpusParams:
-    """The same params with the hub's revision, a branch or a tag, resolved to its commit."""
-    hub = params.huggingface
-    if params.source != "huggingface" or hub is None or Path(hub.name).exists():
-        return params
-    from huggingface_hub import HfApi
-
-    with hub_errors(hub.name):
-        found = HfApi().dataset_info(hub.name, revision=hub.revision, timeout=10).sha
-    return params.model_copy(update={"huggingface": hub.model_copy(update={"revision": found})})
-
-
-def from_huggingface(params: CorpusParams) -> Iterator[Document]:
-    """Rows of a dataset, streamed: nothing but what is read is fetched."""
-    import datasets
-
-    hub = params.huggingface
-    assert hub is not None  # the params model saw to it
-    with hub_errors(hub.name):
-        rows = datasets.load_dataset(
-            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True
-        )
-        for number, row in enumerate(islice(rows, hub.max_documents)):
-            where = f"{hub.name}#{number}"
-            yield Document(where, column_text(row, params.text_column, where), hub.name)
-
-
-def documents(params: CorpusParams, folder: Path, skipped: Counter[str]) -> Iterator[Document]:
-    """All documents of the chosen source, in a fixed order."""
+def documents(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
+    """All documents of a source that is read from files, in a fixed order."""
     if params.source == "package":
         return from_package(params)
     if params.source == "files":
         return from_files(params, skipped)
+    return from_urls(params, skipped)
+
+
+def pinned_params(params: CorpusParams) -> CorpusParams:
+    """The same params with every dataset's revision resolved to its commit."""
+    if params.source == "huggingface" and params.huggingface:
+        return params.model_copy(update={"huggingface": pinned(params.huggingface)})
+    if params.source == "mixture" and params.mixture:
+        mixture = {name: pinned_params(part) for name, part in params.mixture.items()}
+        return params.model_copy(update={"mixture": mixture})
+    return params
+
+
+def cache_entries(name: str, params: CorpusParams) -> list[Path]:
+    """The folders in the cache that one corpus makes use of."""
     if params.source == "url":
-        return from_urls(params, folder, skipped)
-    return from_huggingface(params)
+        return [CACHE / url.sha256 for url in params.urls]
+    if params.source == "huggingface" and params.huggingface:
+        about = json.dumps({"corpus": name, **params.model_dump()})
+        return [CACHE / entry_name(params.huggingface, about)]
+    return []
 
 
-class CorpusWriter:
-    """Parquet parts of about PART_BYTES of text each, in groups of about GROUP_BYTES."""
+def write_corpus(
+    name: str, prefix: str, params: CorpusParams, folder: Path, first: int, skipped: Counter[str]
+) -> list[Part]:
+    """Write one corpus as parts from number `first` on, its ids beginning with `prefix`."""
+    if params.source == "huggingface" and params.huggingface:
+        (entry,) = cache_entries(name, params)
+        parts, left_out = hub_parts(params.huggingface, params.text_column, name, prefix, entry)
+        skipped.update(left_out)
+        return [linked(part, entry, folder, first + i) for i, part in enumerate(parts)]
+    texts = prefixed(documents(params, skipped), prefix)
+    return list(write_parts(texts, folder, name, first, skipped))
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: list[dict[str, Any]] = []
-        self.group: list[Document] = []
-        self.group_bytes = self.part_bytes = self.part_documents = 0
-        self.writer: Any = None
 
-    def add(self, document: Document, n_bytes: int) -> None:
-        """Take one document."""
-        self.group.append(document)
-        self.group_bytes += n_bytes
-        self.part_bytes += n_bytes
-        self.part_documents += 1
-        if self.group_bytes >= GROUP_BYTES:
-            self.write_group()
-        if self.part_bytes >= PART_BYTES:
-            self.close_part()
-
-    def write_group(self) -> None:
-        """Write the waiting documents."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns = {
-            "id": pa.array([d.id for d in self.group], pa.string()),
-            "text": pa.array([d.text for d in self.group], pa.large_string()),
-            "source": pa.array([d.source for d in self.group], pa.string()),
-        }
-        table = pa.table(columns)
-        if self.writer is None:
-            path = self.folder / f"part-{len(self.files):05d}.parquet"
-            self.writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-        self.writer.write_table(table)
-        self.group, self.group_bytes = [], 0
-
-    def close_part(self) -> None:
-        """Finish the current part, if there is one."""
-        if self.group:
-            self.write_group()
-        if self.writer is None:
-            return
-        self.writer.close()
-        self.writer = None
-        path = self.folder / f"part-{len(self.files):05d}.parquet"
-        self.files.append(
-            {
-                "name": path.name,
-                "corpus": "corpus",
-                "documents": self.part_documents,
-                "bytes": self.part_bytes,
-                "sha256": file_sha256(path),
-            }
-        )
-        self.part_bytes = self.part_documents = 0
+def linked(part: Part, entry: Path, folder: Path, number: int) -> Part:
+    """A part of the cache as part `number` of the corpus: the same bytes, on the disk but once."""
+    name = part_name(number)
+    try:
+        (folder / name).hardlink_to(entry / part.name)
+    except OSError:  # the cache is on another disk
+        shutil.copyfile(entry / part.name, folder / name)
+    return replace(part, name=name)
 
 
 def run(params: CorpusParams, out: Path) -> None:
     """Write the corpus and its manifest. Raises ValueError when there is no text."""
-    params = pinned(params)
+    params = pinned_params(params)
+    mixture = params.mixture if params.source == "mixture" else None
+    corpora = mixture or {"corpus": params}
+    entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
     skipped: Counter[str] = Counter()
-    text_hash = hashlib.sha256()
+    parts: list[Part] = []
     with whole_folder(out) as folder:
-        writer = CorpusWriter(folder)
-        for document in documents(params, folder, skipped):
-            if not document.text.strip():
-                skipped["empty document"] += 1
-                continue
-            try:
-                content = document.text.encode("utf-8")
-            except UnicodeEncodeError:
-                skipped["document with half of a surrogate pair"] += 1
-                continue
-            text_hash.update(hashlib.sha256(content).digest())
-            writer.add(document, len(content))
-        writer.close_part()
+        for name, corpus in corpora.items():
+            prefix = f"{name}/" if mixture else ""
+            parts += write_corpus(name, prefix, corpus, folder, len(parts), skipped)
         manifest = {
             "version": 1,
             "corpus": params.model_dump(),
-            "documents": sum(file["documents"] for file in writer.files),
-            "bytes": sum(file["bytes"] for file in writer.files),
-            "text_sha256": text_hash.hexdigest(),
+            "documents": sum(part.documents for part in parts),
+            "bytes": sum(part.bytes for part in parts),
             "skipped": dict(skipped),
-            "files": writer.files,
+            "files": [asdict(part) for part in parts],
         }
-        if not manifest["documents"]:
+        if not parts:
             raise ValueError(
                 f"the corpus ({params.source}) holds no text; skipped: {dict(skipped)}"
             )
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for entry in entries:  # nothing of them is needed any more
+        shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
     print(f"; left out: {dict(skipped)}" if skipped else "", file=sys.stdout)
 

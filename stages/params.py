@@ -5,9 +5,9 @@ read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -73,12 +73,20 @@ def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
 
 def part_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     """The keys of the part of a section that lies at `location`."""
-    for name in location:
-        if isinstance(name, str):
-            annotation = model.model_fields[name].annotation
-            inner = [annotation, *get_args(annotation)]
-            model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+    names = iter(name for name in location if isinstance(name, str))  # the others count in a list
+    for name in names:
+        inner = list(annotations_in(model.model_fields[name].annotation))
+        model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+        if any(get_origin(t) is dict for t in inner):
+            next(names, None)  # the user's own name for an entry
     return list(model.model_fields)
+
+
+def annotations_in(annotation: Any) -> Iterator[Any]:
+    """A type and all types it is made of."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from annotations_in(inner)
 
 
 def unknown_key(key: str, known: list[str]) -> str:

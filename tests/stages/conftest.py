@@ -60,21 +60,31 @@ PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-p
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page says; a body `cut` short ends before its announced length."""
+    """What a page says; a body `cut` short ends before its announced length, as one that stalls.
+
+    With an `etag` it can be asked for from a byte on.
+    """
 
     status: int = 200
     body: bytes = b""
     cut: bool = False
+    stall: bool = False
+    etag: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Site(ThreadingHTTPServer):
     """A web server on this machine that answers as it is told and remembers what it was asked."""
+
+    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), SiteHandler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.answers: dict[str, list[Answer]] = {}
         self.asked: list[str] = []
+        self.ranges: list[str] = []  # the header Range of each request, or ""
+        self.closing = threading.Event()
 
     def put(self, path: str, *answers: Answer | bytes) -> str:
         """Give these answers one after the other, the last one for ever; the page's address."""
@@ -89,13 +99,26 @@ class SiteHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        self.server.ranges.append(self.headers.get("Range", ""))
         answers = self.server.answers.get(self.path.split("?")[0], [Answer(404)])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        self.send_response(answer.status)
+        status, first, body = answer.status, 0, answer.body
+        if answer.etag and self.headers.get("If-Range") == answer.etag:
+            first = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            status, body = (206, body[first:]) if first < len(body) else (416, b"")
+        self.send_response(status)
         self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(answer.body) + answer.cut))
+        self.send_header("Content-Length", str(len(body) + (answer.cut or answer.stall)))
+        if answer.etag:
+            self.send_header("ETag", answer.etag)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/*")
+        for name, value in answer.headers:
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(body)
+        if answer.stall:
+            self.server.closing.wait(10)
 
     def log_message(self, format: str, *values: object) -> None:
         """Keep the tests' output quiet."""
@@ -165,8 +188,17 @@ def site() -> Iterator[Site]:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
+        server.closing.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds slept, which take none."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
 
 
 @pytest.fixture(scope="session")
@@ -221,6 +253,7 @@ def corpus_of(texts: list[str], folder: Path) -> Cleaned:
         package=None,
         urls=[],
         huggingface=None,
+        mixture=None,
     )
     download.run(params, folder / "corpus")
     clean.run(CLEAN, folder / "corpus", folder / "clean")

@@ -54,6 +54,13 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"corpus.package": None}, ["source is package, but corpus.package"]),
         ({"corpus.source": "url"}, ["source is url, but corpus.urls"]),
         ({"corpus.source": "huggingface"}, ["source is huggingface, but corpus.huggingface"]),
+        ({"corpus.source": "mixture"}, ["source is mixture, but corpus.mixture"]),
+        ({"corpus.mixture": {}}, ["corpus.mixture is {}", "at least 1"]),
+        ({"corpus.mixture": {"a b": {"source": "files"}}}, ["corpus.mixture.a b", "match pattern"]),
+        (
+            {"corpus.mixture": {"package": {"source": "files", "seperator": "-"}}},
+            ["corpus.mixture.package.seperator", "did you mean corpus.mixture.package.separator?"],
+        ),
         ({"corpus.package.sha256": "abc"}, ["corpus.package.sha256 is 'abc'", "pattern"]),
         ({"corpus.urls": [{"url": "ftp://x", "sha256": "0" * 64}]}, ["corpus.urls.0.url"]),
         ({"corpus.separator": ""}, ["corpus.separator is ''"]),

@@ -1,7 +1,7 @@
 import gzip
 import hashlib
 import json
-import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import download
-from stages.download import CorpusParams, HuggingFace, Package, Url, run
+from stages import corpus
+from stages.download import CACHE, CorpusParams, Package, Url, run
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -27,6 +27,7 @@ BASE = CorpusParams(
     package=None,
     urls=[],
     huggingface=None,
+    mixture=None,
 )
 
 
@@ -38,12 +39,6 @@ def url(*addresses: tuple[str, bytes]) -> CorpusParams:
     """Params for addresses with the content that is expected there."""
     urls = [Url(url=a, sha256=hashlib.sha256(content).hexdigest()) for a, content in addresses]
     return BASE.model_copy(update={"source": "url", "urls": urls})
-
-
-def hub(name: str, **changes: Any) -> CorpusParams:
-    about = HuggingFace(name=name, config=None, revision=None, split="train", max_documents=None)
-    about = about.model_copy(update=changes)
-    return BASE.model_copy(update={"source": "huggingface", "huggingface": about})
 
 
 def package(sha256: str, members: str) -> CorpusParams:
@@ -88,14 +83,6 @@ def refused(params: CorpusParams, *words: str, error: type[Exception] = ValueErr
     assert list(OUT.parent.iterdir()) == []
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds slept, which take none."""
-    slept: list[float] = []
-    monkeypatch.setattr("stages.download.time.sleep", slept.append)
-    return slept
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -129,7 +116,6 @@ def test_the_manifest_describes_the_corpus() -> None:
     run(files(), OUT)
     found = manifest()
     part = OUT / "part-00000.parquet"
-    hashes = b"".join(hashlib.sha256(text.encode()).digest() for text in ("naïve", "two"))
     assert found["files"] == [
         {
             "name": part.name,
@@ -141,7 +127,6 @@ def test_the_manifest_describes_the_corpus() -> None:
     ]
     assert (found["documents"], found["bytes"]) == (2, 9)
     assert found["corpus"] == files().model_dump()
-    assert found["text_sha256"] == hashlib.sha256(hashes).hexdigest()
     assert found["skipped"] == {
         "empty document": 1,
         "file ending in .pdf": 1,
@@ -211,16 +196,31 @@ def test_half_of_a_surrogate_pair_is_counted_and_left_out() -> None:
 
 
 def test_a_large_corpus_comes_in_several_parts_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "PART_BYTES", 40)
-    monkeypatch.setattr(download, "GROUP_BYTES", 16)
-    written = [f"document {n:02d}" for n in range(10)]
+    monkeypatch.setattr(corpus, "PART_BYTES", 40)
+    monkeypatch.setattr(corpus, "GROUP_BYTES", 16)
+    written = [f"document {n:02d}" for n in range(40)]
     write("texts/a.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in written))
     run(files(), OUT)
     described = manifest()["files"]
-    assert [file["documents"] for file in described] == [4, 4, 2]
-    assert [file["bytes"] for file in described] == [44, 44, 22]
-    assert [pq.read_metadata(OUT / file["name"]).num_rows for file in described] == [4, 4, 2]
+    assert len(described) > 5
+    assert sum(file["documents"] for file in described) == manifest()["documents"] == 40
+    assert sum(file["bytes"] for file in described) == manifest()["bytes"] == 40 * 11
+    for file in described:
+        assert pq.read_metadata(OUT / file["name"]).num_rows == file["documents"]
     assert texts() == written
+
+
+def test_one_file_more_changes_one_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "PART_BYTES", 4000)
+    for n in range(300):
+        write(f"texts/{n:03d}.txt", f"{n} is " + "a number " * 30)
+    run(files(), OUT)
+    before = {file["sha256"] for file in manifest()["files"]}
+    write("texts/150b.txt", "one more")
+    run(files(), OUT)
+    after = {file["sha256"] for file in manifest()["files"]}
+    assert len(before) > 15
+    assert len(after - before) == len(before - after) == 1
 
 
 def test_the_same_input_gives_the_same_bytes(digests: Callable[[Path], dict[str, str]]) -> None:
@@ -315,61 +315,25 @@ def test_files_on_the_web_are_read_by_the_end_of_their_names(site: Any) -> None:
     assert {file.name for file in OUT.iterdir()} == {"manifest.json", "part-00000.parquet"}
 
 
+def test_the_files_of_a_failed_download_wait_for_the_next_try_and_go_with_it(
+    site: Any, pauses: list[float], make_answer: Callable[..., Any]
+) -> None:
+    first, second = site.put("/a.txt", b"one"), site.put("/b.txt", make_answer(500))
+    wanted = url((first, b"one"), (second, b"two"))
+    refused(wanted, f"{second} could not be fetched", error=ConnectionError)
+    assert len(list(CACHE.glob("*/0-a.txt"))) == 1
+    site.put("/b.txt", b"two")
+    run(wanted, OUT)
+    assert texts() == ["one", "two"]
+    assert site.asked.count("/a.txt") == 1
+    assert list(CACHE.iterdir()) == []
+
+
 def test_another_sha256_is_refused_with_the_found_one(site: Any) -> None:
     address = site.put("/a.txt", b"changed")
     found = hashlib.sha256(b"changed").hexdigest()
     wanted = hashlib.sha256(b"as it was").hexdigest()
     refused(url((address, b"as it was")), address, f"has sha256 {found}", f"says {wanted}")
-
-
-@pytest.mark.parametrize("status", [403, 404, 410])
-def test_an_address_that_is_wrong_is_refused_at_once(
-    site: Any, pauses: list[float], make_answer: Callable[..., Any], status: int
-) -> None:
-    address = site.put("/a.txt", make_answer(status))
-    refused(url((address, b"")), address, f"answers {status}")
-    assert site.asked == ["/a.txt"]
-    assert pauses == []
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_in_trouble_is_asked_again(
-    site: Any, pauses: list[float], make_answer: Callable[..., Any], status: int
-) -> None:
-    address = site.put("/a.txt", make_answer(status), b"at last")
-    run(url((address, b"at last")), OUT)
-    assert texts() == ["at last"]
-    assert len(site.asked) == 2
-    assert pauses == [1]
-
-
-def test_an_answer_that_breaks_off_is_asked_for_again(
-    site: Any, pauses: list[float], make_answer: Callable[..., Any]
-) -> None:
-    address = site.put("/a.txt", make_answer(200, b"half of a long te", cut=True), b"whole")
-    run(url((address, b"whole")), OUT)
-    assert texts() == ["whole"]
-    assert pauses == [1]
-
-
-def test_a_server_that_stays_in_trouble_is_a_connection_error(
-    site: Any, pauses: list[float], make_answer: Callable[..., Any]
-) -> None:
-    address = site.put("/a.txt", make_answer(500))
-    refused(url((address, b"")), f"{address} could not be fetched", error=ConnectionError)
-    assert len(site.asked) == 4
-    assert pauses == [1, 2, 4]
-
-
-def test_a_server_that_is_not_there_is_a_connection_error(
-    dead_url: str, pauses: list[float]
-) -> None:
-    refused(url((f"{dead_url}/a.txt", b"")), "could not be fetched", error=ConnectionError)
-    assert pauses == [1, 2, 4]
-
-
-def test_an_address_without_a_host_is_a_wrong_input(pauses: list[float]) -> None:
-    refused(url(("http://", b"")), "http://")
 
 
 # --- package -------------------------------------------------------------------------------------
@@ -406,87 +370,101 @@ def test_files_of_one_name_in_two_folders_of_a_package_have_two_ids(index: Any) 
     assert len({row["id"] for row in rows()}) == 2
 
 
-# --- huggingface ---------------------------------------------------------------------------------
+# --- mixture -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A local dataset of five rows."""
-    import datasets.config
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    for part, numbers in enumerate([range(3), range(3, 5)]):
-        table = pa.table({"text": [f"row {n}" for n in numbers], "n": list(numbers)})
-        pq.write_table(table, folder / f"train-{part:05d}-of-00002.parquet")
-    return str(folder)
+def mixture(**parts: dict[str, Any]) -> CorpusParams:
+    """Params for a mixture whose corpora say no more than they must."""
+    content = {**BASE.model_dump(), "source": "mixture", "mixture": parts}
+    return CorpusParams.model_validate(content)
 
 
-def test_the_rows_of_a_dataset_are_read_in_order(dataset: str) -> None:
-    run(hub(dataset), OUT)
-    assert rows() == [
-        {"id": f"{dataset}#{n}", "text": f"row {n}", "source": dataset} for n in range(5)
+def test_a_mixture_is_its_corpora_one_after_the_other(index: Any, site: Any) -> None:
+    sha256 = index.add_wheel("poems", "1.0", {"poems/a.txt": b"one--two"})
+    package = {"name": "poems", "version": "1.0", "sha256": sha256, "members": "*.txt"}
+    address = site.put("/a.jsonl", b'{"body": "three"}')
+    found = hashlib.sha256(b'{"body": "three"}').hexdigest()
+    urls = [{"url": address, "sha256": found}]
+    write("texts/letters/a.txt", "four")
+    write("texts/a.txt", "not of the mixture")
+    write_parquet("rows/train.parquet", ["five", ""])
+    about = {"name": "rows", "config": None, "revision": None, "split": "train"}
+    run(
+        mixture(
+            poems={"source": "package", "package": package, "separator": "--"},
+            web={"source": "url", "urls": urls, "text_column": "body"},
+            letters={"source": "files", "path": "texts/letters"},
+            rows={"source": "huggingface", "huggingface": {**about, "max_documents": None}},
+        ),
+        OUT,
+    )
+    assert texts() == ["one", "two", "three", "four", "five"]
+    assert [row["id"] for row in rows()] == [
+        "poems/poems/a.txt#0",
+        "poems/poems/a.txt#1",
+        "web/0-a.jsonl#1",
+        "letters/a.txt",
+        "rows/rows#0",
     ]
+    described = [(file["name"], file["corpus"], file["documents"]) for file in manifest()["files"]]
+    assert described == [
+        ("part-00000.parquet", "poems", 2),
+        ("part-00001.parquet", "web", 1),
+        ("part-00002.parquet", "letters", 1),
+        ("part-00003.parquet", "rows", 1),
+    ]
+    assert manifest()["skipped"] == {"empty document": 1}
+    assert list(CACHE.iterdir()) == []
 
 
-@pytest.mark.parametrize("wanted", [1, 4, 5, 9])
-def test_no_more_rows_are_taken_than_asked_for(dataset: str, wanted: int) -> None:
-    run(hub(dataset, max_documents=wanted), OUT)
-    assert texts() == [f"row {n}" for n in range(min(wanted, 5))]
+def test_a_corpus_of_a_mixture_has_the_keys_of_the_section_but_for_its_own() -> None:
+    parts = mixture(a={"source": "files"}, b={"source": "files", "text_column": "body"}).mixture
+    assert parts is not None
+    assert parts["a"] == BASE
+    assert parts["b"] == files(text_column="body")
 
 
-def test_no_file_is_opened_for_a_row_that_nobody_asked_for(dataset: str) -> None:
-    Path(dataset, "train-00001-of-00002.parquet").write_bytes(b"damaged, but not needed")
-    run(hub(dataset, max_documents=3), OUT)
-    assert texts() == ["row 0", "row 1", "row 2"]
+def test_a_mixture_that_is_not_chosen_is_not_read() -> None:
+    write("texts/a.txt", "one")
+    run(
+        mixture(mine={"source": "files", "path": "texts/none"}).model_copy(
+            update={"source": "files"}
+        ),
+        OUT,
+    )
+    assert [row["id"] for row in rows()] == ["a.txt"]
+
+
+def test_a_mixture_comes_back_from_its_own_manifest() -> None:
+    write("texts/a.txt", "one")
+    params = mixture(mine={"source": "files"})
+    run(params, OUT)
+    assert CorpusParams.model_validate(manifest()["corpus"]) == params
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("part", "words"),
     [
-        ({"split": "test"}, "Available splits: ['train']"),
-        ({"config": "nope"}, "'nope' not found"),
+        ({"source": "files", "path": "elsewhere"}, "'elsewhere' lies outside of corpus.path"),
+        ({"source": "files", "path": "texts/../a"}, "lies outside of corpus.path 'texts'"),
+        ({"source": "mixture"}, "source is mixture, but corpus.mixture says nothing"),
+        ({"source": "mixture", "mixture": {"a": {"source": "files"}}}, "is a mixture itself"),
+        ({"source": "url"}, "source is url, but corpus.urls says nothing"),
+        ({"path": "texts"}, "mixture.mine.source\n  Field required"),
+        ({"source": "files", "pathe": "texts"}, "mixture.mine.pathe\n  Extra inputs"),
     ],
 )
-def test_what_a_dataset_does_not_have_is_refused(
-    dataset: str, changes: dict[str, Any], words: str
-) -> None:
-    refused(hub(dataset, **changes), words)
+def test_a_mixture_that_cannot_be_is_refused(part: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        mixture(mine=part)
 
 
-def test_a_dataset_without_the_column_is_refused_with_those_it_has(dataset: str) -> None:
-    params = hub(dataset).model_copy(update={"text_column": "body"})
-    refused(params, "has no text in 'body'", "['n', 'text']")
+@pytest.mark.parametrize("name", ["", "a/b", "a b"])
+def test_the_name_of_a_corpus_is_a_word(name: str) -> None:
+    with pytest.raises(ValueError, match="should match pattern"):
+        mixture(**{name: {"source": "files"}})
 
 
-HUB_SCRIPT = """
-import sys, time
-from pathlib import Path
-from stages.download import CorpusParams, run
-
-time.sleep = lambda seconds: None  # the hub's own library tries again five times
-try:
-    run(CorpusParams.model_validate_json(sys.argv[1]), Path("out"))
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-
-
-@pytest.mark.parametrize("name", ["some/dataset", "listed"])
-def test_a_hub_out_of_reach_is_a_connection_error(
-    run_python: Callable[..., Any], dead_url: str, name: str
-) -> None:
-    listing = "{split: train, path: 'hf://datasets/some/dataset@main/a.parquet'}"
-    write("listed/README.md", f"---\nconfigs: [{{config_name: a, data_files: [{listing}]}}]\n---\n")
-    done = run_python("-c", HUB_SCRIPT, hub(name).model_dump_json(), HF_ENDPOINT=dead_url)
-    assert done.stdout.startswith("ConnectionError the Hugging Face hub did not answer"), (
-        done.stdout
-    )
-    assert not Path("out").exists()
-
-
-def test_nothing_is_written_outside_of_the_workspace(workspace: Path, dataset: str) -> None:
-    run(hub(dataset), OUT)
-    assert Path(os.environ["HOME"]) == workspace / "home"
-    assert not (workspace / "home").exists()
+def test_a_mixture_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 item"):
+        mixture()

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from stages import download, tokenize
+from stages import corpus as corpus_on_disk
+from stages import tokenize
 from stages.cleaned import Cleaned
 from stages.pool import tokenize_here
 from stages.split import SplitParams, hash_rows, split_documents, text_hash
@@ -41,7 +42,7 @@ def rows(tokens: Path) -> list[dict[str, Any]]:
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Cleaned:
     """200 documents in two parts, the first of several batches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "PART_BYTES", 20_000)
+        patch.setattr(corpus_on_disk, "PART_BYTES", 20_000)
         made = make_corpus(TEXTS, tmp_path_factory.mktemp("corpus") / "made")
     counts = [pq.read_metadata(file).num_rows for file in sorted(made.corpus.glob("*.parquet"))]
     assert len(counts) == 2
