@@ -25,7 +25,7 @@ from stages.command import Crashed
 from stages.engine import Encoder, Engine, admit, adversarial, load_encoder
 from stages.pool import in_order
 from stages.token_cache import Task, finished
-from stages.token_parts import Description, record_of, tokenize_part, written_by
+from stages.token_parts import SUFFIX, Description, record_of, tokenize_part, written_by
 
 PACKAGES = Path(__file__).parents[1]
 DEFAULT_PLACE = Path(".cache/shared")  # right on one machine, and where all share this folder
@@ -111,10 +111,10 @@ def tokenize_there(
         texts, verdicts = Path(folder) / "texts", Path(folder) / "verdicts"
         place.fetch(f"{name}/texts", texts)
         place.fetch(f"{name}/verdicts", verdicts)
-        target = Path(folder) / "tokens.parquet"
+        target = Path(folder) / f"tokens{SUFFIX}"
         local = replace(part, texts=texts, verdicts=verdicts)
         tokenize_part(local, fetched_encoder(place, tokenizer, engine), target)
-        place.put(target, f"{name}/tokens.parquet")
+        place.put(target, f"{name}/tokens{SUFFIX}")
         place.put(record_of(target), f"{name}/tokens.json")
 
 
@@ -126,7 +126,8 @@ def send(place: Place, task: Task) -> None:
 
 def collect(place: Place, task: Task) -> Description:
     """Take a finished part. Raises ConnectionError when it did not arrive whole."""
-    for name, target in (("tokens.parquet", task.target), ("tokens.json", record_of(task.target))):
+    files = (f"tokens{SUFFIX}", task.target), ("tokens.json", record_of(task.target))
+    for name, target in files:
         beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         place.fetch(f"{task.target.stem}/{name}", beside)
         beside.rename(target)

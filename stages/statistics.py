@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanogpt.files import whole_folder
@@ -21,6 +20,7 @@ from nanogpt.ngram import count_tokens
 from stages.command import main
 from stages.settings import Settings
 from stages.shards import Shards
+from stages.tokenized import Tokenized, batches
 from stages.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def document_bytes(tokens: Path) -> Counts:
     """(documents,) bytes of text of each; no other column is read."""
-    files = sorted(tokens.glob("*.parquet"))
-    return np.concatenate(
-        [pq.read_table(file, columns=["n_bytes"])[0].to_numpy() for file in files]
-    )
+    parts = Tokenized.open(tokens).parts
+    sizes = [batch.column("n_bytes") for part in parts for batch in batches(part.file, "n_bytes")]
+    return np.concatenate(sizes)
 
 
 def document_tokens(shards: Shards, split: str) -> Counts:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nanogpt.files import file_sha256
 from stages.cleaned import Cleaned, CleanedPart
-from stages.token_parts import Description, record_of, written_by
+from stages.token_parts import SUFFIX, Description, record_of, written_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,11 @@ class Task:
 
     part: CleanedPart
     target: Path
+
+    @property
+    def name(self) -> str:
+        """What the tokens are called beside those of the other parts."""
+        return self.part.texts.with_suffix(SUFFIX).name
 
 
 def tasks_of(cleaned: Cleaned, tokenizer_fingerprint: str, cache: Path) -> list[Task]:
@@ -34,7 +39,7 @@ def tasks_of(cleaned: Cleaned, tokenizer_fingerprint: str, cache: Path) -> list[
     for part in cleaned.parts:
         name = part.texts.name
         key = part_key(texts[name], verdicts[name], part.form, tokenizer_fingerprint)
-        tasks.append(Task(part=part, target=cache / f"{key}.parquet"))
+        tasks.append(Task(part=part, target=cache / f"{key}{SUFFIX}"))
     return tasks
 
 

@@ -8,27 +8,21 @@ killed, what is there under its name is whole.
 import json
 import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nanogpt.files import file_sha256, flush, write_whole
 from stages.cleaned import CleanedPart, byte_lengths
 from stages.engine import Encoder
 
-VERSION = 1  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 2  # of what a part of tokens looks like; another one makes all parts anew
 
-# Ids are numbers below 65,536 in fields of four bytes: apart, their bytes take a third less room
-# than by the defaults, in half the time. Statistics of ids help nobody.
-FORMAT: dict[str, Any] = {
-    "compression": "zstd",
-    "compression_level": 1,
-    "use_dictionary": False,
-    "write_statistics": False,
-    "column_encoding": {"tokens.list.element": "BYTE_STREAM_SPLIT"},
-}
+SUFFIX = ".arrow"
+# Parquet knows no numbers of two bytes, and takes three times as long to write and five to read
+# (docs/lab-notes.md). On threads of its own Arrow would compress no better, and disturb the pool.
+FORMAT = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
 class Description(TypedDict):
@@ -75,7 +69,10 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
     documents = tokens = n_bytes = 0
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with pq.ParquetWriter(beside, schema(encoder.dtype), **FORMAT) as writer:
+        with (
+            pa.OSFile(str(beside), "wb") as file,
+            pa.ipc.new_file(file, schema(encoder.dtype), options=FORMAT) as writer,
+        ):
             for group in part.groups():
                 rows = encode_group(encoder, group)
                 writer.write_batch(rows)

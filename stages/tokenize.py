@@ -163,9 +163,9 @@ def run(
         save_tokenizer(folder / "tokenizer", tokenizer)
         found = make_missing(params.engine, cleaned, tasks, folder / "tokenizer", tokenize_parts)
         for task in tasks:
-            link(task.target, folder / task.part.texts.name)
+            link(task.target, folder / task.name)
         files = [
-            {"name": task.part.texts.name, "corpus": task.part.corpus, **description}
+            {"name": task.name, "corpus": task.part.corpus, **description}
             for task, description in zip(tasks, found, strict=True)
         ]
         tokens = sum(description["tokens"] for description in found)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.split import TEXT_HASH_BYTES, Hashes, column_hashes
@@ -34,6 +33,17 @@ class Documents:
             n_bytes=self.n_bytes[own],
             rows=self.rows,
         )
+
+
+def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+    """Some columns of a file of tokens, as many rows at a time as were written at a time."""
+    with pa.memory_map(str(file)) as source:
+        fields = pa.ipc.open_file(source).schema
+        chosen = sorted(fields.get_field_index(column) for column in columns)
+        options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
+        reader = pa.ipc.open_file(source, options=options)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +89,7 @@ class Tokenized:
         """(documents, 16) the hash of each text."""
         hashes = np.empty((self.n_documents, TEXT_HASH_BYTES), np.uint8)
         for part in self.parts:
-            table = pq.read_table(part.file, columns=["text_hash"], use_threads=False)
+            table = pa.Table.from_batches(batches(part.file, "text_hash"))
             hashes[part.rows] = column_hashes(table.column(0))
         return hashes
 
@@ -89,12 +99,9 @@ class Tokenized:
         Raises ValueError at an id beyond the vocabulary.
         """
         first = part.rows.start
-        with pq.ParquetFile(part.file) as file:
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number, ["tokens", "n_bytes"], use_threads=False)
-                for batch in table.combine_chunks().to_batches():
-                    rows = slice(first, first := first + batch.num_rows)
-                    yield self.separated(batch, rows)
+        for batch in batches(part.file, "tokens", "n_bytes"):
+            rows = slice(first, first := first + batch.num_rows)
+            yield self.separated(batch, rows)
 
     def separated(self, batch: pa.RecordBatch, rows: slice) -> Documents:
         """Rows (tokens, n_bytes) as documents."""

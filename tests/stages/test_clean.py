@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages import download
+from stages import corpus as corpus_on_disk
 from stages.clean import CleanParams, repeated, run
 from stages.cleaned import Cleaned
 from stages.split import text_hash
@@ -102,8 +102,8 @@ def test_the_verdicts_are_what_the_documentation_says(
 ) -> None:
     folder = tmp_path_factory.mktemp("given")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "GROUP_BYTES", 10)
-        patch.setattr(download, "PART_BYTES", 25)
+        patch.setattr(corpus_on_disk, "GROUP_BYTES", 10)
+        patch.setattr(corpus_on_disk, "PART_BYTES", 12)
         corpus = make_corpus(texts, folder / "made").corpus
     asked = params(**chosen)
     expected = verdicts_by_hand(asked, texts)
@@ -132,18 +132,19 @@ def sentences(seed: int, count: int) -> str:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Path:
-    """90 documents in two parts of three row groups, with all that can be dropped among them."""
+    """90 documents in several parts of several row groups, with all that can be dropped."""
     texts = []
     for n in range(30):
         said = sentences(n // 2, 60)
         nearly = said.replace(said.split()[-1], "at last")
         texts += [sentences(n, 60) + "x" * (n % 3), nearly if n % 4 else said, "é" * (n + 1)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "GROUP_BYTES", 12_000)
-        patch.setattr(download, "PART_BYTES", 20_000)
+        patch.setattr(corpus_on_disk, "GROUP_BYTES", 6_000)
+        patch.setattr(corpus_on_disk, "PART_BYTES", 10_000)
         made = make_corpus(texts, tmp_path_factory.mktemp("corpus") / "made").corpus
     groups = [pq.read_metadata(file).num_row_groups for file in sorted(made.glob("*.parquet"))]
-    assert groups == [2, 1]
+    assert len(groups) > 1
+    assert max(groups) > 1
     return made
 
 
@@ -177,7 +178,7 @@ def test_every_reason_is_counted_by_part_and_in_all(corpus: Path, made: Path) ->
     written = manifest(made)
     assert set(written["dropped"]) == {"too short", "filter no_x", "duplicate", "near duplicate"}
     parts = written["files"]
-    assert len(parts) == 2
+    assert len(parts) > 1
     for key in ("documents", "kept", "bytes"):
         assert written[key] == sum(part[key] for part in parts)
     counts = sum((Counter(part["dropped"]) for part in parts), Counter())

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import clean, cleaned, download
+from stages import clean, cleaned
+from stages import corpus as corpus_on_disk
 from stages.clean import CleanParams
 from stages.cleaned import Cleaned, split_by_bytes
 from stages.split import text_hash
@@ -28,8 +29,8 @@ def corpus(
 ) -> Cleaned:
     """Those texts in several parts of several row groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "GROUP_BYTES", 4_000)
-        patch.setattr(download, "PART_BYTES", 10_000)
+        patch.setattr(corpus_on_disk, "GROUP_BYTES", 4_000)
+        patch.setattr(corpus_on_disk, "PART_BYTES", 5_000)
         made = make_corpus(texts, tmp_path_factory.mktemp("corpus") / "made")
     groups = [pq.read_metadata(f).num_row_groups for f in sorted(made.corpus.glob("*.parquet"))]
     assert len(groups) > 2
@@ -76,9 +77,9 @@ def test_a_document_longer_than_a_group_is_one_of_its_own(monkeypatch: pytest.Mo
 def test_a_part_of_which_nothing_is_kept_is_none(
     tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PART_BYTES", 6)
+    monkeypatch.setattr(corpus_on_disk, "PART_BYTES", 1)  # a part for each text
     made = make_corpus(["abc", "def", "abc", "abc", "ghi"], tmp_path / "made")
-    assert [part.texts.name for part in made.parts] == ["part-00000.parquet", "part-00002.parquet"]
+    assert [part.texts.name[5:10] for part in made.parts] == ["00000", "00001", "00004"]
     assert list(made.texts()) == ["abc", "def", "ghi"]
 
 

@@ -88,15 +88,15 @@ def files_at(place: Place) -> list[str]:
 def test_a_part_goes_to_the_place_and_comes_back_as_tokens(
     place: Place, corpus: Cleaned, right: Path, workspace: Path
 ) -> None:
-    task = Task(part=corpus.parts[1], target=workspace / "key.parquet")
+    task = Task(part=corpus.parts[1], target=workspace / "key.arrow")
     place.put(right / "tokenizer", "tokenizer")
     send(place, task)
     tokenize_there(place, "key", task.part, "tokenizer", "tiktoken", written_by())
     assert len(files_at(place)) == 6  # two of the tokenizer, two sent, two made
     found = collect(place, task)
-    assert task.target.read_bytes() == (right / "part-00001.parquet").read_bytes()
+    assert task.target.read_bytes() == (right / "part-00001.arrow").read_bytes()
     assert (found["documents"], found["bytes"]) == (6, sum(map(len, PARTS[1])))
-    assert {path.name for path in workspace.glob("*key*")} == {"key.parquet", "key.json"}
+    assert {path.name for path in workspace.glob("*key*")} == {"key.arrow", "key.json"}
     assert len(files_at(place)) == 2
     place.clear()
     assert not files_at(place)
@@ -105,9 +105,9 @@ def test_a_part_goes_to_the_place_and_comes_back_as_tokens(
 def test_a_part_that_comes_damaged_is_not_taken(
     place: Place, corpus: Cleaned, right: Path, workspace: Path
 ) -> None:
-    task = Task(part=corpus.parts[0], target=workspace / "key.parquet")
-    (workspace / "half").write_bytes((right / "part-00000.parquet").read_bytes()[:-1])
-    place.put(workspace / "half", "key/tokens.parquet")
+    task = Task(part=corpus.parts[0], target=workspace / "key.arrow")
+    (workspace / "half").write_bytes((right / "part-00000.arrow").read_bytes()[:-1])
+    place.put(workspace / "half", "key/tokens.arrow")
     place.put(right.parent / "cache" / record_name(right), "key/tokens.json")
     with pytest.raises(ConnectionError, match="did not come whole"):
         collect(place, task)
@@ -115,9 +115,9 @@ def test_a_part_that_comes_damaged_is_not_taken(
 
 def record_name(right: Path) -> str:
     """The record of the first part, whatever its key is."""
-    first = (right / "part-00000.parquet").stat().st_ino
+    first = (right / "part-00000.arrow").stat().st_ino
     cache = right.parent / "cache"
-    return next(p for p in cache.glob("*.parquet") if p.stat().st_ino == first).stem + ".json"
+    return next(p for p in cache.glob("*.arrow") if p.stat().st_ino == first).stem + ".json"
 
 
 def test_a_worker_that_would_write_other_bytes_refuses(

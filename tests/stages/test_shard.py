@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from stages.shard import ShardParams, run
@@ -38,7 +37,9 @@ def read_json(file: Path) -> dict[str, Any]:
 def documents(tokens: Path, split: SplitParams) -> dict[str, list[dict[str, Any]]]:
     """The rows of each side, in order."""
     rows = [
-        row for file in sorted(tokens.glob("*.parquet")) for row in pq.read_table(file).to_pylist()
+        row
+        for file in sorted(tokens.glob("*.arrow"))
+        for row in pa.ipc.open_file(file).read_all().to_pylist()
     ]
     sides = split_documents(hash_rows(row["text_hash"] for row in rows), split)
     return {
@@ -192,8 +193,10 @@ def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
             "n_bytes": pa.array([2 * length] * documents, pa.int64()),
             "text_hash": pa.array([text_hash(row.tobytes()) for row in ids]),
         }
-        name = f"part-{number:05d}.parquet"
-        pq.write_table(pa.table(table), folder / name, row_group_size=7)
+        name = f"part-{number:05d}.arrow"
+        rows = pa.table(table)
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_file(file, rows.schema) as out:
+            out.write_table(rows, max_chunksize=7)
         files.append({"name": name, "corpus": corpus, "documents": documents})
     manifest = {
         "n_vocab": tokenizer.n_vocab,

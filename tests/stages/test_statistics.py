@@ -14,7 +14,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from stages import clean, download, statistics, tokenize
+from stages import clean, statistics, tokenize
+from stages import corpus as corpus_on_disk
 from stages.clean import CleanParams
 from stages.cleaned import Cleaned
 from stages.corpus_picture import draw_frequencies, draw_lengths
@@ -192,7 +193,7 @@ def test_each_corpus_of_a_mixture_is_counted_by_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(download, "PART_BYTES", 20)  # a part for each text
+    monkeypatch.setattr(corpus_on_disk, "PART_BYTES", 10)  # a part for each text
     texts = ["a" * 19 + "b", "c" * 19 + "d", "a" * 19 + "b", "e" * 9 + "f" * 21]
     cleaned = make_corpus(texts, tmp_path / "data")
     manifest = json.loads((cleaned.corpus / "manifest.json").read_text())

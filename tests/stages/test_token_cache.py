@@ -69,7 +69,7 @@ def corpus(tmp_path: Path, make_parts: MakeParts) -> Cleaned:
 
 
 def parts_in(cache: Path) -> list[Path]:
-    return sorted(cache.glob("*.parquet"))
+    return sorted(cache.glob("*.arrow"))
 
 
 def test_an_unchanged_corpus_is_not_tokenized_again(
@@ -99,7 +99,7 @@ def test_parts_that_the_corpus_has_no_more_are_removed(
 ) -> None:
     made(corpus, tmp_path)
     kept = parts_in(tmp_path / "cache")
-    (tmp_path / "cache" / ".killed.parquet.123.part").write_bytes(b"half")
+    (tmp_path / "cache" / ".killed.arrow.123.part").write_bytes(b"half")
     made(make_parts(little(2), tmp_path), tmp_path)
     left = parts_in(tmp_path / "cache")
     assert len(left) == 2
@@ -169,11 +169,11 @@ def test_where_a_file_cannot_be_linked_it_is_copied(tmp_path: Path) -> None:
 
 def test_a_refused_text_leaves_no_part(corpus: Cleaned, tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "char", CharTokenizer("abc"))
-    task = Task(part=corpus.parts[0], target=tmp_path / "part.parquet")
+    task = Task(part=corpus.parts[0], target=tmp_path / "part.arrow")
     with pytest.raises(ValueError, match="is not in the vocabulary"):
         list(tokenize_here([task], tmp_path / "char", "tiktoken", workers=1))
     assert finished(task.target) is None
-    assert not list(tmp_path.glob("*part.parquet*"))
+    assert not list(tmp_path.glob("*part.arrow*"))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -34,8 +35,8 @@ def run(params: TokenizeParams, corpus: Cleaned, out: Path, *, workers: int = 1)
 
 
 def rows(tokens: Path) -> list[dict[str, Any]]:
-    files = sorted(tokens.glob("*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    files = sorted(tokens.glob("*.arrow"))
+    return [row for file in files for row in pa.ipc.open_file(file).read_all().to_pylist()]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,8 @@ def test_two_workers_make_the_same_bytes_as_one(
     assert digests(tmp_path / "tokens") == digests(made)
     assert set(digests(made)) == {
         "manifest.json",
-        "part-00000.parquet",
-        "part-00001.parquet",
+        "part-00000.arrow",
+        "part-00001.arrow",
         "tokenizer/ranks.tiktoken",
         "tokenizer/tokenizer.json",
     }
@@ -102,7 +103,7 @@ def test_the_manifest_describes_the_tokens(corpus: Cleaned, made: Path) -> None:
     }
     for file in files:
         path = made / file["name"]
-        part = pq.read_table(path).to_pylist()
+        part = pa.ipc.open_file(path).read_all().to_pylist()
         assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert file["documents"] == len(part)
         assert file["tokens"] == sum(len(row["tokens"]) for row in part)

@@ -51,7 +51,7 @@ def test_all_is_as_it_was_written(made: Path, capsys: pytest.CaptureFixture[str]
 FILES = [
     ("data/corpus/part-00000.parquet", "download"),
     ("data/clean/part-00000.parquet", "clean"),
-    ("data/tokens/part-00000.parquet", "tokenize"),
+    ("data/tokens/part-00000.arrow", "tokenize"),
     ("data/tokens/tokenizer", "tokenize"),
     ("data/shards/train/00001.npy", "shard"),
     ("data/shards/val/ends.npy", "shard"),
