@@ -8,6 +8,7 @@ and leaves most others, and what later stages made of them, as they were.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,15 @@ def ends_part(text: str, n_bytes: int, part_bytes: int) -> bool:
 
 
 class PartWriter:
-    """One parquet file, written in groups of about GROUP_BYTES."""
+    """One parquet file, written in groups of about GROUP_BYTES.
+
+    A group is compressed on a thread of its own while the next one is collected.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.thread = ThreadPoolExecutor(1)
+        self.under_way: Future[None] | None = None
         self.documents = self.bytes = 0
         self.group: list[tuple[str, str | bytes, str]] = []
         self.group_bytes = 0
@@ -125,13 +131,21 @@ class PartWriter:
                 use_dictionary=["source"],
                 write_statistics=False,
             )
-        self.writer.write_table(table)
+        self.wait()
+        self.under_way = self.thread.submit(self.writer.write_table, table)
         self.group, self.group_bytes = [], 0
+
+    def wait(self) -> None:
+        """Wait for the group that is being written. Raises OSError when it could not be."""
+        if self.under_way:
+            self.under_way.result()
 
     def close(self, corpus: str) -> Part:
         """Finish the file."""
         if self.group:
             self.write_group()
+        self.wait()
+        self.thread.shutdown()
         self.writer.close()
         return Part(
             name=self.file.name,
