@@ -42,6 +42,7 @@ def params(name: str, text_column: str = "text", **changes: Any) -> CorpusParams
         glob="**/*",
         separator=None,
         text_column=text_column,
+        encoding="utf-8",
         package=None,
         urls=[],
         huggingface=about(name, **changes),
