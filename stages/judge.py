@@ -5,7 +5,7 @@ processes may judge at once. What only the whole corpus shows is for the stage `
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
@@ -20,10 +20,7 @@ from stages.cleaned import Form, byte_lengths, normalised
 from stages.filters import load_filter
 from stages.near_duplicates import Signatures, signatures
 from stages.split import TEXT_HASH_BYTES, text_hash
-from stages.supervise import exit_at_once, starters, when_gone
-
-# Of 8 MB each. A process that only hashes needs about so many to earn back the second it starts in.
-GROUPS_TO_HASH = 64
+from stages.supervise import end_with_parent
 
 KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the second filter, ...
 
@@ -130,7 +127,7 @@ _judge: Judge  # of a worker process, made once
 
 def start_worker(rules: Rules) -> None:
     """Load the filters in a worker process."""
-    when_gone(starters(), exit_at_once)
+    end_with_parent()
     global _judge
     _judge = Judge(rules)
 
@@ -144,11 +141,16 @@ def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgem
     """On every row group of the parts, in order; by several processes when there are several."""
     groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
     judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
-    worth = len(groups) // (1 if rules.read_texts else GROUPS_TO_HASH)
-    workers = min(workers, worth)
-    if workers <= 1:
+    workers = min(workers, len(groups))
+    if workers == 1:
         yield from (judge.judge(part, group) for part, group in groups)
         return
-    context = get_context("spawn")  # forking a process with threads may deadlock
-    with ProcessPoolExecutor(workers, context, start_worker, (rules,)) as pool:
-        yield from pool.map(work, *zip(*groups, strict=True))
+    pool: Executor
+    if rules.read_texts:
+        context = get_context("spawn")  # forking a process with threads may deadlock
+        pool = ProcessPoolExecutor(workers, context, start_worker, (rules,))
+        look = work
+    else:  # what unpacks and hashes bytes lets others have the interpreter
+        pool, look = ThreadPoolExecutor(workers), judge.judge
+    with pool:
+        yield from pool.map(look, *zip(*groups, strict=True))

@@ -1,17 +1,16 @@
 """Parts tokenized by processes of this machine."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from stages.command import Crashed
 from stages.engine import Encoder, Engine, load_encoder
-from stages.supervise import exit_at_once
+from stages.supervise import end_with_parent
 from stages.token_cache import Task
 from stages.token_parts import Description, tokenize_part
 
@@ -20,17 +19,9 @@ _encoder: Encoder  # of a worker process, loaded once
 
 def start_worker(tokenizer: Path, engine: Engine) -> None:
     """Load the encoder in a worker process."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     global _encoder
     _encoder = load_encoder(tokenizer, engine)
-
-
-def end_with_parent() -> None:
-    """Wait for the process that started this one, also if it was killed before this one ran."""
-    parent = parent_process()
-    assert parent is not None  # this runs in workers alone
-    parent.join()
-    exit_at_once()
 
 
 def work(task: Task) -> Description:

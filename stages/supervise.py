@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType
 
@@ -66,6 +67,18 @@ def dvc_ancestors() -> list[psutil.Process]:
 def exit_at_once() -> None:
     """End this process without any farewell."""
     os._exit(1)
+
+
+def end_with_parent() -> None:
+    """End this worker of a pool when the process that made it is gone, even if it is already."""
+    parent = parent_process()
+    assert parent is not None  # this runs in workers alone
+
+    def wait() -> None:
+        parent.join()
+        exit_at_once()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def ask_to_stop() -> None:
