@@ -15,8 +15,8 @@ from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read
 from stages.sample import SampleParams
 from stages.settings import Settings
 from stages.shard import ShardParams
-from stages.split import SplitParams
 from stages.tokenize import TokenizeParams
+from stages.tokens.split import SplitParams
 from stages.train import ModelParams, TrainParams, check_batch
 
 SECTIONS: dict[str, type[Section]] = {

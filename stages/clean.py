@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, model_validator
 
 from nanogpt.files import file_sha256, whole_folder
-from stages.cleaned import Form
 from stages.command import main
-from stages.judge import KEPT, Judgement, Rules, judgements
-from stages.near_duplicates import MINIMA, near_duplicates
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.split import TEXT_HASH_BYTES
+from stages.texts.cleaned import Form
+from stages.texts.judge import KEPT, Judgement, Rules, judgements
+from stages.texts.near_duplicates import MINIMA, near_duplicates
+from stages.tokens.split import TEXT_HASH_BYTES
 
 CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
 

@@ -36,10 +36,10 @@ from nanogpt.convert import (
 from nanogpt.files import file_sha256, whole_folder
 from nanogpt.model import GPT
 from stages.command import main
-from stages.fast_tokenizer import save_fast_tokenizer, written_vocabulary
-from stages.gpt2_vocabulary import gpt2_ranks
 from stages.settings import Settings
-from stages.tokenizer import (
+from stages.tokens.fast_tokenizer import save_fast_tokenizer, written_vocabulary
+from stages.tokens.gpt2_vocabulary import gpt2_ranks
+from stages.tokens.tokenizer import (
     BpeTokenizer,
     Tokenizer,
     fingerprint,

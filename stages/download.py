@@ -17,12 +17,13 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from nanogpt.files import whole_folder
 from stages.command import main
-from stages.corpus import Part, part_name, prefixed, write_parts
-from stages.fetch import fetch
-from stages.hub import HuggingFace, entry_name, hub_parts, pinned
-from stages.package import read_package
 from stages.params import Section, load_section
-from stages.readers import (
+from stages.settings import Settings
+from stages.texts.corpus import Part, part_name, prefixed, write_parts
+from stages.texts.fetch import fetch
+from stages.texts.hub import HuggingFace, entry_name, hub_parts, pinned
+from stages.texts.package import read_package
+from stages.texts.readers import (
     READABLE,
     Document,
     Reading,
@@ -32,7 +33,6 @@ from stages.readers import (
     is_readable,
     unreadable,
 )
-from stages.settings import Settings
 
 OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time

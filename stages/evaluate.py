@@ -15,7 +15,7 @@ from nanogpt.files import whole_folder, write_whole
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.shards import Shards
+from stages.tokens.shards import Shards
 from stages.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_stride(stride: int | None, context: int) -> None:
 
 def check_tokenizer(model: Path, shards: Shards) -> None:
     """Raise ValueError when model and shards were made with different tokenizers."""
-    from stages.tokenizer import fingerprint, load_tokenizer
+    from stages.tokens.tokenizer import fingerprint, load_tokenizer
 
     if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
         raise ValueError(

@@ -22,12 +22,12 @@ from stages.command import main
 from stages.evaluate import EvaluateParams
 from stages.params import load_section
 from stages.settings import Settings
-from stages.shards import Shards
-from stages.tokenizer import load_tokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.tokenizer import load_tokenizer
 from stages.train import ModelParams, TrainParams
 
 if TYPE_CHECKING:
-    from stages.tokenizer import Tokenizer
+    from stages.tokens.tokenizer import Tokenizer
 
 SHARDS = Path("data/shards")
 SHOWN_TOKENS = 100  # of a document's beginning, and of its end

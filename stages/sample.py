@@ -18,7 +18,7 @@ from stages.tracking import Tracker
 
 if TYPE_CHECKING:
     from nanogpt.model import GPT, GPTConfig
-    from stages.tokenizer import Tokenizer
+    from stages.tokens.tokenizer import Tokenizer
 
 MODEL, OUT = Path("models/gpt"), Path("samples")
 CACHE_BYTES = 1 << 30  # memory that the texts of one batch may take while they are written
@@ -108,7 +108,7 @@ def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[di
     from nanogpt.data import mix
     from nanogpt.generate import decoding_copy
     from nanogpt.runtime import Runtime, choose_device
-    from stages.tokenizer import load_tokenizer
+    from stages.tokens.tokenizer import load_tokenizer
 
     runtime = Runtime(device=choose_device(device), dtype=torch.float32)
     gpt = decoding_copy(load_model(model, runtime.device), runtime)

@@ -13,7 +13,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from nanogpt.checkpoint import load_model
 from nanogpt.generate import Sampling, decoding_copy, generate
 from nanogpt.runtime import Runtime
-from stages.tokenizer import load_tokenizer
+from stages.tokens.tokenizer import load_tokenizer
 
 DEFAULTS = {"max_new_tokens": 200, "temperature": 0.8, "top_k": 200, "top_p": 1.0, "seed": 0}
 

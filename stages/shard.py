@@ -18,13 +18,13 @@ from pydantic import Field
 
 from nanogpt.files import file_sha256, whole_folder
 from stages.command import main
-from stages.mixture import check_weights, corpus_repeats, document_copies
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.shards import VERSION
-from stages.split import SplitParams, split_documents
-from stages.split_writer import SplitWriter
-from stages.tokenized import Documents, Tokenized
+from stages.tokens.mixture import check_weights, corpus_repeats, document_copies
+from stages.tokens.shards import VERSION
+from stages.tokens.split import SplitParams, split_documents
+from stages.tokens.split_writer import SplitWriter
+from stages.tokens.tokenized import Documents, Tokenized
 
 TOKENS, OUT = Path("data/tokens"), Path("data/shards")
 

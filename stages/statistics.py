@@ -19,12 +19,12 @@ from nanogpt.files import whole_folder
 from nanogpt.ngram import count_tokens
 from stages.command import main
 from stages.settings import Settings
-from stages.shards import Shards
-from stages.tokenized import Tokenized, batches
-from stages.tokenizer import load_tokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.tokenized import Tokenized, batches
+from stages.tokens.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from stages.tokenizer import Tokenizer
+    from stages.tokens.tokenizer import Tokenizer
 
 CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 SHARDS, OUT = Path("data/shards"), Path("statistics")
@@ -152,7 +152,7 @@ def leak(shards: Shards, tokenizer: "Tokenizer") -> dict[str, Any]:
     Of splits too large to compare whole documents are, evenly spread; `train_compared` and
     `val_compared` say which share of each text that is.
     """
-    from stages.leaks import overlap
+    from stages.texts.leaks import overlap
 
     train, val = Excerpt(shards, "train"), Excerpt(shards, "val")
     found = overlap(train.texts(tokenizer), val.texts(tokenizer), n=LEAK_WORDS)

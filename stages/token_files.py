@@ -26,9 +26,15 @@ from nanogpt.files import file_sha256, whole_folder
 from stages.command import main
 from stages.convert import GPT2_IDS, chosen_tokenizer
 from stages.settings import Settings
-from stages.shards import VERSION, Shards
-from stages.split_writer import SplitWriter
-from stages.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, fingerprint, save_tokenizer
+from stages.tokens.shards import VERSION, Shards
+from stages.tokens.split_writer import SplitWriter
+from stages.tokens.tokenizer import (
+    BpeTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    fingerprint,
+    save_tokenizer,
+)
 
 SHARDS = Path("data/shards")
 SPLITS = ("train", "val")

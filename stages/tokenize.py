@@ -18,17 +18,17 @@ from pydantic import Field, model_validator
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.files import file_sha256, whole_folder
-from stages.cleaned import Cleaned
 from stages.command import main
-from stages.engine import Engine, admit, adversarial, sample
-from stages.gpt2_vocabulary import gpt2_ranks
 from stages.params import Section, load_section
-from stages.pool import tokenize_here
 from stages.settings import Settings
-from stages.split import SplitParams, hash_rows, split_documents
-from stages.token_cache import Task, finished, link, prune, tasks_of
-from stages.token_parts import Description
-from stages.tokenizer import (
+from stages.texts.cleaned import Cleaned
+from stages.tokens.engine import Engine, admit, adversarial, sample
+from stages.tokens.gpt2_vocabulary import gpt2_ranks
+from stages.tokens.pool import tokenize_here
+from stages.tokens.split import SplitParams, hash_rows, split_documents
+from stages.tokens.token_cache import Task, finished, link, prune, tasks_of
+from stages.tokens.token_parts import Description
+from stages.tokens.tokenizer import (
     BpeTokenizer,
     CharTokenizer,
     Tokenizer,
@@ -197,7 +197,7 @@ def chosen_runner(settings: Settings) -> TokenizeParts:
     workers = settings.workers or os.cpu_count() or 1
     if settings.runner == "local":
         return partial(tokenize_here, workers=workers)
-    from stages.ray_cluster import tokenize_on_ray
+    from stages.tokens.ray_cluster import tokenize_on_ray
 
     return partial(tokenize_on_ray, workers=workers, shared=settings.shared)
 

@@ -1,7 +1,7 @@
 """Stage `train`: shards to a model, by torchrun, continuing where an earlier try was cut off.
 
 This module is the launcher: it checks what it is given, holds the lock and supervises. What each
-process does is in `stages.train_process`. The state of an unfinished training lies in
+process does is in `stages.training.train_process`. The state of an unfinished training lies in
 `runs/<fingerprint>`, outside of DVC: the fingerprint is of data and params, so that changed ones
 never find an old checkpoint.
 """
@@ -20,11 +20,11 @@ from pydantic import Field, field_validator, model_validator
 import nanogpt
 from nanogpt.files import file_sha256, write_whole
 from stages.command import Crashed, Interrupted, main
-from stages.initial_weights import check_initial, weights_sha256
 from stages.params import Section, load_section
 from stages.settings import Settings
-from stages.shards import Shards
 from stages.supervise import exclusive, run_supervised
+from stages.tokens.shards import Shards
+from stages.training.initial_weights import check_initial, weights_sha256
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
@@ -161,7 +161,7 @@ def torchrun_command(settings: Settings, windows: int, arguments: list[str]) -> 
     options = settings.torchrun.split() or ["--standalone"]
     processes = f"--nproc-per-node={process_count(settings, windows)}"
     launch = [sys.executable, "-m", "torch.distributed.run", *options, processes]
-    return [*launch, "-m", "stages.train_process", *arguments]
+    return [*launch, "-m", "stages.training.train_process", *arguments]
 
 
 def run(

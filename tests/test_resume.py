@@ -40,7 +40,7 @@ def members(project: Any) -> dict[str, list[psutil.Process]]:
         line = " ".join(process.cmdline())
         if "torch.distributed.run" in line:
             kinds["torchrun"].append(process)
-        elif "stages.train_process" in line:
+        elif "stages.training.train_process" in line:
             kinds["rank"].append(process)
         elif "stages.train" in line:
             kinds["launcher"].append(process)

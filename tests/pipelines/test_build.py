@@ -115,7 +115,9 @@ def test_a_training_killed_twice_is_retried_and_recovers(
     for line in flow.stdout:
         output.append(line)
         if kills < 2 and f"step     {23 + 20 * kills} " in line:
-            ranks = [p for p in project.processes() if "stages.train_process" in p.cmdline()]
+            ranks = [
+                p for p in project.processes() if "stages.training.train_process" in p.cmdline()
+            ]
             ranks[-1].kill()
             kills += 1
     flow.communicate(timeout=60)
@@ -137,6 +139,8 @@ class Flaky(BaseHTTPRequestHandler):
         type(self).failures -= 1
         broken = type(self).failures >= 0
         self.send_response(500 if broken else 200)
+        if broken:
+            self.send_header("Retry-After", "1")  # by itself it would wait longer each time
         self.end_headers()
         if not broken:
             self.wfile.write(self.text)
@@ -161,7 +165,7 @@ def test_a_network_that_fails_twice_is_tried_again(
     import hashlib
 
     text = b"the king did walk by night\n\n" * 50
-    with flaky_server(text, failures=8) as url:  # a try of the stage is four requests
+    with flaky_server(text, failures=12) as url:  # a try of the stage is six requests
         urls = json.dumps([{"url": url, "sha256": hashlib.sha256(text).hexdigest()}])
         project = new_project(source="url", urls=urls)
         done = project.run(

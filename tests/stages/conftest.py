@@ -23,11 +23,11 @@ import pytest
 from nanogpt.files import file_sha256
 from stages import clean, download, tokenize
 from stages.clean import CleanParams
-from stages.cleaned import Cleaned
 from stages.download import CorpusParams
-from stages.pool import tokenize_here
-from stages.split import SplitParams
+from stages.texts.cleaned import Cleaned
 from stages.tokenize import TokenizeParams
+from stages.tokens.pool import tokenize_here
+from stages.tokens.split import SplitParams
 
 ROOT = Path(__file__).parents[2]
 SPLIT = SplitParams(val_fraction=0.3, seed=1)
@@ -312,9 +312,9 @@ def train_tiny() -> Callable[[Path, Path], None]:
     """Trains the smallest of models on some shards, for one update, into a new folder."""
     from stages.params import read_params
     from stages.settings import Settings
-    from stages.shards import Shards
+    from stages.tokens.shards import Shards
     from stages.train import ModelParams, TrainParams, identity_of
-    from stages.train_process import Job  # torch, which most tests here do without
+    from stages.training.train_process import Job  # torch, which most tests here do without
 
     def train_on(shards: Path, out: Path) -> None:
         read = read_params(ROOT / "params.yaml")
@@ -342,7 +342,9 @@ def gpt2_file() -> Path:
     """GPT-2's ranks as `make setup` keeps them; fetched in the same way when they are missing."""
     file = ROOT / ".cache" / "gpt2.tiktoken"
     if not file.is_file():
-        subprocess.run([sys.executable, "-m", "stages.gpt2_vocabulary"], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "stages.tokens.gpt2_vocabulary"], cwd=ROOT, check=True
+        )
     return file
 
 

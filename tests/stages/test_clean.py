@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages import corpus as corpus_on_disk
 from stages.clean import CleanParams, repeated, run
-from stages.cleaned import Cleaned
-from stages.split import text_hash
+from stages.texts import corpus as corpus_on_disk
+from stages.texts.cleaned import Cleaned
+from stages.tokens.split import text_hash
 
 PLAIN = {
     "unicode": None,

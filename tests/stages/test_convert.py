@@ -22,9 +22,9 @@ from nanogpt.generate import Sampling, generate
 from nanogpt.model import GPT, GPTConfig
 from stages.command import main
 from stages.convert import REVISIONS, run_stage
-from stages.gpt2_vocabulary import CACHE
 from stages.tokenize import trained_bpe
-from stages.tokenizer import fingerprint, load_tokenizer, save_tokenizer
+from stages.tokens.gpt2_vocabulary import CACHE
+from stages.tokens.tokenizer import fingerprint, load_tokenizer, save_tokenizer
 
 CPU = torch.device("cpu")
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]

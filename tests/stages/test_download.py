@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import corpus
 from stages.download import CACHE, CorpusParams, Package, Url, run
+from stages.texts import corpus
 
 pytestmark = pytest.mark.usefixtures("workspace")
 

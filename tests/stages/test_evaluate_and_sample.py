@@ -13,8 +13,8 @@ from stages import evaluate, sample
 from stages.evaluate import EvaluateParams
 from stages.sample import SampleParams
 from stages.settings import Settings
-from stages.shards import Shards
-from stages.tokenizer import CharTokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.tokenizer import CharTokenizer
 
 SETTINGS = Settings(device="cpu")
 

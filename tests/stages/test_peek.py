@@ -15,9 +15,9 @@ from stages.peek import Piece, Printer, pieces
 from stages.settings import Settings
 from stages.shard import ShardParams
 from stages.shard import run as run_shard
-from stages.shards import Shards
-from stages.split import SplitParams
-from stages.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 BLOCK_SIZE, SEED = 32, 5

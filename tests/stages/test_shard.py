@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from stages.shard import ShardParams, run
-from stages.split import SplitParams, hash_rows, split_documents, text_hash
-from stages.tokenized import Tokenized
-from stages.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
+from stages.tokens.split import SplitParams, hash_rows, split_documents, text_hash
+from stages.tokens.tokenized import Tokenized
+from stages.tokens.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
 
 AS_IT_IS: dict[str, Any] = {"weights": None, "max_repetition": 1}
 SMALL = ShardParams(shard_tokens=1024, **AS_IT_IS)

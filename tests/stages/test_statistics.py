@@ -15,19 +15,19 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from stages import clean, statistics, tokenize
-from stages import corpus as corpus_on_disk
 from stages.clean import CleanParams
-from stages.cleaned import Cleaned
 from stages.corpus_picture import draw_frequencies, draw_lengths
 from stages.picture import FAINT, INK, WARM
-from stages.pool import tokenize_here
 from stages.report import data_line
 from stages.shard import ShardParams
 from stages.shard import run as run_shard
-from stages.shards import Shards
-from stages.split import SplitParams
+from stages.texts import corpus as corpus_on_disk
+from stages.texts.cleaned import Cleaned
 from stages.tokenize import TokenizeParams
-from stages.tokenizer import load_tokenizer
+from stages.tokens.pool import tokenize_here
+from stages.tokens.shards import Shards
+from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import load_tokenizer
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
 AS_IT_IS = ShardParams(shard_tokens=1024, weights=None, max_repetition=1)

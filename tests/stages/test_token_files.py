@@ -15,10 +15,10 @@ from stages import evaluate, shard, token_files
 from stages.evaluate import EvaluateParams
 from stages.settings import Settings
 from stages.shard import ShardParams
-from stages.shards import Shards
-from stages.split import SplitParams
 from stages.token_files import run_stage
-from stages.tokenizer import BpeTokenizer, load_tokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import BpeTokenizer, load_tokenizer
 
 FORMS = ["nanogpt", "llmc"]
 EOT = 50_256

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from stages import corpus as corpus_on_disk
 from stages import tokenize
-from stages.cleaned import Cleaned
-from stages.pool import tokenize_here
-from stages.split import SplitParams, hash_rows, split_documents, text_hash
+from stages.texts import corpus as corpus_on_disk
+from stages.texts.cleaned import Cleaned
 from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
-from stages.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
+from stages.tokens.pool import tokenize_here
+from stages.tokens.split import SplitParams, hash_rows, split_documents, text_hash
+from stages.tokens.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
 SPLIT = SplitParams(val_fraction=0.4, seed=1)
 CHAR = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")

@@ -9,9 +9,9 @@ from nanogpt.files import file_sha256
 from stages import clean, shard
 from stages.clean import CleanParams
 from stages.shard import ShardParams
-from stages.shards import Shards
-from stages.split import SplitParams
 from stages.token_files import export_shards, import_files, named_tokenizer
+from stages.tokens.shards import Shards
+from stages.tokens.split import SplitParams
 from stages.verify import verify
 
 

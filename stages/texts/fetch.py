@@ -1,0 +1,124 @@
+"""One file on the web to one file on the disk, over a network that fails.
+
+What a connection brought before it broke is kept beside the file, also when the process is killed,
+and the next try goes on from there if the server can and its file is still the same. What counts
+in the end is the sha256.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+
+from nanogpt.files import file_sha256, is_whole
+from stages.texts.meter import Meter
+from stages.texts.patience import Patience
+
+TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two pieces of an answer
+CHUNK_BYTES = 64 << 10
+TRANSIENT = (408, 425, 429)  # of the 4xx; the others say that the address is wrong
+
+
+class Refused(requests.RequestException):
+    """An answer that brings nothing, though another try may."""
+
+
+def fetch(url: str, sha256: str, file: Path) -> Path:
+    """Download `url` to `file`, or take what is there.
+
+    Raises ValueError when the address is wrong or its content has another sha256, ConnectionError
+    or TimeoutError when the server does not deliver.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.part")
+    if is_whole(file, sha256):
+        return file
+    if not is_whole(partial, sha256):  # it is when a kill came between the last byte and the name
+        download(url, partial)
+    if (found := file_sha256(partial)) != sha256:
+        partial.unlink()
+        raise ValueError(
+            f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is removed. If "
+            "you trust the file, write the found one there"
+        )
+    return partial.rename(file)
+
+
+def download(url: str, partial: Path) -> None:
+    """Fill `partial` up, in as many tries as it takes."""
+    patience, furthest = Patience(url), size(partial)
+    while True:
+        answer = None
+        try:
+            with ask(url, partial) as response:
+                answer = response.raw
+                take(response, partial)
+            return
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise ValueError(f"{url} is no address: {error}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if size(partial) > furthest:
+                furthest = size(partial)
+                patience.renew()
+            patience.wait(error, answer)
+
+
+def size(file: Path) -> int:
+    """Its bytes, 0 where there is no such file."""
+    return file.stat().st_size if file.exists() else 0
+
+
+def mark_of(partial: Path) -> Path:
+    """Where it is noted by which mark the server would know this version of its file again."""
+    return partial.with_suffix(".mark")
+
+
+def ask(url: str, partial: Path) -> requests.Response:
+    """The server's answer to a request for what is missing (RFC 9110, sections 13.1.5 and 14)."""
+    # Bytes are counted as they lie on the server, so nothing may compress them on the way.
+    headers = {"Accept-Encoding": "identity"}
+    if size(partial) and (mark := mark_of(partial)).exists():
+        headers |= {"Range": f"bytes={size(partial)}-", "If-Range": mark.read_text()}
+    return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
+
+
+def take(response: requests.Response, partial: Path) -> None:
+    """Write what an answer brings behind what is there, or anew if it is the whole file.
+
+    Raises ValueError when the address is wrong, requests' or urllib3's errors when it broke.
+    """
+    status, start = response.status_code, size(partial)
+    if status == 416 or (status == 206 and not goes_on_at(start, response)):
+        partial.unlink(
+            missing_ok=True
+        )  # not the range that was asked for: from the beginning, then
+        raise Refused(f"it cannot go on at byte {start}")
+    if 400 <= status < 500 and status not in TRANSIENT:
+        raise ValueError(f"{response.url} answers {status}; is it right?")
+    if status not in (200, 206):
+        raise Refused(f"it answers {status}")
+    if status == 200:
+        start = 0
+        partial.write_bytes(b"")
+        note_mark(response.headers, mark_of(partial))
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with Meter(response.url, total, start) as meter, partial.open("ab") as out:
+        for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+            out.write(chunk)
+            meter.add(len(chunk))
+
+
+def goes_on_at(start: int, response: requests.Response) -> bool:
+    """Whether a partial answer begins where it was asked to."""
+    return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
+def note_mark(headers: Any, mark: Path) -> None:
+    """Keep the strong ETag, or else the date, by which If-Range tells a changed file."""
+    etag = headers.get("ETag", "")
+    if known := headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag:
+        mark.write_text(known)
+    else:
+        mark.unlink(missing_ok=True)

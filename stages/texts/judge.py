@@ -1,0 +1,156 @@
+"""What a document shows by itself: its size, what filters say of it, its hash and its signature.
+
+A judge looks at one group of rows at a time and knows of no other document, so that any number of
+processes may judge at once. What only the whole corpus shows is for the stage `clean` to see.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stages.supervise import end_with_parent
+from stages.texts.cleaned import Form, byte_lengths, normalised
+from stages.texts.filters import load_filter
+from stages.texts.near_duplicates import Signatures, signatures
+from stages.tokens.split import TEXT_HASH_BYTES, text_hash
+
+KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the second filter, ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What to look at; the part of the section `clean` that concerns a document alone."""
+
+    form: Form | None
+    min_bytes: int | None
+    max_bytes: int | None
+    filters: tuple[str, ...]
+    folder: Path  # of the filters
+    signatures: bool
+
+    @property
+    def reasons(self) -> list[str]:
+        """What each verdict after KEPT is called, in the order of the numbers."""
+        return ["too short", "too long", *(f"filter {name}" for name in self.filters)]
+
+    @property
+    def read_texts(self) -> bool:
+        """Whether there is more to do than to hash bytes: strings to make and to look at."""
+        return bool(self.form or self.filters or self.signatures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What the n documents of a group showed."""
+
+    verdicts: NDArray[np.uint16]  # (n,)
+    sizes: NDArray[np.int64]  # (n,) bytes of the text in its normal form
+    hashes: NDArray[np.uint8]  # (n, TEXT_HASH_BYTES)
+    signatures: Signatures  # (n, MINIMA), or (n, 0) when none were asked for
+
+
+class Judge:
+    """The rules with their filters loaded. Raises ValueError when one cannot be."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.filters = [load_filter(rules.folder, name) for name in rules.filters]
+
+    def judge(self, part: Path, group: int) -> Judgement:
+        """Look at one row group of a part."""
+        with pq.ParquetFile(part) as file:
+            columns = ["id", "text"] if self.filters else ["text"]
+            rows = file.read_row_group(group, columns=columns)
+        texts = normalised(in_one(rows.column("text")), self.rules.form)
+        sizes = byte_lengths(texts)
+        verdicts = self.by_filters(self.by_size(sizes), texts, rows)
+        hashes = b"".join(text_hash(content) for content in contents(texts))
+        return Judgement(
+            verdicts=verdicts,
+            sizes=sizes,
+            hashes=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, TEXT_HASH_BYTES),
+            signatures=self.sign(verdicts, texts),
+        )
+
+    def by_size(self, sizes: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """(n,) verdicts that the number of bytes alone gives."""
+        verdicts = np.full(len(sizes), KEPT, dtype=np.uint16)
+        if self.rules.min_bytes is not None:
+            verdicts[sizes < self.rules.min_bytes] = TOO_SHORT
+        if self.rules.max_bytes is not None:
+            verdicts[sizes > self.rules.max_bytes] = TOO_LONG
+        return verdicts
+
+    def by_filters(
+        self, verdicts: NDArray[np.uint16], texts: pa.Array, rows: pa.Table
+    ) -> NDArray[np.uint16]:
+        """(n,) the same, and who is dropped by which filter: by the first that drops it."""
+        verdicts = verdicts.copy()
+        for number, user_filter in enumerate(self.filters, start=FILTERED):
+            for i in np.flatnonzero(verdicts == KEPT).tolist():
+                if not user_filter.keeps(texts[i].as_py(), rows.column("id")[i].as_py()):
+                    verdicts[i] = number
+        return verdicts
+
+    def sign(self, verdicts: NDArray[np.uint16], texts: pa.Array) -> Signatures:
+        """(n, MINIMA) signatures, of a text that is dropped as of an empty one."""
+        if not self.rules.signatures:
+            return np.empty((len(texts), 0), dtype=np.uint32)
+        kept = (texts[i].as_py() if verdicts[i] == KEPT else "" for i in range(len(texts)))
+        return signatures(kept, len(texts))
+
+
+def in_one(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    """A column in one piece; it is copied only where there are several."""
+    column = column.cast(pa.large_string())
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
+    """The UTF-8 of each text, nothing copied."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    view = memoryview(content)
+    return (view[start:stop] for start, stop in pairwise(ends.tolist()))
+
+
+_judge: Judge  # of a worker process, made once
+
+
+def start_worker(rules: Rules) -> None:
+    """Load the filters in a worker process."""
+    end_with_parent()
+    global _judge
+    _judge = Judge(rules)
+
+
+def work(part: Path, group: int) -> Judgement:
+    """Look at one row group in a worker process."""
+    return _judge.judge(part, group)
+
+
+def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
+    """On every row group of the parts, in order; by several processes when there are several."""
+    groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
+    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
+    workers = min(workers, len(groups))
+    if workers == 1:
+        yield from (judge.judge(part, group) for part, group in groups)
+        return
+    pool: Executor
+    if rules.read_texts:
+        context = get_context("spawn")  # forking a process with threads may deadlock
+        pool = ProcessPoolExecutor(workers, context, start_worker, (rules,))
+        look = work
+    else:  # what unpacks and hashes bytes lets others have the interpreter
+        pool, look = ThreadPoolExecutor(workers), judge.judge
+    with pool:
+        yield from pool.map(look, *zip(*groups, strict=True))

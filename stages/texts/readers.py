@@ -1,0 +1,282 @@
+"""Readers: the documents inside a file, whatever its kind, one held in memory at a time."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from stages.params import Section
+from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
+from stages.texts.encodings import decoded, known_encoding
+from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
+
+READABLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".parquet", *ARCHIVES)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+# text8 and enwik8, the longest single texts of the field, have 100 MB. A document passes through
+# every stage in one piece, so this bounds the memory of all of them.
+MAX_DOCUMENT_BYTES = 128 << 20
+
+
+class Reading(Section):
+    """The keys of the section `corpus` that say how files become documents."""
+
+    separator: str | None = Field(min_length=1)
+    text_column: str
+    encoding: str
+
+    @field_validator("encoding")
+    @classmethod
+    def encoding_is_known(cls, encoding: str) -> str:
+        """Told before anything is fetched."""
+        return known_encoding(encoding)
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text: `id` is unique in the corpus, `source` says which file or dataset it is from."""
+
+    id: str
+    text: str
+    source: str
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a name on the way starts with a dot, as editors' and git's own files do."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def is_readable(name: str) -> bool:
+    """Whether there is a reader for files with the end of this name."""
+    return packing(name)[1] in READABLE
+
+
+def unreadable(name: str) -> str:
+    """What to count a file as that is left out."""
+    return f"file ending in {PurePosixPath(name).suffix or 'nothing'}"
+
+
+def file_documents(
+    name: str, file: Path, how: Reading, skipped: Counter[str]
+) -> Iterator[Document]:
+    """The documents of one file or archive; members that are none are counted.
+
+    Raises ValueError naming what is wrong with the file and where.
+    """
+
+    def wanted(member: str) -> bool:
+        if is_hidden(PurePosixPath(member)):
+            skipped["hidden file"] += 1
+        elif packing(member)[1] in ARCHIVES:
+            skipped["archive in an archive"] += 1
+        elif not is_readable(member):
+            skipped[unreadable(member)] += 1
+        else:
+            return True
+        return False
+
+    name = name.encode("utf-8", "backslashreplace").decode()  # old file names need not be UTF-8
+    with file.open("rb") as raw:
+        budget = Budget(name, file.stat().st_size)
+        stream = unpacked(name, raw, budget)
+        if packing(name)[1] not in ARCHIVES:
+            yield from stream_documents(name, stream, how)
+            return
+        for member, inside in members(name, stream, wanted, budget):
+            yield from stream_documents(member, unpacked(member, inside, budget), how)
+
+
+def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iterator[Document]:
+    """The documents of an unpacked file, by the end of its name; one of another kind is text."""
+    kind = packing(name)[1]
+    if kind == ".parquet":
+        found = parquet_documents(name, stream, how.text_column)
+    else:
+        text = decoded(name, stream, how.encoding)
+        if kind == ".jsonl":
+            found = jsonl_documents(name, text, how.text_column)
+        elif kind in DELIMITERS:
+            found = table_documents(name, text, how.text_column, DELIMITERS[kind])
+        elif kind in (".html", ".htm"):
+            found = page_documents(name, text, how.separator)
+        else:
+            found = text_documents(name, text, how.separator)
+            if kind == ".md":
+                found = (replace(d, text=shown(markdown_text, d.text, d.id)) for d in found)
+    for document in found:
+        if is_too_long(document.text):
+            raise too_long(document.id)
+        yield document
+
+
+def content_documents(name: str, content: bytes, how: Reading) -> Iterator[Document]:
+    """The documents of a file that is in memory; an archive is none here."""
+    raw: io.BufferedReader = io.BufferedReader(io.BytesIO(content))
+    stream = unpacked(name, raw, Budget(name, len(content)))
+    yield from stream_documents(name, stream, how)
+
+
+def text_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
+    """One document, or one for each part between separators."""
+    if separator is None:
+        yield Document(name, whole(text, name), name)
+        return
+    for i, part in enumerate(cut(text, separator, lambda i: f"{name}#{i}")):
+        yield Document(f"{name}#{i}", part, name)
+
+
+def page_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
+    """The same of a page of HTML; the separator is looked for in what a reader sees."""
+    page = shown(html_text, whole(text, name), name)
+    yield from text_documents(name, iter([page]), separator)
+
+
+def shown(convert: Callable[[str], str], source: str, name: str) -> str:
+    """The text that markup shows."""
+    if len(source) > MAX_MARKUP_BYTES:
+        raise ValueError(
+            f"{name} has more than {MAX_MARKUP_BYTES >> 20} MiB of markup, which would take too "
+            "much memory; cut it, or make it a .txt"
+        )
+    try:
+        return convert(source)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def jsonl_documents(name: str, text: Iterator[str], column: str) -> Iterator[Document]:
+    """One document a line."""
+    for i, line in enumerate(cut(text, "\n", lambda i: f"{name}, line {i + 1}"), start=1):
+        if not line.strip():
+            continue
+        place = f"{name}, line {i}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is not JSON: {error}") from None
+        yield Document(f"{name}#{i}", column_text(row, column, place), name)
+
+
+def table_documents(
+    name: str, text: Iterator[str], column: str, delimiter: str
+) -> Iterator[Document]:
+    """One document a row, named by the line where it begins; the first row names the columns."""
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)  # the module's own limit is 128 KiB
+    lines = (line + "\n" for line in cut(text, "\n", lambda i: f"{name}, line {i + 1}"))
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    columns: list[str] = []
+    first = 1
+    try:
+        for row in rows:
+            line, first = first, rows.line_num + 1
+            if not row:
+                continue
+            if not columns:
+                columns = row
+                index = column_index(name, columns, column)
+            elif len(row) != len(columns):
+                raise ValueError(
+                    f"{name}, line {line} has {len(row)} fields and the line of column names "
+                    f"{len(columns)}; a text with a comma, tab or line break must be quoted"
+                )
+            else:
+                yield Document(f"{name}#{line}", row[index], name)
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {first} is no row of a table: {error}") from None
+    if not columns:
+        raise ValueError(f"{name} is empty; a table begins with a line of column names")
+
+
+def column_index(name: str, columns: list[str], column: str) -> int:
+    """Which column holds the text. Raises ValueError when none does."""
+    if column not in columns:
+        raise ValueError(f"{name} has no column {column!r} (corpus.text_column); it has {columns}")
+    return columns.index(column)
+
+
+def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iterator[Document]:
+    """One document a row, read a few rows at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        # Read ahead by pieces: a group of rows can be as large as the file.
+        with (
+            seekable(stream) as file,
+            pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as reader,
+        ):
+            column_index(name, reader.schema_arrow.names, column)
+            for batch in reader.iter_batches(batch_size=16, columns=[column]):  # rows may be long
+                for row in batch.to_pylist():
+                    where = f"{name}#{number}"
+                    yield Document(where, column_text(row, column, where), name)
+                    number += 1
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} is not a parquet file, or a damaged one: {error}") from None
+
+
+def column_text(row: Any, column: str, where: str) -> str:
+    """The text of a row, "" where it is null. Raises ValueError when there is no such column."""
+    if isinstance(row, dict) and column in row and row[column] is None:
+        return ""
+    if not isinstance(row, dict) or not isinstance(row.get(column), str):
+        keys = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
+    text: str = row[column]
+    return text
+
+
+def cut(text: Iterator[str], separator: str, place: Callable[[int], str]) -> Iterator[str]:
+    """What `"".join(text).split(separator)` gives, one part at a time.
+
+    Raises ValueError on a part that is too long, without waiting for its end; `place` says which.
+    """
+    number = length = 0
+    held: list[str] = []
+    tail = ""  # it may be the beginning of a separator
+    for chunk in text:
+        *parts, last = (tail + chunk).split(separator)
+        for part in parts:
+            yield "".join([*held, part])
+            number, length, held = number + 1, 0, []
+        end = max(0, len(last) - len(separator) + 1)
+        held.append(last[:end])
+        tail = last[end:]
+        length += end
+        if length > MAX_DOCUMENT_BYTES:
+            raise too_long(place(number))
+    yield "".join([*held, tail])
+
+
+def whole(text: Iterator[str], name: str) -> str:
+    """All of a text. Raises ValueError when it is too long, without waiting for its end."""
+    held: list[str] = []
+    length = 0
+    for chunk in text:
+        held.append(chunk)
+        length += len(chunk)
+        if length > MAX_DOCUMENT_BYTES:
+            raise too_long(name)
+    return "".join(held)
+
+
+def is_too_long(text: str) -> bool:
+    """Whether a text has more bytes of UTF-8 than a document may; a character has at most 4."""
+    if len(text) * 4 <= MAX_DOCUMENT_BYTES:
+        return False
+    return len(text.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_BYTES
+
+
+def too_long(place: str) -> ValueError:
+    """What to say of a document that is too long."""
+    return ValueError(
+        f"{place} is longer than {MAX_DOCUMENT_BYTES:,} bytes, the most that one document may "
+        'have; cut it into smaller ones (corpus.separator, such as "\\n\\n\\n", does so with texts)'
+    )

@@ -1,0 +1,1 @@
+"""Tokens: vocabularies, texts to ids, and ids on disk."""

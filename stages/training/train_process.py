@@ -1,0 +1,224 @@
+"""What each process of a training does; started by torchrun, one per device.
+
+Only rank 0 records: curves, MLflow, the finished model.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpt.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
+from nanogpt.files import file_sha256, whole_folder, write_whole
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.optim import OptimConfig
+from nanogpt.runtime import Runtime, launched
+from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
+from stages.command import EXPECTED
+from stages.settings import Settings, read_settings
+from stages.supervise import exit_at_once, starters, when_gone
+from stages.tokens.shards import Shards
+from stages.tracking import Tracker
+from stages.train import ModelParams, TrainParams, code_sha256
+from stages.training.initial_weights import load_initial
+from stages.training.lineage import lineage
+from stages.training.recorder import Hardware, Recorder
+
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def main() -> None:
+    """`-m stages.training.train_process STATE SHARDS OUT` under torchrun."""
+    folder, shards, out = (Path(argument) for argument in sys.argv[1:4])
+    when_gone(starters(), exit_at_once)
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    try:
+        ended = Job(folder, Shards.open(shards), out, read_settings(), stop).run()
+    except EXPECTED as error:
+        tell(folder, finished=False, step=0, error=str(error))
+        sys.exit(1)
+    if os.environ.get("RANK", "0") == "0":
+        tell(folder, finished=ended.finished, step=ended.progress.step, error=None)
+
+
+def tell(folder: Path, *, finished: bool, step: int, error: str | None) -> None:
+    """Leave word for the launcher how this training ended."""
+    content = {"finished": finished, "step": step, "error": error, "code": code_sha256()}
+    write_whole(folder / "ended.json", json.dumps(content))
+
+
+class Job:
+    """One training as `stages.train` asked for it in `identity.json`."""
+
+    def __init__(
+        self, folder: Path, shards: Shards, out: Path, settings: Settings, stop: threading.Event
+    ) -> None:
+        self.folder, self.shards, self.out = folder, shards, out
+        self.settings, self.stop = settings, stop
+        self.identity = json.loads((folder / "identity.json").read_text())
+        self.params = TrainParams(**self.identity["train"])
+        shape = ModelParams(**self.identity["model"]).model_dump()
+        self.config = GPTConfig(vocab_size=shards.manifest["n_vocab"], **shape)
+
+    def run(self) -> Ended:
+        """Train; in rank 0 also record, and at the end write the model."""
+        dtype, settings = DTYPES[self.params.precision], self.settings
+        with launched(
+            settings.device, dtype, settings.compile, settings.parallel, settings.recompute
+        ) as runtime:
+            torch.manual_seed(self.params.seed)
+            model = GPT(self.config)
+            if self.params.init_from and not checkpoints(self.folder):
+                load_initial(model, Path(self.params.init_from))
+            model.to(runtime.device)
+            events = self.events(model, runtime)
+            if runtime.rank == 0:
+                return self.record(events, model, runtime)
+            *_, ended = events
+            assert isinstance(ended, Ended)  # the loop's last event
+            return ended
+
+    def events(self, model: GPT, runtime: Runtime) -> Iterator[TrainEvent]:
+        """The training itself."""
+        return train(
+            model,
+            self.shards.stream("train"),
+            self.shards.stream("val"),
+            train_config(self.params),
+            separator=self.shards.manifest["separator"],
+            runtime=runtime,
+            folder=self.folder,
+            identity=self.identity,
+            micro_batch_tokens=self.settings.micro_batch_tokens,
+            stop=self.stop,
+        )
+
+    def record(self, events: Iterator[TrainEvent], model: GPT, runtime: Runtime) -> Ended:
+        """Consume the events, and write the model when the last one says it is finished."""
+        model_id = model_id_of(self.folder)
+        origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
+        with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
+            self.describe(tracker, origin, model.n_params())
+            recorder = Recorder(
+                self.folder,
+                tracker,
+                max_steps=self.params.max_steps,
+                batch_tokens=self.params.batch_tokens,
+                hardware=Hardware.of(model, runtime),
+                interval=self.settings.log_interval,
+            )
+            with closing(recorder):
+                for event in events:
+                    recorder.take(event)
+                    if isinstance(event, Started):
+                        origin["sessions"] = self.begin_session(event.step, origin)
+            assert isinstance(event, Ended)  # the loop's last event
+            if event.finished:
+                best = self.write_model(model, event.progress, origin)
+                tracker.record_files("artifacts", best, path="checkpoints/best")
+                tracker.record_files("model", self.out)
+            tracker.record("status", status="FINISHED" if event.finished else "KILLED")
+        return event
+
+    def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
+        """Note by which code and on what hardware the training goes on; all such notes so far."""
+        file = self.folder / "sessions.json"
+        earlier = json.loads(file.read_text()) if file.exists() else []
+        session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
+        sessions = [note for note in earlier if note["after_step"] < step] + [session]
+        write_whole(file, json.dumps(sessions, indent=2) + "\n")
+        return sessions
+
+    def describe(self, tracker: Tracker, origin: dict[str, Any], n_params: int) -> None:
+        """What stands in MLflow before the first step: names, params, data."""
+        code, hardware = origin["code"], origin["hardware"]
+        tracker.record("status", status="RUNNING")
+        tracker.record(
+            "tags",
+            values={
+                "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
+                "mlflow.source.git.commit": code["git_commit"] or "none",
+                "git_changed": " ".join(code["git_changed"] or []) or "nothing",
+                **{f"hardware.{name}": value for name, value in hardware.items()},
+                **origin["data"],
+                "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
+                **self.settings.tags,
+            },
+        )
+        sections = {**origin["params"], "split": self.shards.manifest["split"]}
+        params = {
+            f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()
+        }
+        sizes = {"vocab_size": self.config.vocab_size, "n_params": n_params}
+        tracker.record("params", values={**params, **sizes})
+        for name, context in (("train", "training"), ("val", "validation")):
+            split = self.shards.manifest["splits"][name]
+            tracker.record(
+                "dataset",
+                context=context,
+                values={
+                    "name": f"shards/{name}",
+                    "digest": origin["data"]["shards_manifest_sha256"][:32],
+                    "source_type": "local",
+                    "source": json.dumps({"uri": str(self.shards.folder / name)}),
+                    "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
+                },
+            )
+
+    def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
+        """Write the model's folder. Returns another with the best checkpoint's weights alone."""
+        assert progress.best_step is not None  # the last step is always evaluated
+        kept = progress.best_step if self.params.keep == "best" else progress.step
+        best = self.folder / "best"
+        with whole_folder(best) as beside:
+            copy_model(checkpoint_folder(self.folder, progress.best_step), beside)
+        with whole_folder(self.out) as beside:
+            copy_model(checkpoint_folder(self.folder, kept), beside)
+            shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
+            for curve in ("train.csv", "val.csv"):
+                shutil.copy(self.folder / curve, beside / curve)
+            files = [
+                {"name": file.relative_to(beside).as_posix(), "sha256": file_sha256(file)}
+                for file in sorted(beside.rglob("*"))
+                if file.is_file()
+            ]
+            about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
+            (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
+        return best
+
+
+def train_config(params: TrainParams) -> TrainConfig:
+    """The library's configs out of the section `train`."""
+    values = params.model_dump()
+    optim = OptimConfig(**{field.name: values[field.name] for field in fields(OptimConfig)})
+    own = [field.name for field in fields(TrainConfig) if field.name != "optim"]
+    return TrainConfig(optim=optim, **{name: values[name] for name in own})
+
+
+def model_id_of(folder: Path) -> str:
+    """The id of the model that comes out of this state, the same after every interruption."""
+    file = folder / "model_id"
+    if not file.exists():
+        write_whole(file, uuid.uuid4().hex)
+    return file.read_text()
+
+
+if __name__ == "__main__":
+    main()

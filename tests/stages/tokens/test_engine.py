@@ -1,0 +1,156 @@
+"""Every engine gives tiktoken's ids, or is not admitted."""
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from stages import tokenize
+from stages.texts.cleaned import GROUP_BYTES, Cleaned
+from stages.tokenize import BPE_PATTERN, TokenizeParams
+from stages.tokens.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
+from stages.tokens.pool import tokenize_here
+from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import SEPARATOR, BpeTokenizer, parse_ranks, save_tokenizer
+
+MakeParts = Callable[[list[list[str]], Path], Cleaned]
+
+TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(ADVERSARIAL), max_size=8).map("".join)
+SPLIT = SplitParams(val_fraction=0.4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def gpt2(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of GPT-2's tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2") / "tokenizer"
+    save_tokenizer(folder, BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes())))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gigatoken(gpt2: Path) -> Encoder:
+    return load_encoder(gpt2, "gigatoken")
+
+
+@pytest.fixture(scope="module")
+def tiktoken(gpt2: Path) -> Encoder:
+    return load_encoder(gpt2, "tiktoken")
+
+
+@given(text=TEXTS)
+@settings(max_examples=400, deadline=None)
+def test_gigatoken_gives_the_ids_of_tiktoken(
+    text: str, gigatoken: Encoder, tiktoken: Encoder
+) -> None:
+    assert gigatoken.encode(text).tolist() == tiktoken.encode(text).tolist()
+
+
+def test_gigatoken_gives_the_ids_of_tiktoken_for_real_text(
+    gigatoken: Encoder, tiktoken: Encoder
+) -> None:
+    files = [
+        file.locate()
+        for name in ("hypothesis", "pip", "rich", "tokenizers", "transformers")
+        for file in importlib.metadata.files(name) or []
+        if file.suffix in (".py", ".md", ".txt", ".pyi", ".rst") or file.name == "METADATA"
+    ]
+    texts = [Path(file).read_text(encoding="utf-8") for file in files[::40]]
+    assert sum(map(len, texts)) > 500_000
+    for file, text in zip(files[::40], texts, strict=True):
+        assert gigatoken.encode(text).tolist() == tiktoken.encode(text).tolist(), file
+
+
+def test_a_typed_special_token_is_letters(gigatoken: Encoder) -> None:
+    ids = gigatoken.encode(f"a{SEPARATOR}b").tolist()
+    assert ids == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
+    assert gigatoken.dtype.__name__ == "uint16"
+
+
+def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
+    tmp_path: Path, make_corpus: Callable[[list[str], Path], Cleaned]
+) -> None:
+    corpus = make_corpus(["one", "\ud83d two", "three \udc00", "four"], tmp_path / "made")
+    manifest = json.loads((corpus.corpus / "manifest.json").read_text())
+    assert manifest["skipped"] == {"document with half of a surrogate pair": 2}
+    assert list(corpus.texts()) == ["one", "four"]
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        pa.array(["\ud83d"], pa.large_string())  # nor could a part of a corpus hold it
+
+
+def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
+    tmp_path: Path, gpt2_file: Path
+) -> None:
+    ranks = parse_ranks(gpt2_file.read_bytes())
+    save_tokenizer(tmp_path / "other", BpeTokenizer.of(BPE_PATTERN, ranks))
+    same, other = ("first", "a plain text"), ("second", "It was the year 12345, they say")
+    admit(tmp_path / "other", "gigatoken", [same])
+    with pytest.raises(ValueError, match="in second, token 4, after 'It was the year'") as caught:
+        admit(tmp_path / "other", "gigatoken", [same, other])
+    assert "[17031, 2231, 11, 484], not [220, 1065, 2682, 20]" in str(caught.value)
+    assert str(caught.value).endswith("use tokenize.engine: tiktoken")
+    with pytest.raises(ValueError, match="in adversarial text"):
+        admit(tmp_path / "other", "gigatoken", adversarial())
+
+
+def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
+    ranks = parse_ranks(gpt2_file.read_bytes())
+    save_tokenizer(tmp_path / "other", BpeTokenizer.of(r"[a-z]+", ranks))  # drops the rest
+    with pytest.raises(ValueError, match=r"in x, token 1, after 'ab': \[.+\], not \[\]"):
+        admit(tmp_path / "other", "gigatoken", [("x", "ab!")])
+
+
+def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:
+    one = [f"{n} " + "x" * (GROUP_BYTES // 2) for n in range(80)]
+    corpus = make_parts([one], tmp_path / "one")
+    rows = [int(name.partition("#")[2]) for name, _ in sample(corpus)]
+    assert len(rows) == 12
+    assert max(b - a for a, b in zip([0, *rows], [*rows, 80], strict=True)) <= 10
+    many = make_parts([[f"{n} of many"] for n in range(40)], tmp_path / "many")
+    parts = [int(name.partition("#")[0]) for name, _ in sample(many)]
+    assert 8 <= len(parts) <= 12
+    assert (parts[0], parts[-1] > 30) == (0, True)
+
+
+def test_both_engines_write_the_same_parts_and_one_takes_the_other_ones_cache(
+    tmp_path: Path,
+    make_parts: MakeParts,
+    gpt2_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    digests: Callable[[Path], dict[str, str]],
+) -> None:
+    monkeypatch.chdir(gpt2_file.parents[1])  # where `.cache/gpt2.tiktoken` is
+    texts = [f"{n}:{text}" for n, text in enumerate(ADVERSARIAL)]
+    corpus = make_parts([texts[:40], texts[40:]], tmp_path / "made")
+    here = partial(tokenize_here, workers=1)
+
+    def made(engine: str, cache: str) -> dict[str, str]:
+        params = TokenizeParams.model_validate(
+            {"tokenizer": "gpt2", "vocab_size": None, "engine": engine}
+        )
+        out, kept = tmp_path / "tokens" / f"{engine}-{cache}", tmp_path / cache
+        tokenize.run(params, SPLIT, corpus, out, cache=kept, tokenize_parts=here)
+        files = digests(out)
+        del files["manifest.json"]  # it names the engine
+        return files
+
+    assert made("tiktoken", "a") == made("gigatoken", "b")
+    assert "made before" not in capsys.readouterr().out
+    assert made("gigatoken", "a") == made("tiktoken", "b")
+    assert capsys.readouterr().out.count("2 of 2 parts were made before") == 2
+
+
+def test_an_engine_that_is_not_installed_says_what_to_do(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gigatoken", None)  # what Python itself keeps for absent ones
+    with pytest.raises(ValueError, match=r"not installed; `pip install '\.\[fast\]'`"):
+        load_encoder(gpt2, "gigatoken")
