@@ -162,7 +162,8 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         tracker.record("metrics", step=origin["step"], values=flat)
         tracker.record_files("artifacts", METRICS, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
-        tracker.record_files("artifacts", STATISTICS, path="statistics")
+        if STATISTICS.is_dir():  # tokens that were brought in by stages.token_files have none
+            tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 
 def run_stage(settings: Settings) -> None:

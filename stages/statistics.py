@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.files import whole_folder
+from nanogpt.files import file_sha256, whole_folder
 from nanogpt.ngram import count_tokens
 from stages.command import main
 from stages.settings import Settings
@@ -171,7 +171,15 @@ def leak(shards: Shards, tokenizer: "Tokenizer") -> dict[str, Any]:
 
 
 def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> dict[str, Any]:
-    """Write figures, tables and pictures; the figures."""
+    """Write figures, tables and pictures; the figures.
+
+    Raises ValueError for shards that were not made from these tokens.
+    """
+    if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
+        raise ValueError(
+            f"{shards.folder} was not made from {tokens}, so that there are no statistics of it; "
+            "`dvc repro -f shard` makes it anew"
+        )
     totals, cleaned = read_json(tokens / "manifest.json"), read_json(clean / "manifest.json")
     tokenizer = load_tokenizer(shards.tokenizer_folder)
     streams = [shards.stream(split) for split in SPLITS]
