@@ -159,6 +159,7 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
     torch.manual_seed(options.seed)
     config = replace(
         config_of("cpu", "modern"),
+        norm="layernorm",  # its weights are worth much in small models (docs/lab-notes.md)
         vocab_size=len(text.characters),
         block_size=recipe.block_size,
         n_layer=recipe.n_layer,
