@@ -18,7 +18,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 COMPRESSIONS = (".gz", ".zst", ".xz")
 ARCHIVES = (".zip", ".tar")  # also compressed
@@ -83,10 +86,11 @@ class Unpacked(io.RawIOBase):
         """It can be read."""
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what io passes
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
         """Read into a buffer. Raises ValueError when the file is damaged or a bomb."""
+        view = memoryview(buffer)
         try:
-            content = self.stream.read(len(buffer))
+            content = self.stream.read(len(view))
         except DAMAGE as error:
             raise ValueError(
                 f"{self.name} is cut short or damaged after {self.bytes:,} bytes of what it "
@@ -94,7 +98,7 @@ class Unpacked(io.RawIOBase):
             ) from None
         self.bytes += len(content)
         self.budget.spend(len(content))
-        buffer[: len(content)] = content
+        view[: len(content)] = content
         return len(content)
 
 
@@ -142,6 +146,7 @@ def members(
         with seekable(stream) as file:
             yield from inside(name, file, wanted, budget)
     except (*DAMAGE, tarfile.TarError, NotImplementedError, UnicodeDecodeError) as error:
+        # The last two are zipfile's, for a method it does not know and for a name of no encoding.
         raise ValueError(f"{name} cannot be read: {error}; fetch or pack it again") from None
 
 

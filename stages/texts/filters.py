@@ -21,7 +21,7 @@ class Filter:
         """The function's answer. Raises ValueError with filter and document when it gives none."""
         try:
             answer = self.function(text)
-        except Exception as error:  # theirs may raise anything
+        except Exception as error:  # the user's code may raise anything: it is named and told
             raise ValueError(
                 f"{self.file} raised {type(error).__name__} at document {document}: {error}"
             ) from error
@@ -47,7 +47,7 @@ def load_filter(folder: Path, name: str) -> Filter:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # theirs may raise anything
+    except Exception as error:  # the user's code, as above
         raise ValueError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(function := getattr(module, "keep", None)):
         raise ValueError(f"{file} has no function `keep`; write `def keep(text: str) -> bool:`")
