@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, model_validator
 
 from nanogpt.files import file_sha256, whole_folder
+from stages.arrow import from_numbers, from_texts
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
@@ -109,8 +110,9 @@ def write_part(
 ) -> None:
     """Write the verdicts on one part of the corpus, a row for a row."""
     kept = verdicts == KEPT
-    numbers = pa.array(np.maximum(verdicts, 1) - 1, mask=kept)
-    dropped = pa.DictionaryArray.from_arrays(numbers, pa.array(reasons, pa.string()))
+    numbers = from_numbers(np.maximum(verdicts, 1) - 1, valid=~kept)
+    words = from_texts([reason.encode() for reason in reasons]).cast(pa.string())
+    dropped = pa.DictionaryArray.from_arrays(numbers, words)
     names = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(TEXT_HASH_BYTES), len(hashes), [None, pa.py_buffer(hashes.tobytes())]
     )

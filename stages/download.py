@@ -5,12 +5,14 @@ stay documents: nothing is joined, and nothing is cut except at a separator the 
 """
 
 import json
+import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -19,6 +21,7 @@ from nanogpt.files import whole_folder
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
+from stages.texts.bundles import Named, TextFile, write_files
 from stages.texts.corpus import Part, part_name, prefixed, write_parts
 from stages.texts.fetch import fetch
 from stages.texts.hub import HuggingFace, entry_name, hub_parts, pinned
@@ -28,7 +31,6 @@ from stages.texts.readers import (
     Document,
     Reading,
     content_documents,
-    file_documents,
     is_hidden,
     is_readable,
     unreadable,
@@ -119,7 +121,7 @@ class CorpusParams(Reading):
         return self
 
 
-def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
+def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
     """The user's own files, sorted by path; hidden and other files are counted and left out."""
     root = Path(params.path)
     if root.is_file():
@@ -131,18 +133,27 @@ def from_files(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document
     shown = [path for path in files if not is_hidden(path.relative_to(root))]
     if len(shown) < len(files):
         skipped["hidden file"] += len(files) - len(shown)
-    files = shown
-    if not any(is_readable(path.name) for path in files):
+    known = [path for path in shown if is_readable(path.name)]
+    if not known:
         raise ValueError(
             f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file that matches "
             f"corpus.glob {params.glob!r}; put your texts there, or name another folder"
         )
-    for path in files:
-        if not is_readable(path.name):
-            skipped[unreadable(path.name)] += 1
-            continue
-        name = path.name if path == root else path.relative_to(root).as_posix()
-        yield from file_documents(name, path, params, skipped)
+    skipped.update(unreadable(path.name) for path in shown if not is_readable(path.name))
+    named = {
+        path: path.name if path == root else path.relative_to(root).as_posix() for path in known
+    }
+    return [TextFile(name=name, path=path) for path, name in named.items()]
+
+
+def fetched_files(params: CorpusParams) -> list[TextFile]:
+    """Files from the web, which stay in the cache until the whole corpus is written."""
+    files = []
+    for i, url in enumerate(params.urls):
+        name = f"{i}-{url.url.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
+        path = fetch(url.url, url.sha256, CACHE / url.sha256 / name[-200:])
+        files.append(TextFile(name=name, path=path))
+    return files
 
 
 def from_package(params: CorpusParams) -> Iterator[Document]:
@@ -152,23 +163,6 @@ def from_package(params: CorpusParams) -> Iterator[Document]:
     contents = read_package(package.name, package.version, package.sha256, package.members)
     for name, content in contents:
         yield from content_documents(name, content, params)
-
-
-def from_urls(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
-    """Files on the web, which stay in the cache until the whole corpus is written."""
-    for i, url in enumerate(params.urls):
-        name = f"{i}-{url.url.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"
-        file = fetch(url.url, url.sha256, CACHE / url.sha256 / name[-200:])
-        yield from file_documents(name, file, params, skipped)
-
-
-def documents(params: CorpusParams, skipped: Counter[str]) -> Iterator[Document]:
-    """All documents of a source that is read from files, in a fixed order."""
-    if params.source == "package":
-        return from_package(params)
-    if params.source == "files":
-        return from_files(params, skipped)
-    return from_urls(params, skipped)
 
 
 def pinned_params(params: CorpusParams) -> CorpusParams:
@@ -191,30 +185,37 @@ def cache_entries(name: str, params: CorpusParams) -> list[Path]:
     return []
 
 
-def write_corpus(
-    name: str, prefix: str, params: CorpusParams, folder: Path, first: int, skipped: Counter[str]
-) -> list[Part]:
-    """Write one corpus as parts from number `first` on, its ids beginning with `prefix`."""
+def corpus_parts(
+    params: CorpusParams, named: Named, scratch: Path, skipped: Counter[str], workers: int
+) -> Iterator[tuple[Part, Path]]:
+    """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
     if params.source == "huggingface" and params.huggingface:
-        (entry,) = cache_entries(name, params)
-        parts, left_out = hub_parts(params.huggingface, params.text_column, name, prefix, entry)
+        (entry,) = cache_entries(named.corpus, params)
+        hub, column = params.huggingface, params.text_column
+        parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
         skipped.update(left_out)
-        return [linked(part, entry, folder, first + i) for i, part in enumerate(parts)]
-    texts = prefixed(documents(params, skipped), prefix)
-    return list(write_parts(texts, folder, name, first, skipped))
+        yield from ((part, entry / part.name) for part in parts)
+    elif params.source == "package":
+        texts = prefixed(from_package(params), named.prefix)
+        for part in write_parts(texts, scratch, named.corpus, 0, skipped):
+            yield part, scratch / part.name
+    else:
+        files = own_files(params, skipped) if params.source == "files" else fetched_files(params)
+        how = Reading.model_validate(params.model_dump(include=set(Reading.model_fields)))
+        yield from write_files(files, how, named, scratch, skipped, workers)
 
 
-def linked(part: Part, entry: Path, folder: Path, number: int) -> Part:
-    """A part of the cache as part `number` of the corpus: the same bytes, on the disk but once."""
+def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
+    """A file as part `number` of the corpus: the same bytes, on the disk but once."""
     name = part_name(number)
     try:
-        (folder / name).hardlink_to(entry / part.name)
+        (folder / name).hardlink_to(file)
     except OSError:  # the cache is on another disk
-        shutil.copyfile(entry / part.name, folder / name)
+        shutil.copyfile(file, folder / name)
     return replace(part, name=name)
 
 
-def run(params: CorpusParams, out: Path) -> None:
+def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     """Write the corpus and its manifest. Raises ValueError when there is no text."""
     params = pinned_params(params)
     mixture = params.mixture if params.source == "mixture" else None
@@ -224,8 +225,13 @@ def run(params: CorpusParams, out: Path) -> None:
     parts: list[Part] = []
     with whole_folder(out) as folder:
         for name, corpus in corpora.items():
-            prefix = f"{name}/" if mixture else ""
-            parts += write_corpus(name, prefix, corpus, folder, len(parts), skipped)
+            named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
+            with TemporaryDirectory(dir=folder) as scratch:
+                found = corpus_parts(corpus, named, Path(scratch), skipped, workers)
+                parts += [
+                    placed(part, file, folder, n)
+                    for n, (part, file) in enumerate(found, len(parts))
+                ]
         manifest = {
             "version": 1,
             "corpus": params.model_dump(),
@@ -247,7 +253,8 @@ def run(params: CorpusParams, out: Path) -> None:
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.download`."""
-    run(load_section("corpus", CorpusParams), OUT)
+    workers = settings.workers or os.cpu_count() or 1
+    run(load_section("corpus", CorpusParams), OUT, workers=workers)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def make_missing(
     engine: Engine,
     cleaned: Cleaned,
     tasks: Sequence[Task],
-    tokenizer: Path,
+    tokenizer: Tokenizer,
+    saved: Path,
     tokenize_parts: TokenizeParts,
 ) -> list[Description]:
     """Tokenize the parts that are not in the cache; the descriptions of all.
@@ -139,8 +140,8 @@ def make_missing(
         print(f"tokenize: {len(tasks) - len(missing)} of {len(tasks)} parts were made before")
     if missing:
         if engine != "tiktoken":
-            admit(tokenizer, engine, chain(adversarial(), sample(cleaned)))
-        made = tokenize_parts(missing, tokenizer, engine)
+            admit(saved, engine, chain(adversarial(), sample(cleaned)), tokenizer)
+        made = tokenize_parts(missing, saved, engine)
         found |= {task.target: one for task, one in zip(missing, made, strict=True)}
     return [found[task.target] for task in tasks]
 
@@ -160,8 +161,9 @@ def run(
     tasks = tasks_of(cleaned, known_by, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with whole_folder(out) as folder:
-        save_tokenizer(folder / "tokenizer", tokenizer)
-        found = make_missing(params.engine, cleaned, tasks, folder / "tokenizer", tokenize_parts)
+        saved = folder / "tokenizer"
+        save_tokenizer(saved, tokenizer)
+        found = make_missing(params.engine, cleaned, tasks, tokenizer, saved, tokenize_parts)
         for task in tasks:
             link(task.target, folder / task.name)
         files = [

@@ -18,6 +18,7 @@ NEUTRAL = {
     "stages/command.py",
     "stages/texts/meter.py",
     "stages/outbox.py",
+    "stages/processes.py",
     "stages/texts/patience.py",
     "stages/settings.py",
     "stages/supervise.py",

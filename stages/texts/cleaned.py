@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.arrow import from_texts, to_numbers
+
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-GROUP_BYTES = 256 << 10  # of text, taken at a time
+GROUP_BYTES = 1 << 20  # of text, taken at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +33,22 @@ class CleanedPart:
 
     def groups(self) -> Iterator[pa.RecordBatch]:
         """(id, text, text_hash) of the documents that were kept, about GROUP_BYTES at a time."""
-        verdicts = pq.read_table(self.verdicts, columns=["dropped", "text_hash"])
-        first = 0
-        for batch in row_groups(self.texts):
-            judged = verdicts.slice(first, batch.num_rows)
-            first += batch.num_rows
-            table = pa.table(
-                {
-                    "id": batch.column("id"),
-                    "text": batch.column("text"),
-                    "text_hash": judged.column("text_hash"),
-                }
-            ).filter(judged.column("dropped").is_null())
-            for group in split_by_bytes(table):
-                yield group.set_column(1, "text", normalised(group.column("text"), self.form))
+        with pq.ParquetFile(self.texts) as texts:
+            verdicts = pq.ParquetFile(self.verdicts).read(["dropped", "text_hash"])
+            first = 0
+            for number in range(texts.num_row_groups):
+                rows = texts.read_row_group(number, columns=["id", "text"])
+                judged = verdicts.slice(first, rows.num_rows)
+                first += rows.num_rows
+                for group in split_by_bytes(kept(rows, judged)):
+                    yield group.set_column(1, "text", normalised(group.column("text"), self.form))
 
 
-def row_groups(part: Path) -> Iterator[pa.Table]:
-    """A part's documents, as many at a time as were written at a time."""
-    with pq.ParquetFile(part) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=["id", "text"])
+def kept(rows: pa.Table, judged: pa.Table) -> pa.Table:
+    """(id, text, text_hash) of rows (id, text) whose verdict (dropped, text_hash) is null."""
+    table = rows.append_column("text_hash", judged.column("text_hash"))
+    dropped = judged.column("dropped")
+    return table.filter(dropped.is_null()) if dropped.null_count < len(dropped) else table
 
 
 def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -70,15 +67,14 @@ def byte_lengths(texts: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[
     """How many bytes of UTF-8 each text has."""
     import pyarrow.compute as pc
 
-    return np.asarray(pc.binary_length(texts), dtype=np.int64)
+    return to_numbers(pc.binary_length(texts)).astype(np.int64, copy=False)
 
 
 def normalised(texts: pa.Array, form: Form | None) -> pa.Array:
     """Texts in a normal form (Unicode Standard Annex 15), or as they are where it is null."""
     if form is None:
         return texts
-    forms = [unicodedata.normalize(form, text) for text in texts.to_pylist()]
-    return pa.array(forms, pa.large_string())
+    return from_texts([unicodedata.normalize(form, text).encode() for text in texts.to_pylist()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +114,6 @@ class Cleaned:
     def text_hashes(self) -> Iterator[bytes]:
         """The hash of every text that was kept, in order."""
         for part in self.parts:
-            table = pq.read_table(part.verdicts, columns=["dropped", "text_hash"])
+            table = pq.ParquetFile(part.verdicts).read(["dropped", "text_hash"])
             kept = table.filter(table.column("dropped").is_null())
             yield from kept.column("text_hash").to_pylist()

@@ -5,10 +5,9 @@ processes may judge at once. What only the whole corpus shows is for the stage `
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.supervise import end_with_parent
+from stages.processes import in_processes
 from stages.texts.cleaned import Form, byte_lengths, normalised
 from stages.texts.filters import load_filter
 from stages.texts.near_duplicates import Signatures, signatures
@@ -122,35 +121,28 @@ def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
     return (view[start:stop] for start, stop in pairwise(ends.tolist()))
 
 
-_judge: Judge  # of a worker process, made once
+_judge: Judge  # of this process, made once
 
 
-def start_worker(rules: Rules) -> None:
-    """Load the filters in a worker process."""
-    end_with_parent()
+def prepare(rules: Rules) -> None:
+    """Load the filters."""
     global _judge
     _judge = Judge(rules)
 
 
-def work(part: Path, group: int) -> Judgement:
-    """Look at one row group in a worker process."""
-    return _judge.judge(part, group)
+def work(group: tuple[Path, int]) -> Judgement:
+    """Look at one row group of a part."""
+    return _judge.judge(*group)
 
 
 def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
-    """On every row group of the parts, in order; by several processes when there are several."""
+    """On every row group of the parts, in order; several at once when there are several."""
     groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
-    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
+    prepare(rules)  # a filter that is wrong is told here, not by a broken pool
     workers = min(workers, len(groups))
-    if workers == 1:
-        yield from (judge.judge(part, group) for part, group in groups)
-        return
-    pool: Executor
     if rules.read_texts:
-        context = get_context("spawn")  # forking a process with threads may deadlock
-        pool = ProcessPoolExecutor(workers, context, start_worker, (rules,))
-        look = work
-    else:  # what unpacks and hashes bytes lets others have the interpreter
-        pool, look = ThreadPoolExecutor(workers), judge.judge
-    with pool:
-        yield from pool.map(look, *zip(*groups, strict=True))
+        yield from in_processes(work, groups, workers, prepare=prepare, about=(rules,))
+        return
+    # What unpacks and hashes bytes lets others have the interpreter.
+    with ThreadPoolExecutor(workers) as threads:
+        yield from threads.map(work, groups)

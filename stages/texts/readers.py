@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+import orjson
 from pydantic import Field, field_validator
 
 from stages.params import Section
@@ -156,11 +157,19 @@ def jsonl_documents(name: str, text: Iterator[str], column: str) -> Iterator[Doc
         if not line.strip():
             continue
         place = f"{name}, line {i}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is not JSON: {error}") from None
-        yield Document(f"{name}#{i}", column_text(row, column, place), name)
+        yield Document(f"{name}#{i}", column_text(json_row(line, place), column, place), name)
+
+
+def json_row(line: str, place: str) -> Any:
+    """What a line of JSON holds. Raises ValueError when it is none."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        pass  # the standard library knows more (NaN, halves of surrogate pairs), at half the speed
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not JSON: {error}") from None
 
 
 def table_documents(

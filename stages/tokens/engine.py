@@ -14,14 +14,23 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from tiktoken_ext.openai_public import r50k_pat_str
 
+from stages.arrow import from_texts
 from stages.texts.cleaned import Cleaned, CleanedPart, byte_lengths
-from stages.tokens.tokenizer import SEPARATOR, load_tokenizer, token_dtype
+from stages.tokens.look_ahead import MarkedEncoding, have_mark, marked
+from stages.tokens.tokenizer import (
+    SEPARATOR,
+    BpeTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    token_dtype,
+)
 
 Engine = Literal["tiktoken", "gigatoken"]
-Encode = Callable[[str], NDArray[np.unsignedinteger]]
 
-SAMPLE_GROUPS = 12  # of about 256 KB, spread over the corpus
+SAMPLE_GROUPS = 12  # spread over the corpus
+SAMPLE_BYTES = 64 << 10  # about, of each
 
 # What tokenizers were found to disagree on: white space at ends and before words, contractions
 # after anything but a letter, marks and digits of other scripts, controls, typed special tokens.
@@ -66,6 +75,21 @@ ADVERSARIAL = (
 
 
 @dataclass(frozen=True)
+class Ids:
+    """The ids of some texts, one text after the other."""
+
+    values: NDArray[np.unsignedinteger]
+    ends: NDArray[np.int64]  # (1 + texts,) a zero, then where each text ends
+
+    def of(self, text: int) -> NDArray[np.unsignedinteger]:
+        """The ids of one of the texts."""
+        return self.values[self.ends[text] : self.ends[text + 1]]
+
+
+Encode = Callable[[pa.LargeStringArray], Ids]
+
+
+@dataclass(frozen=True)
 class Encoder:
     """An engine with its vocabulary."""
 
@@ -78,7 +102,33 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
     if engine == "gigatoken":
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
-    return Encoder(reference.encode, token_dtype(reference.n_vocab))
+    encode = one_by_one(reference)
+    if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
+        encode = by_marks(reference)
+    return Encoder(encode, token_dtype(reference.n_vocab))
+
+
+def one_by_one(tokenizer: Tokenizer) -> Encode:
+    """Encode by the tokenizer itself."""
+    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()))
+
+
+def by_marks(tokenizer: BpeTokenizer) -> Encode:
+    """Encode by tiktoken with GPT-2's pattern made easy, where the texts allow it."""
+    as_it_is, easy = one_by_one(tokenizer), MarkedEncoding.of(tokenizer)
+
+    def encode(texts: pa.LargeStringArray) -> Ids:
+        if have_mark(texts):
+            return as_it_is(texts)
+        return joined(map(easy.encode, marked(texts).to_pylist()))
+
+    return encode
+
+
+def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:
+    """The ids of each text put one after the other."""
+    each = list(ids)
+    return Ids(np.concatenate(each), np.cumsum([0, *map(len, each)]))
 
 
 def load_gigatoken(tokenizer: Path) -> Encoder:
@@ -96,20 +146,28 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
         ) from None
     ranks = tokenizer / "ranks.tiktoken"
     fast = gigatoken.Tokenizer.from_tiktoken(ranks, pretokenizer="gpt2")
-    return Encoder(fast.encode, token_dtype(fast.vocab_size + 1))
+
+    def encode(texts: pa.LargeStringArray) -> Ids:
+        return joined(map(fast.encode, texts.view(pa.large_binary()).to_pylist()))  # UTF-8 as it is
+
+    return Encoder(encode, token_dtype(fast.vocab_size + 1))
 
 
-def admit(tokenizer: Path, engine: Engine, texts: Iterable[tuple[str, str]]) -> None:
-    """Raise ValueError at the first of the (name, text) pairs whose ids are not tiktoken's."""
-    candidate, reference = load_encoder(tokenizer, engine), load_encoder(tokenizer, "tiktoken")
-    for name, text in texts:
-        found, right = candidate.encode(text), reference.encode(text)
-        if not np.array_equal(found, right):
-            raise ValueError(difference(tokenizer, engine, name, found, right))
+def admit(
+    tokenizer: Path, engine: Engine, texts: Iterable[tuple[str, str]], reference: Tokenizer
+) -> None:
+    """Raise ValueError at the first of the (name, text) pairs whose ids are not the reference's."""
+    candidate = load_encoder(tokenizer, engine)
+    names, contents = zip(*texts, strict=True)
+    found = candidate.encode(from_texts([text.encode() for text in contents]))
+    for number, (name, text) in enumerate(zip(names, contents, strict=True)):
+        right = reference.encode(text)
+        if not np.array_equal(found.of(number), right):
+            raise ValueError(difference(reference, engine, name, found.of(number), right))
 
 
 def difference(
-    tokenizer: Path,
+    reference: Tokenizer,
     engine: Engine,
     name: str,
     found: NDArray[np.unsignedinteger],
@@ -119,7 +177,7 @@ def difference(
     shared = min(len(found), len(right))
     unequal = np.flatnonzero(found[:shared] != right[:shared])
     first = int(unequal[0]) if len(unequal) else shared
-    before = load_tokenizer(tokenizer).decode(right[max(0, first - 8) : first].tolist())
+    before = reference.decode(right[max(0, first - 8) : first].tolist())
     ids, expected = (tokens[first : first + 4].tolist() for tokens in (found, right))
     return (
         f"tokenize.engine {engine} gives other ids than tiktoken in {name}, token {first}, after "
@@ -141,7 +199,10 @@ def sample(cleaned: Cleaned) -> Iterator[tuple[str, str]]:
     chosen = parts[:: math.ceil(len(parts) / SAMPLE_GROUPS)]
     for part, n_bytes in chosen:
         for group in spread(part, n_bytes, math.ceil(SAMPLE_GROUPS / len(chosen))):
-            names, texts = group.column("id").to_pylist(), group.column("text").to_pylist()
+            sizes = byte_lengths(group.column("text"))
+            before = np.cumsum(sizes) - sizes
+            some = group.slice(0, int(np.searchsorted(before, SAMPLE_BYTES)))
+            names, texts = some.column("id").to_pylist(), some.column("text").to_pylist()
             yield from zip(names, texts, strict=True)
 
 
@@ -149,6 +210,8 @@ def spread(part: CleanedPart, n_bytes: int, count: int) -> Iterator[pa.RecordBat
     """So many groups of a part that has n_bytes of text, at equal distances."""
     passed = taken = 0
     for group in part.groups():
+        if taken == count:
+            return
         if passed * count >= taken * n_bytes:
             taken += 1
             yield group

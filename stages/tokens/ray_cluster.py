@@ -21,11 +21,12 @@ from typing import Any
 from pyarrow import fs
 
 from stages.command import Crashed
+from stages.processes import in_order
 from stages.texts.cleaned import CleanedPart
 from stages.tokens.engine import Encoder, Engine, admit, adversarial, load_encoder
-from stages.tokens.pool import in_order
 from stages.tokens.token_cache import Task, finished
 from stages.tokens.token_parts import SUFFIX, Description, record_of, tokenize_part, written_by
+from stages.tokens.tokenizer import load_tokenizer
 
 PACKAGES = Path(__file__).parents[2]
 DEFAULT_PLACE = Path(".cache/shared")  # right on one machine, and where all share this folder
@@ -94,7 +95,7 @@ def fetched_encoder(place: Place, tokenizer: str, engine: Engine) -> Encoder:
         folder = Path(name) / "tokenizer"
         folder.mkdir()
         place.fetch(tokenizer, folder)
-        admit(folder, engine, adversarial())
+        admit(folder, engine, adversarial(), load_tokenizer(folder))
         return load_encoder(folder, engine)
 
 

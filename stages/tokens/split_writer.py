@@ -1,9 +1,11 @@
 """Writes one split of the shards: a stream of tokens cut into `.npy` files, and `ends.npy`.
 
-All goes to the disk as it comes: memory grows neither with the split nor with the size of a shard.
+All goes to the disk as it comes, by a thread of its own that leaves the interpreter to who makes
+more: memory grows neither with the split nor with the size of a shard.
 """
 
 import io
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ class SplitWriter:
     def __init__(self, folder: Path, shard_tokens: int, dtype: DTypeLike) -> None:
         folder.mkdir()
         self.folder, self.shard_tokens, self.dtype = folder, shard_tokens, dtype
+        self.thread = ThreadPoolExecutor(1)
+        self.under_way: Future[None] | None = None
         self.shard: NpyFile | None = None
         self.ends = NpyFile(folder / "ends.npy", np.int64)
         self.n_tokens = self.n_bytes = 0
@@ -54,7 +58,22 @@ class SplitWriter:
     def add(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
     ) -> None:
-        """Append tokens, separators included, after each of which a document `ends`."""
+        """Append tokens, separators included, after each of which a document `ends`.
+
+        Raises OSError when what was added before could not be written.
+        """
+        self.wait()
+        self.under_way = self.thread.submit(self.write, tokens, ends, n_bytes)
+
+    def wait(self) -> None:
+        """Wait for what is being written. Raises OSError when it could not be."""
+        if self.under_way:
+            self.under_way.result()
+
+    def write(
+        self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
+    ) -> None:
+        """Write what was added."""
         self.ends.append(self.n_tokens + ends)
         self.n_tokens += len(tokens)
         self.n_bytes += n_bytes
@@ -78,6 +97,8 @@ class SplitWriter:
 
     def finish(self) -> dict[str, Any]:
         """Complete the last files; the split's description."""
+        self.wait()
+        self.thread.shutdown()
         if self.shard:
             self.finish_shard(self.shard)
         return {

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from nanogpt.files import file_sha256, flush, write_whole
+from stages.arrow import from_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.tokens.engine import Encoder
 
-VERSION = 2  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 3  # of what a part of tokens looks like; another one makes all parts anew
 
+# Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
+# and five to read (docs/lab-notes.md). Not compressed: they are mapped into memory, not read.
 SUFFIX = ".arrow"
-# Parquet knows no numbers of two bytes, and takes three times as long to write and five to read
-# (docs/lab-notes.md). On threads of its own Arrow would compress no better, and disturb the pool.
-FORMAT = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 
 class Description(TypedDict):
@@ -54,13 +54,13 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
 def encode_group(encoder: Encoder, group: pa.RecordBatch) -> pa.RecordBatch:
     """Documents (id, text, text_hash) to rows (id, tokens, n_bytes, text_hash)."""
     columns = schema(encoder.dtype)
-    tokens = [encoder.encode(text) for text in group.column("text").to_pylist()]
-    ends = np.cumsum([0, *map(len, tokens)])
-    flat = np.concatenate(tokens).astype(encoder.dtype, copy=False)
-    ids = pa.LargeListArray.from_arrays(ends, pa.array(flat), type=columns.field("tokens").type)
-    n_bytes = pa.array(byte_lengths(group.column("text")))
+    ids = encoder.encode(group.column("text"))
+    values = from_numbers(ids.values.astype(encoder.dtype, copy=False))
+    ends = from_numbers(ids.ends)
+    tokens = pa.LargeListArray.from_arrays(ends, values, type=columns.field("tokens").type)
+    n_bytes = from_numbers(byte_lengths(group.column("text")))
     return pa.RecordBatch.from_arrays(
-        [group.column("id"), ids, n_bytes, group.column("text_hash")], schema=columns
+        [group.column("id"), tokens, n_bytes, group.column("text_hash")], schema=columns
     )
 
 
@@ -71,7 +71,7 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
     try:
         with (
             pa.OSFile(str(beside), "wb") as file,
-            pa.ipc.new_file(file, schema(encoder.dtype), options=FORMAT) as writer,
+            pa.ipc.new_file(file, schema(encoder.dtype)) as writer,
         ):
             for group in part.groups():
                 rows = encode_group(encoder, group)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from stages.arrow import to_numbers
 from stages.tokens.split import TEXT_HASH_BYTES, Hashes, column_hashes
 
 
@@ -106,16 +107,16 @@ class Tokenized:
     def separated(self, batch: pa.RecordBatch, rows: slice) -> Documents:
         """Rows (tokens, n_bytes) as documents."""
         lists = batch.column("tokens")
-        ids = lists.flatten().to_numpy()
+        ids = to_numbers(lists.flatten())
         if len(ids) and ids.max() >= self.separator:
             raise ValueError(
                 f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
             )
-        offsets = lists.offsets.to_numpy()
+        offsets = to_numbers(lists.offsets)
         ends = (offsets[1:] - offsets[0]).astype(np.int64)
         return Documents(
             tokens=np.insert(ids.astype(self.manifest["dtype"], copy=False), ends, self.separator),
             lengths=np.diff(ends, prepend=0) + 1,
-            n_bytes=batch.column("n_bytes").to_numpy(),
+            n_bytes=to_numbers(batch.column("n_bytes")),
             rows=rows,
         )

@@ -19,7 +19,14 @@ from stages.tokenize import BPE_PATTERN, TokenizeParams
 from stages.tokens.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams
-from stages.tokens.tokenizer import SEPARATOR, BpeTokenizer, parse_ranks, save_tokenizer
+from stages.tokens.tokenizer import (
+    SEPARATOR,
+    BpeTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    parse_ranks,
+    save_tokenizer,
+)
 
 MakeParts = Callable[[list[list[str]], Path], Cleaned]
 
@@ -35,43 +42,52 @@ def gpt2(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def gigatoken(gpt2: Path) -> Encoder:
-    return load_encoder(gpt2, "gigatoken")
+@pytest.fixture(scope="module", params=["tiktoken", "gigatoken"])
+def encoder(gpt2: Path, request: pytest.FixtureRequest) -> Encoder:
+    return load_encoder(gpt2, request.param)
 
 
 @pytest.fixture(scope="module")
-def tiktoken(gpt2: Path) -> Encoder:
-    return load_encoder(gpt2, "tiktoken")
+def reference(gpt2: Path) -> Tokenizer:
+    """What tiktoken gives, called for each text."""
+    return load_tokenizer(gpt2)
 
 
-@given(text=TEXTS)
+def encoded(encoder: Encoder, texts: list[str]) -> list[list[int]]:
+    """The ids of each text, all encoded at once."""
+    ids = encoder.encode(pa.array(texts, pa.large_string()))
+    assert len(ids.ends) == len(texts) + 1
+    assert ids.ends[-1] == len(ids.values)
+    return [ids.of(number).tolist() for number in range(len(texts))]
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=400, deadline=None)
-def test_gigatoken_gives_the_ids_of_tiktoken(
-    text: str, gigatoken: Encoder, tiktoken: Encoder
+def test_every_engine_gives_the_ids_of_tiktoken(
+    texts: list[str], encoder: Encoder, reference: Tokenizer
 ) -> None:
-    assert gigatoken.encode(text).tolist() == tiktoken.encode(text).tolist()
+    assert encoded(encoder, texts) == [reference.encode(text).tolist() for text in texts]
 
 
-def test_gigatoken_gives_the_ids_of_tiktoken_for_real_text(
-    gigatoken: Encoder, tiktoken: Encoder
+def test_every_engine_gives_the_ids_of_tiktoken_for_real_text(
+    encoder: Encoder, reference: Tokenizer
 ) -> None:
     files = [
         file.locate()
         for name in ("hypothesis", "pip", "rich", "tokenizers", "transformers")
         for file in importlib.metadata.files(name) or []
         if file.suffix in (".py", ".md", ".txt", ".pyi", ".rst") or file.name == "METADATA"
-    ]
-    texts = [Path(file).read_text(encoding="utf-8") for file in files[::40]]
+    ][::40]
+    texts = [Path(file).read_text(encoding="utf-8") for file in files]
     assert sum(map(len, texts)) > 500_000
-    for file, text in zip(files[::40], texts, strict=True):
-        assert gigatoken.encode(text).tolist() == tiktoken.encode(text).tolist(), file
+    for file, text, ids in zip(files, texts, encoded(encoder, texts), strict=True):
+        assert ids == reference.encode(text).tolist(), file
 
 
-def test_a_typed_special_token_is_letters(gigatoken: Encoder) -> None:
-    ids = gigatoken.encode(f"a{SEPARATOR}b").tolist()
+def test_a_typed_special_token_is_letters(encoder: Encoder) -> None:
+    (ids,) = encoded(encoder, [f"a{SEPARATOR}b"])
     assert ids == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
-    assert gigatoken.dtype.__name__ == "uint16"
+    assert encoder.dtype.__name__ == "uint16"
 
 
 def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
@@ -89,22 +105,24 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
     tmp_path: Path, gpt2_file: Path
 ) -> None:
     ranks = parse_ranks(gpt2_file.read_bytes())
-    save_tokenizer(tmp_path / "other", BpeTokenizer.of(BPE_PATTERN, ranks))
+    other_pattern = BpeTokenizer.of(BPE_PATTERN, ranks)
+    save_tokenizer(tmp_path / "other", other_pattern)
     same, other = ("first", "a plain text"), ("second", "It was the year 12345, they say")
-    admit(tmp_path / "other", "gigatoken", [same])
+    admit(tmp_path / "other", "gigatoken", [same], other_pattern)
     with pytest.raises(ValueError, match="in second, token 4, after 'It was the year'") as caught:
-        admit(tmp_path / "other", "gigatoken", [same, other])
+        admit(tmp_path / "other", "gigatoken", [same, other], other_pattern)
     assert "[17031, 2231, 11, 484], not [220, 1065, 2682, 20]" in str(caught.value)
     assert str(caught.value).endswith("use tokenize.engine: tiktoken")
     with pytest.raises(ValueError, match="in adversarial text"):
-        admit(tmp_path / "other", "gigatoken", adversarial())
+        admit(tmp_path / "other", "gigatoken", adversarial(), other_pattern)
 
 
 def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
     ranks = parse_ranks(gpt2_file.read_bytes())
-    save_tokenizer(tmp_path / "other", BpeTokenizer.of(r"[a-z]+", ranks))  # drops the rest
+    letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest
+    save_tokenizer(tmp_path / "other", letters)
     with pytest.raises(ValueError, match=r"in x, token 1, after 'ab': \[.+\], not \[\]"):
-        admit(tmp_path / "other", "gigatoken", [("x", "ab!")])
+        admit(tmp_path / "other", "gigatoken", [("x", "ab!")], letters)
 
 
 def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:
