@@ -23,7 +23,6 @@ from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
 from stages.texts.corpus import Part, part_name, prefixed, write_parts
-from stages.texts.fetch import fetch
 from stages.texts.hub import HuggingFace, entry_name, hub_parts, pinned
 from stages.texts.package import read_package
 from stages.texts.readers import (
@@ -148,6 +147,8 @@ def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
 
 def fetched_files(params: CorpusParams) -> list[TextFile]:
     """Files from the web, which stay in the cache until the whole corpus is written."""
+    from stages.texts.fetch import fetch
+
     files = []
     for i, url in enumerate(params.urls):
         name = f"{i}-{url.url.split('?')[0].rstrip('/').rsplit('/', 1)[-1]}"

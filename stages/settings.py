@@ -8,16 +8,15 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 PREFIX = "NANOGPT_"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """One field per environment variable, prefixed with NANOGPT_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: int | None = Field(
@@ -36,23 +35,19 @@ class Settings(BaseSettings):
     shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
-    tags: dict[str, str] = Field(default={}, description="more tags of the MLflow run, as JSON")
+    tags: Json[dict[str, str]] = Field(default={}, description="more of the MLflow run, as JSON")
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
     status_file: Path | None = Field(default=None, description="where a failure is told as JSON")
 
 
 def read_settings() -> Settings:
     """Read the environment. Raises ValueError naming the variable that is wrong."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-    if unknown:
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    given = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
+    if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")
     try:
-        return Settings()
-    except SettingsError:  # the one setting that is JSON
-        raise ValueError(
-            f"{PREFIX}TAGS={os.environ[f'{PREFIX}TAGS']!r} is no JSON object"
-        ) from None
+        return Settings.model_validate({known[name]: text for name, text in given.items()})
     except ValidationError as error:
         lines = [
             f"{PREFIX}{str(entry['loc'][0]).upper()}={entry['input']!r}: {entry['msg']}"

@@ -48,12 +48,12 @@ class SplitWriter:
     def __init__(self, folder: Path, shard_tokens: int, dtype: DTypeLike) -> None:
         folder.mkdir()
         self.folder, self.shard_tokens, self.dtype = folder, shard_tokens, dtype
-        self.thread = ThreadPoolExecutor(1)
+        self.thread, self.hashing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.under_way: Future[None] | None = None
         self.shard: NpyFile | None = None
         self.ends = NpyFile(folder / "ends.npy", np.int64)
         self.n_tokens = self.n_bytes = 0
-        self.files: list[dict[str, Any]] = []
+        self.finished: list[tuple[NpyFile, Future[str]]] = []  # and the sha256 of each
 
     def add(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
@@ -87,24 +87,27 @@ class SplitWriter:
 
     def next_name(self) -> str:
         """The name of the file after those that are finished."""
-        return f"{len(self.files):05d}.npy"
+        return f"{len(self.finished):05d}.npy"
 
     def finish_shard(self, shard: NpyFile) -> None:
-        """Note a file that is complete."""
-        sha256 = shard.finish()
-        self.files.append({"name": shard.path.name, "tokens": shard.length, "sha256": sha256})
+        """Let a file that is complete be hashed while the next one is written."""
+        self.finished.append((shard, self.hashing.submit(shard.finish)))
         self.shard = None
 
     def finish(self) -> dict[str, Any]:
         """Complete the last files; the split's description."""
         self.wait()
-        self.thread.shutdown()
         if self.shard:
             self.finish_shard(self.shard)
+        self.thread.shutdown()
+        self.hashing.shutdown()
         return {
             "documents": self.ends.length,
             "tokens": self.n_tokens,
             "bytes": self.n_bytes,
             "ends_sha256": self.ends.finish(),
-            "files": self.files,
+            "files": [
+                {"name": shard.path.name, "tokens": shard.length, "sha256": sha256.result()}
+                for shard, sha256 in self.finished
+            ],
         }
