@@ -186,6 +186,7 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = Norm(config)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        self.head = Head(vocab_size=config.vocab_size, softcap=config.logit_softcap)
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
         if config.position == "rotary":
@@ -264,8 +265,3 @@ class GPT(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V padded), in float32 at least, of `hidden` states (..., C)."""
         return self.head(self.lm_head(x))
-
-    @property
-    def head(self) -> Head:
-        """What happens to logits after the matrix product."""
-        return Head(vocab_size=self.config.vocab_size, softcap=self.config.logit_softcap)
