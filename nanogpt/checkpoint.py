@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nanogpt.files import file_sha256, remove_whole, whole_folder
+from nanogpt.files import file_sha256, remove_whole, whole_folder, write_json
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.runtime import part_like, whole
 
@@ -40,7 +40,7 @@ def save_model(folder: Path, model: GPT) -> None:
 def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
     """Write weights and config into an existing folder."""
     write_tensors(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    write_json(folder / "config.json", asdict(config))
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -63,7 +63,7 @@ def load_model(folder: Path, device: torch.device) -> GPT:
 
 def read_config(folder: Path) -> GPTConfig:
     """The config of a model. Raises ValueError when the folder holds no such model."""
-    missing = [n for n in ("config.json", "model.safetensors") if not (folder / n).is_file()]
+    missing = [n for n in MODEL_FILES if not (folder / n).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no model: {', '.join(missing)} missing")
     try:
@@ -183,7 +183,7 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
             "identity": dict(identity),
             "sha256": {path.name: file_sha256(path) for path in sorted(beside.iterdir())},
         }
-        (beside / "state.json").write_text(json.dumps(about, indent=2) + "\n")
+        write_json(beside / "state.json", about)
     kept = checkpoints(folder)[-KEPT_CHECKPOINTS:]
     if progress.best_step is not None:
         kept.append(checkpoint_folder(folder, progress.best_step))

@@ -27,11 +27,6 @@ class Evaluation:
     tokens: int
     loss_by_position: NDArray[np.float64]  # (block_size,), position 0 has no context but one token
 
-    @property
-    def perplexity(self) -> float:
-        """exp(loss): the number of equally likely tokens it amounts to."""
-        return math.exp(self.loss)
-
 
 def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
     """Nats per token turned into bits per byte of text, comparable between tokenizers."""

@@ -5,11 +5,13 @@ ever meets half of one, whatever is killed.
 """
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -45,6 +47,19 @@ def write_whole(file: Path, text: str) -> None:
     beside.write_text(text, encoding="utf-8")
     flush(beside)
     beside.rename(file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON to be read by people as well, into a folder that is not in its place yet."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def flush(path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -24,9 +24,8 @@ from pipelines.dag import Stage, read_stages
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
 from stages.check import check_params
+from stages.command import Kind
 from stages.params import PARAMS_FILE
-
-Kind = Literal["input", "network", "interrupted", "crash"]
 
 
 class StageFailed(Exception):

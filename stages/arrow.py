@@ -4,7 +4,8 @@
 in each process of each stage.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,11 @@ def from_numbers(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -
 
 def to_numbers(array: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """The numbers of an array that has no nulls, not copied if it is in one piece."""
+    dtype = np.dtype(str(array.type))
+    if not len(array):  # it may even be in no piece at all
+        return np.empty(0, dtype)
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
-    dtype = np.dtype(str(array.type))
-    if not len(array):
-        return np.empty(0, dtype)
     return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
@@ -35,3 +36,17 @@ def from_texts(contents: Sequence[bytes]) -> pa.LargeStringArray:
     return pa.LargeStringArray.from_buffers(
         len(contents), pa.py_buffer(ends), pa.py_buffer(b"".join(contents))
     )
+
+
+def in_one(column: pa.ChunkedArray) -> pa.LargeStringArray:
+    """A column in one piece; it is copied only where there are several."""
+    column = column.cast(pa.large_string())
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
+    """The UTF-8 of each text, nothing copied."""
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    view = memoryview(content)
+    return (view[start:stop] for start, stop in pairwise(ends.tolist()))

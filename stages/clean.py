@@ -6,7 +6,6 @@ alike the first one stays. Same bytes out for any number of workers.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints, model_validator
 
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, whole_folder, write_json
 from stages.arrow import from_numbers, from_texts
 from stages.command import main
 from stages.params import Section, load_section
@@ -193,15 +192,14 @@ def run(
             **totals,
             "files": write_parts(source["files"], seen, reasons, folder),
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / "manifest.json", manifest)
     print(f"clean: {totals['kept']:,} of {totals['documents']:,} documents kept", end="")
     print(f"; dropped: {totals['dropped']}" if totals["dropped"] else "")
 
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.clean`."""
-    workers = settings.workers or os.cpu_count() or 1
-    run(load_section("clean", CleanParams), CORPUS, OUT, workers=workers)
+    run(load_section("clean", CleanParams), CORPUS, OUT, workers=settings.worker_count)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ def main(stage: str, run: Callable[[Settings], None]) -> None:
     except EXPECTED as error:
         if debug:
             raise
-        fail(stage, kind_of(error), str(error) or type(error).__name__, status_file)
+        message = str(error) or type(error).__name__
+        if isinstance(error, KeyboardInterrupt):
+            message = "stopped; run it again, and what was finished is not done twice"
+        fail(stage, kind_of(error), message, status_file)
     seconds = round(time.perf_counter() - started, 2)
     write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.checkpoint import load_model, read_config, read_weights, save_model
 from nanogpt.convert import (
@@ -33,17 +32,16 @@ from nanogpt.convert import (
     size_of,
     weights_to_hf,
 )
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, whole_folder, write_json
 from nanogpt.model import GPT
 from stages.command import main
 from stages.settings import Settings
+from stages.tokens.chosen_tokenizer import chosen_tokenizer, own_tokenizer
 from stages.tokens.fast_tokenizer import save_fast_tokenizer, written_vocabulary
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
 from stages.tokens.tokenizer import (
-    BpeTokenizer,
     Tokenizer,
     fingerprint,
-    load_tokenizer,
     save_tokenizer,
 )
 
@@ -54,7 +52,6 @@ REVISIONS = {
     "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
     "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
 }
-GPT2_IDS = (50_257, 50_304)  # as nanoGPT pads them
 HF_FILES = ("config.json", "model.safetensors")
 TIMEOUT_SECONDS = 10
 
@@ -178,31 +175,6 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
         ) from None
 
 
-def chosen_tokenizer(name: str | None, ids: int) -> Tokenizer:
-    """The tokenizer in a folder of ours, or GPT-2's for a model of as many ids.
-
-    Raises ValueError when none is named and it cannot be GPT-2's.
-    """
-    if name is None and ids not in GPT2_IDS:
-        raise ValueError(
-            f"vocab_size is {ids}, GPT-2's is {GPT2_IDS[0]}; name the model's own tokenizer, a "
-            "folder such as models/gpt/tokenizer, by --tokenizer"
-        )
-    if name in (None, "gpt2"):
-        return BpeTokenizer.of(r50k_pat_str, gpt2_ranks())
-    return own_tokenizer(Path(name))
-
-
-def own_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder. Raises ValueError when there is none of ours."""
-    try:
-        return load_tokenizer(folder)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{folder} holds no tokenizer as `models/gpt/tokenizer` is one: {error!r}"
-        ) from None
-
-
 def check_vocabulary(folder: Path) -> None:
     """Raise ValueError when the tokenizer beside the weights is not GPT-2's.
 
@@ -252,11 +224,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no JSON object")
     return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:

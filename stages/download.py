@@ -5,9 +5,7 @@ stay documents: nothing is joined, and nothing is cut except at a separator the 
 """
 
 import json
-import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,19 +15,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from nanogpt.files import whole_folder
+from nanogpt.files import link, whole_folder, write_json
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
-from stages.texts.corpus import Part, part_name, prefixed, write_parts
+from stages.texts.corpus import Part, part_name
 from stages.texts.hub import HuggingFace, entry_name, hub_parts, pinned
 from stages.texts.package import read_package
 from stages.texts.readers import (
     READABLE,
-    Document,
     Reading,
-    content_documents,
     is_hidden,
     is_readable,
     unreadable,
@@ -157,13 +153,16 @@ def fetched_files(params: CorpusParams) -> list[TextFile]:
     return files
 
 
-def from_package(params: CorpusParams) -> Iterator[Document]:
-    """Text files inside a package."""
-    package = params.package
-    assert package is not None  # the params model saw to it
-    contents = read_package(package.name, package.version, package.sha256, package.members)
-    for name, content in contents:
-        yield from content_documents(name, content, params)
+def package_files(package: Package, folder: Path) -> list[TextFile]:
+    """Text files inside a package, put into a new folder."""
+    folder.mkdir()
+    files = []
+    found = read_package(package.name, package.version, package.sha256, package.members)
+    for number, (name, content) in enumerate(found):
+        path = folder / str(number)
+        path.write_bytes(content)
+        files.append(TextFile(name=name, path=path))
+    return files
 
 
 def pinned_params(params: CorpusParams) -> CorpusParams:
@@ -196,23 +195,21 @@ def corpus_parts(
         parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
         skipped.update(left_out)
         yield from ((part, entry / part.name) for part in parts)
-    elif params.source == "package":
-        texts = prefixed(from_package(params), named.prefix)
-        for part in write_parts(texts, scratch, named.corpus, 0, skipped):
-            yield part, scratch / part.name
+        return
+    if params.source == "package" and params.package:
+        files = package_files(params.package, scratch / "package")
+    elif params.source == "url":
+        files = fetched_files(params)
     else:
-        files = own_files(params, skipped) if params.source == "files" else fetched_files(params)
-        how = Reading.model_validate(params.model_dump(include=set(Reading.model_fields)))
-        yield from write_files(files, how, named, scratch, skipped, workers)
+        files = own_files(params, skipped)
+    how = Reading.model_validate(params.model_dump(include=set(Reading.model_fields)))
+    yield from write_files(files, how, named, scratch, skipped, workers)
 
 
 def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
     """A file as part `number` of the corpus: the same bytes, on the disk but once."""
     name = part_name(number)
-    try:
-        (folder / name).hardlink_to(file)
-    except OSError:  # the cache is on another disk
-        shutil.copyfile(file, folder / name)
+    link(file, folder / name)
     return replace(part, name=name)
 
 
@@ -245,17 +242,16 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
             raise ValueError(
                 f"the corpus ({params.source}) holds no text; skipped: {dict(skipped)}"
             )
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / "manifest.json", manifest)
     for entry in entries:  # nothing of them is needed any more
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
-    print(f"; left out: {dict(skipped)}" if skipped else "", file=sys.stdout)
+    print(f"; left out: {dict(skipped)}" if skipped else "")
 
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.download`."""
-    workers = settings.workers or os.cpu_count() or 1
-    run(load_section("corpus", CorpusParams), OUT, workers=workers)
+    run(load_section("corpus", CorpusParams), OUT, workers=settings.worker_count)
 
 
 if __name__ == "__main__":

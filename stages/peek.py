@@ -11,7 +11,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -23,11 +22,8 @@ from stages.evaluate import EvaluateParams
 from stages.params import load_section
 from stages.settings import Settings
 from stages.tokens.shards import Shards
-from stages.tokens.tokenizer import load_tokenizer
+from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 from stages.train import ModelParams, TrainParams
-
-if TYPE_CHECKING:
-    from stages.tokens.tokenizer import Tokenizer
 
 SHARDS = Path("data/shards")
 SHOWN_TOKENS = 100  # of a document's beginning, and of its end
@@ -45,7 +41,7 @@ class Piece:
     text: str
 
 
-def pieces(ids: Sequence[int], tokenizer: "Tokenizer") -> Iterator[Piece]:
+def pieces(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
     """Tokens with their texts. One whose bytes are no character even with the next is `�`."""
     first = 0
     while first < len(ids):
@@ -71,7 +67,7 @@ def harmless(text: str) -> str:
 class Printer:
     """Prints tokens: in turns of colour on a terminal, with `|` between them elsewhere."""
 
-    def __init__(self, console: Console, tokenizer: "Tokenizer", *, ids: bool) -> None:
+    def __init__(self, console: Console, tokenizer: Tokenizer, *, ids: bool) -> None:
         self.console, self.tokenizer, self.ids = console, tokenizer, ids
 
     def tokens(self, ids: Sequence[int]) -> None:

@@ -1,9 +1,11 @@
 """Work spread over processes of this machine, its results in order."""
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
@@ -13,30 +15,30 @@ from stages.supervise import end_with_parent
 T = TypeVar("T")
 R = TypeVar("R")
 
+_worker: Callable[[Any], Any]  # of a worker process, made once
+
 
 def in_processes(
-    work: Callable[[T], R],
-    tasks: Sequence[T],
-    workers: int,
-    *,
-    prepare: Callable[..., None] | None = None,
-    about: tuple[Any, ...] = (),
+    make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int
 ) -> Iterator[R]:
-    """work(task) of each, in order, by `workers` processes, or by this one where one is enough.
+    """What the function that `make` makes says to each task, in order.
 
-    Each process calls prepare(*about) first. Raises what the work raises, Crashed when one of the
-    processes is killed.
+    By `workers` processes, each of which makes it once, or by this one where one is enough. Raises
+    what the function raises, Crashed when one of the processes is killed.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
-        if prepare:
-            prepare(*about)
-        yield from map(work, tasks)
+        yield from map(make(), tasks)
         return
     context = get_context("spawn")  # forking a process with threads may deadlock
-    pool = ProcessPoolExecutor(workers, context, begin, (prepare, about))
+    pool = ProcessPoolExecutor(workers, context, begin, (make,))
+
+    def submit(task: T) -> Future[R]:
+        with interrupts_waiting():
+            return pool.submit(work, task)  # starts a process while there are fewer than workers
+
     try:
-        yield from in_order(lambda task: pool.submit(work, task), tasks, ahead=2 * workers)
+        yield from in_order(submit, tasks, ahead=2 * workers)
     except BrokenProcessPool:
         raise Crashed(
             "a worker process was killed (by the system, for memory?); run again, with fewer "
@@ -46,15 +48,33 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def begin(prepare: Callable[..., None] | None, about: tuple[Any, ...]) -> None:
+@contextmanager
+def interrupts_waiting() -> Iterator[None]:
+    """Ctrl-C waits until the end of this context, and in processes started in it for ever.
+
+    A terminal sends it to all; it is for the parent, which ends its workers.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def begin(make: Callable[[], Callable[[Any], Any]]) -> None:
     """What a worker process does before its first task."""
     end_with_parent()
-    if prepare:
-        prepare(*about)
+    global _worker
+    _worker = make()
+
+
+def work(task: Any) -> Any:
+    """What a worker process does with a task."""
+    return _worker(task)
 
 
 def in_order(submit: Callable[[T], Future[R]], tasks: Iterable[T], ahead: int) -> Iterator[R]:
-    """The results of the tasks, at most `ahead` of which are waiting or under way."""
+    """The results of the tasks; at most `ahead` others are submitted while one is waited for."""
     waiting: deque[Future[R]] = deque()
     for task in tasks:
         waiting.append(submit(task))

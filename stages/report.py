@@ -11,12 +11,13 @@ from rich.text import Text
 
 from stages.command import TIMES, main
 from stages.evaluate import METRICS, MODEL, SHARDS
+from stages.params import read_params
 from stages.sample import OUT as SAMPLES
 from stages.settings import Settings
 from stages.statistics import OUT as STATISTICS
 from stages.statistics import leak_line
 
-STAGES = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
+DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc commands
@@ -64,7 +65,7 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
         "training text", f"{train['tokens']:,} tokens in {train['documents']:,} documents"
     )
     table.add_row("validation text", f"{val['tokens']:,} tokens in {val['documents']:,} documents")
-    files = {stage: TIMES / f"{stage}.json" for stage in STAGES}
+    files = {stage: TIMES / f"{stage}.json" for stage in read_params(DAG)["stages"]}
     seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
     table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
     table.add_row("together", f"{sum(seconds.values()):.0f} s")

@@ -5,8 +5,9 @@ They come from environment variables and so never invalidate a stage. `NANOGPT_D
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
@@ -16,7 +17,7 @@ PREFIX = "NANOGPT_"
 class Settings(BaseModel):
     """One field per environment variable, prefixed with NANOGPT_."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     processes: int | None = Field(
@@ -30,14 +31,22 @@ class Settings(BaseModel):
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     recompute: bool = Field(default=False, description="activations anew: less memory, slower")
     micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
-    workers: int | None = Field(default=None, ge=1, description="to clean and tokenize; all cores")
-    runner: Literal["local", "ray"] = Field(default="local", description="where they run")
+    workers: int | None = Field(
+        default=None, ge=1, description="to read, clean and tokenize; all cores"
+    )
+    runner: Literal["local", "ray"] = Field(default="local", description="where text is tokenized")
     shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
     tags: Json[dict[str, str]] = Field(default={}, description="more of the MLflow run, as JSON")
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
     status_file: Path | None = Field(default=None, description="where a failure is told as JSON")
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes to spread work over: as many as cores, unless told."""
+        cores = getattr(os, "sched_getaffinity", None)  # those given to us; not on every system
+        return self.workers or (len(cores(0)) if cores else os.cpu_count()) or 1
 
 
 def read_settings() -> Settings:
@@ -49,8 +58,12 @@ def read_settings() -> Settings:
     try:
         return Settings.model_validate({known[name]: text for name, text in given.items()})
     except ValidationError as error:
-        lines = [
-            f"{PREFIX}{str(entry['loc'][0]).upper()}={entry['input']!r}: {entry['msg']}"
-            for entry in error.errors()
-        ]
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError("\n".join(explain(entry, given) for entry in error.errors())) from None
+
+
+def explain(error: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """One line on one wrong variable, with what it was given."""
+    name, *inside = error["loc"]
+    variable = PREFIX + str(name).upper()
+    place = "".join(f" ({key})" for key in inside)
+    return f"{variable}={given[variable]!r}{place}: {error['msg']}"

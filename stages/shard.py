@@ -5,7 +5,6 @@ separator. `ends.npy` holds where each document ends in it, the separator includ
 stand several times, by `shard.weights`, do so in turns: all of them once, then all once more.
 """
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, whole_folder, write_json
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
@@ -139,7 +138,7 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
             "splits": {name: writer.finish() for name, writer in writers.items()},
         }
         shutil.copytree(tokens / "tokenizer", folder / "tokenizer")
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / "manifest.json", manifest)
     for name, writer in writers.items():
         print(f"shard: {name} {writer.ends.length:,} documents, {writer.n_tokens:,} tokens")
 

@@ -10,21 +10,19 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.files import file_sha256, whole_folder
 from nanogpt.ngram import count_tokens
+from stages.arrow import to_numbers
 from stages.command import main
 from stages.settings import Settings
 from stages.tokens.shards import Shards
 from stages.tokens.tokenized import Tokenized, batches
-from stages.tokens.tokenizer import load_tokenizer
-
-if TYPE_CHECKING:
-    from stages.tokens.tokenizer import Tokenizer
+from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 SHARDS, OUT = Path("data/shards"), Path("statistics")
@@ -49,8 +47,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def document_bytes(tokens: Path) -> Counts:
     """(documents,) bytes of text of each; no other column is read."""
     parts = Tokenized.open(tokens).parts
-    sizes = [batch.column("n_bytes") for part in parts for batch in batches(part.file, "n_bytes")]
-    return np.concatenate(sizes)
+    found = [batch.column("n_bytes") for part in parts for batch in batches(part.file, "n_bytes")]
+    return np.concatenate([to_numbers(sizes) for sizes in found])
 
 
 def document_tokens(shards: Shards, split: str) -> Counts:
@@ -87,7 +85,7 @@ def length_histogram(lengths: dict[str, Counts]) -> list[tuple[int, int, int]]:
     )
 
 
-def most_frequent(counts: Counts, tokenizer: "Tokenizer") -> list[dict[str, Any]]:
+def most_frequent(counts: Counts, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The tokens that occur most often, with their texts."""
     order = np.argsort(-counts, kind="stable")[:TOP_TOKENS]
     share = counts / counts.sum()
@@ -140,13 +138,13 @@ class Excerpt:
         n_text = len(self.stream) - len(ends)
         self.share = float((stops - starts).sum() / n_text)
 
-    def texts(self, tokenizer: "Tokenizer") -> Iterator[str]:
+    def texts(self, tokenizer: Tokenizer) -> Iterator[str]:
         """Their texts."""
         for start, stop in self.spans:
             yield tokenizer.decode(self.stream.read(start, stop).tolist())
 
 
-def leak(shards: Shards, tokenizer: "Tokenizer") -> dict[str, Any]:
+def leak(shards: Shards, tokenizer: Tokenizer) -> dict[str, Any]:
     """How much of the validation text stands word for word in the training text.
 
     Of splits too large to compare whole documents are, evenly spread; `train_compared` and

@@ -11,7 +11,6 @@ tokens go on through it, and what nanoGPT must be told: docs/decisions/0021.
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -22,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.data import TokenStream
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, whole_folder, write_json
 from stages.command import main
-from stages.convert import GPT2_IDS, chosen_tokenizer
 from stages.settings import Settings
+from stages.tokens.chosen_tokenizer import GPT2_IDS, chosen_tokenizer
 from stages.tokens.shards import VERSION, Shards
 from stages.tokens.split_writer import SplitWriter
 from stages.tokens.tokenizer import (
@@ -220,11 +219,6 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
             "models/gpt/tokenizer"
         )
     return chosen_tokenizer(name, GPT2_IDS[0])
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:

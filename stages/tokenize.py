@@ -5,8 +5,6 @@ a `bpe` vocabulary learns, it learns from training documents only: validation te
 the tokenizer.
 """
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -17,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import file_sha256, link, whole_folder, write_json
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
@@ -26,7 +24,7 @@ from stages.tokens.engine import Engine, admit, adversarial, sample
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams, hash_rows, split_documents
-from stages.tokens.token_cache import Task, finished, link, prune, tasks_of
+from stages.tokens.token_cache import Task, finished, prune, tasks_of
 from stages.tokens.token_parts import Description
 from stages.tokens.tokenizer import (
     BpeTokenizer,
@@ -186,7 +184,7 @@ def run(
             "bytes_per_token": round(n_bytes / tokens, 4),
             "files": files,
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_json(folder / "manifest.json", manifest)
     prune(cache, [task.target for task in tasks])
     print(
         f"tokenize: {tokens:,} tokens of {manifest['bytes_per_token']} bytes, "
@@ -196,12 +194,11 @@ def run(
 
 def chosen_runner(settings: Settings) -> TokenizeParts:
     """Where the settings want parts to be tokenized."""
-    workers = settings.workers or os.cpu_count() or 1
     if settings.runner == "local":
-        return partial(tokenize_here, workers=workers)
+        return partial(tokenize_here, workers=settings.worker_count)
     from stages.tokens.ray_cluster import tokenize_on_ray
 
-    return partial(tokenize_on_ray, workers=workers, shared=settings.shared)
+    return partial(tokenize_on_ray, workers=settings.worker_count, shared=settings.shared)
 
 
 def run_stage(settings: Settings) -> None:

@@ -169,7 +169,8 @@ def run(
 ) -> None:
     """Train to the end.
 
-    Raises Interrupted when asked to stop first, ValueError when the training cannot be done.
+    Raises Interrupted when asked to stop first, Crashed when a process of it dies, ValueError when
+    the training cannot be done.
     """
     check_batch(model, train)
     tokenizer = Shards.open(shards).tokenizer_folder

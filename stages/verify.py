@@ -4,7 +4,6 @@ Corpus to model, every file is compared with the sha256 in its folder's manifest
 with what the next folder says it was made from. What is not there yet is no failure.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from nanogpt.files import file_sha256
 from stages.command import main
 from stages.settings import Settings
+from stages.tokens.tokenizer import files_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +114,14 @@ def tokenizer_problems(room: Room, folder: Path, manifest: dict[str, Any]) -> li
     about = manifest["data"] if room.name == "model" else manifest
     if room.name in ("corpus", "clean"):
         return []
-    if files_fingerprint(folder / "tokenizer") == about["tokenizer_fingerprint"]:
+    if files_fingerprint(read_files(folder / "tokenizer")) == about["tokenizer_fingerprint"]:
         return []
     return [f"{folder / 'tokenizer'} has another fingerprint than it had; {room.mend}"]
 
 
-def files_fingerprint(folder: Path) -> str:
-    """The fingerprint of the tokenizer in a folder, which need not be one that can be read."""
-    files = {file.name: file.read_bytes().decode("utf-8", "replace") for file in folder.glob("*")}
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()
+def read_files(folder: Path) -> dict[str, str]:
+    """Names and contents, of whatever kind they are."""
+    return {file.name: file.read_bytes().decode("utf-8", "replace") for file in folder.glob("*")}
 
 
 def link_problems(room: Room, root: Path, manifest: dict[str, Any]) -> list[str]:

@@ -12,13 +12,15 @@ ROOT = Path(__file__).parents[1]
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = list(DVC["stages"])
 
-# Modules that start, log, record or stop a stage and change no byte of its output. Editing them
-# must not train a model again (docs/decisions/0003).
+# Modules that start, spread, log, record or stop a stage and change no byte of its output. Editing
+# them must not train a model again (docs/decisions/0003).
 NEUTRAL = {
     "stages/command.py",
     "stages/texts/meter.py",
     "stages/outbox.py",
     "stages/processes.py",
+    "stages/tokens/pool.py",
+    "stages/tokens/ray_cluster.py",
     "stages/texts/patience.py",
     "stages/settings.py",
     "stages/supervise.py",

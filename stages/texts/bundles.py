@@ -8,6 +8,7 @@ they were. A part never holds documents of two bundles.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stages.processes import in_processes
@@ -36,18 +37,31 @@ class Bundle:
     """Files to be read one after the other, and a new folder for the parts they become."""
 
     files: Sequence[TextFile]
-    how: Reading
-    named: Named
     folder: Path
 
-    def documents(self, skipped: Counter[str]) -> Iterator[Document]:
+
+@dataclass(frozen=True, kw_only=True)
+class BundleWriter:
+    """Writes the documents in a bundle as parts."""
+
+    how: Reading
+    named: Named
+
+    def __call__(self, bundle: Bundle) -> tuple[list[Part], Counter[str]]:
+        """The parts, and what was left out, counted."""
+        skipped: Counter[str] = Counter()
+        bundle.folder.mkdir()
+        documents = prefixed(self.documents(bundle, skipped), self.named.prefix)
+        return list(write_parts(documents, bundle.folder, self.named.corpus, 0, skipped)), skipped
+
+    def documents(self, bundle: Bundle, skipped: Counter[str]) -> Iterator[Document]:
         """All documents in the files."""
-        for file in self.files:
+        for file in bundle.files:
             yield from file_documents(file.name, file.path, self.how, skipped)
 
 
-def cut(files: Sequence[TextFile]) -> Iterator[list[TextFile]]:
-    """The files, in order, as bundles of about the size of a part; a larger file is one alone."""
+def bundled(files: Sequence[TextFile]) -> Iterator[list[TextFile]]:
+    """The files, in order, as bundles of about the size of a part; a larger file ends one."""
     bundle: list[TextFile] = []
     size = 0
     for file in files:
@@ -59,14 +73,6 @@ def cut(files: Sequence[TextFile]) -> Iterator[list[TextFile]]:
             bundle, size = [], 0
     if bundle:
         yield bundle
-
-
-def write_bundle(bundle: Bundle) -> tuple[list[Part], Counter[str]]:
-    """Write the documents of a bundle as parts; what was left out, counted."""
-    skipped: Counter[str] = Counter()
-    bundle.folder.mkdir()
-    documents = prefixed(bundle.documents(skipped), bundle.named.prefix)
-    return list(write_parts(documents, bundle.folder, bundle.named.corpus, 0, skipped)), skipped
 
 
 def write_files(
@@ -82,10 +88,10 @@ def write_files(
     The same bytes for any number of workers.
     """
     bundles = [
-        Bundle(files=some, how=how, named=named, folder=scratch / f"bundle-{number}")
-        for number, some in enumerate(cut(files))
+        Bundle(files=some, folder=scratch / f"bundle-{number}")
+        for number, some in enumerate(bundled(files))
     ]
-    written = in_processes(write_bundle, bundles, workers)
+    written = in_processes(partial(BundleWriter, how=how, named=named), bundles, workers)
     for bundle, (parts, left_out) in zip(bundles, written, strict=True):
         skipped.update(left_out)
         yield from ((part, bundle.folder / part.name) for part in parts)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.arrow import from_texts, to_numbers
@@ -52,7 +53,10 @@ def kept(rows: pa.Table, judged: pa.Table) -> pa.Table:
 
 
 def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    """A table in pieces of about GROUP_BYTES of text; a longer document is a piece of its own."""
+    """A table in pieces of about GROUP_BYTES of text; a longer document is a piece of its own.
+
+    Of an empty table there is no piece.
+    """
     batch = table.combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(byte_lengths(batch.column("text")))])
     first = 0
@@ -65,8 +69,6 @@ def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
 
 def byte_lengths(texts: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
     """How many bytes of UTF-8 each text has."""
-    import pyarrow.compute as pc
-
     return to_numbers(pc.binary_length(texts)).astype(np.int64, copy=False)
 
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+import pyarrow as pa
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -118,8 +120,6 @@ def decompressor(compression: str, stream: io.BufferedReader) -> Readable:
         return gzip.GzipFile(fileobj=stream)
     if compression == ".xz":
         return lzma.LZMAFile(stream)
-    import pyarrow as pa
-
     decompressing: Readable = pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd")
     return decompressing
 

@@ -74,15 +74,16 @@ def write_parts(
         yield part.close(corpus)
 
 
-def ends_part(text: str, n_bytes: int, part_bytes: int) -> bool:
-    """Whether a part that holds `part_bytes` ends with this document, of `n_bytes`.
+def ends_part(name: str, n_bytes: int, part_bytes: int) -> bool:
+    """Whether a part that holds `part_bytes` ends with this document or file, of `n_bytes`.
 
     Never before three quarters of PART_BYTES and always from twice PART_BYTES on; between them by
-    a hash of the document's length and beginning, once in a quarter of PART_BYTES on average.
+    a hash of its length and `name`, a document's text or a file's name, of which the beginning
+    counts; once in a quarter of PART_BYTES on average.
     """
     if part_bytes < PART_BYTES * 3 // 4:
         return False
-    head = hashlib.sha256(f"{n_bytes} {text[:HEAD]}".encode()).digest()
+    head = hashlib.sha256(f"{n_bytes} {name[:HEAD]}".encode()).digest()
     draw = int.from_bytes(head[:7], "big") / 2**56
     return part_bytes >= 2 * PART_BYTES or draw < n_bytes / (PART_BYTES / 4)
 

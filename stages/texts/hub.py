@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import Field
 
 from nanogpt.files import is_whole, write_whole
@@ -78,7 +79,6 @@ def entry_name(hub: HuggingFace, params: str) -> str:
     A local folder has no commit; its files stand for it by size and time.
     """
     import datasets
-    import pyarrow as pa
 
     files = sorted(file for file in Path(hub.name).rglob("*") if file.is_file())
     about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

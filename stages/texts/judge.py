@@ -7,7 +7,7 @@ processes may judge at once. What only the whole corpus shows is for the stage `
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stages.arrow import contents, in_one
 from stages.processes import in_processes
 from stages.texts.cleaned import Form, byte_lengths, normalised
 from stages.texts.filters import load_filter
@@ -63,8 +64,9 @@ class Judge:
         self.rules = rules
         self.filters = [load_filter(rules.folder, name) for name in rules.filters]
 
-    def judge(self, part: Path, group: int) -> Judgement:
+    def __call__(self, row_group: tuple[Path, int]) -> Judgement:
         """Look at one row group of a part."""
+        part, group = row_group
         with pq.ParquetFile(part) as file:
             columns = ["id", "text"] if self.filters else ["text"]
             rows = file.read_row_group(group, columns=columns)
@@ -107,42 +109,14 @@ class Judge:
         return signatures(kept, len(texts))
 
 
-def in_one(column: pa.ChunkedArray) -> pa.LargeStringArray:
-    """A column in one piece; it is copied only where there are several."""
-    column = column.cast(pa.large_string())
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
-    """The UTF-8 of each text, nothing copied."""
-    _, offsets, content = texts.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    view = memoryview(content)
-    return (view[start:stop] for start, stop in pairwise(ends.tolist()))
-
-
-_judge: Judge  # of this process, made once
-
-
-def prepare(rules: Rules) -> None:
-    """Load the filters."""
-    global _judge
-    _judge = Judge(rules)
-
-
-def work(group: tuple[Path, int]) -> Judgement:
-    """Look at one row group of a part."""
-    return _judge.judge(*group)
-
-
 def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
     """On every row group of the parts, in order; several at once when there are several."""
     groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
-    prepare(rules)  # a filter that is wrong is told here, not by a broken pool
     workers = min(workers, len(groups))
-    if rules.read_texts:
-        yield from in_processes(work, groups, workers, prepare=prepare, about=(rules,))
+    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
+    if rules.read_texts and workers > 1:
+        yield from in_processes(partial(Judge, rules), groups, workers)
         return
     # What unpacks and hashes bytes lets others have the interpreter.
     with ThreadPoolExecutor(workers) as threads:
-        yield from threads.map(work, groups)
+        yield from threads.map(judge, groups)

@@ -55,15 +55,12 @@ class Known:
         return answer
 
 
-def overlap(
-    train_texts: Iterable[str], val_texts: Iterable[str], n: int = 13, *, sample: float = 1.0
-) -> Overlap:
+def overlap(train_texts: Iterable[str], val_texts: Iterable[str], n: int) -> Overlap:
     """The share of the validation texts' n-grams that stand in a training text as well.
 
     Holds about 75 bytes for each n-gram of the validation side and streams the training side.
-    `sample` keeps this share of the n-grams, chosen by hash, for an estimate in less memory.
     """
-    hashes, owners = collected(val_texts, n, sample)
+    hashes, owners = collected(val_texts, n)
     if not len(hashes):
         return Overlap(0, 0, 0.0, ())
     known = Known(hashes)
@@ -78,14 +75,12 @@ def overlap(
     )
 
 
-def collected(texts: Iterable[str], n: int, sample: float) -> tuple[Hashes, NDArray[np.int64]]:
-    """All n-grams of some texts, or a sample of them, and which text each is from."""
-    limit = np.uint64(min(int(sample * 2.0**64), 2**64 - 1))
+def collected(texts: Iterable[str], n: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """All n-grams of some texts, and which text each is from."""
     hashes, owners = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
     for batch, indices in ngram_hashes(texts, n):
-        chosen = batch <= limit
-        hashes.append(batch[chosen])
-        owners.append(indices[chosen])
+        hashes.append(batch)
+        owners.append(indices)
     return np.concatenate(hashes), np.concatenate(owners)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
 from stages.params import Section
@@ -116,13 +118,6 @@ def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iter
         yield document
 
 
-def content_documents(name: str, content: bytes, how: Reading) -> Iterator[Document]:
-    """The documents of a file that is in memory; an archive is none here."""
-    raw: io.BufferedReader = io.BufferedReader(io.BytesIO(content))
-    stream = unpacked(name, raw, Budget(name, len(content)))
-    yield from stream_documents(name, stream, how)
-
-
 def text_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
     """One document, or one for each part between separators."""
     if separator is None:
@@ -211,9 +206,6 @@ def column_index(name: str, columns: list[str], column: str) -> int:
 
 def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iterator[Document]:
     """One document a row, read a few rows at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     number = 0
     try:
         # Read ahead by pieces: a group of rows can be as large as the file.

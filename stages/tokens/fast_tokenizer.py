@@ -6,13 +6,13 @@ ranks alone, end as two parts: then no other pair can be left standing by the ti
 the lowest. It is so for all that byte pair training makes; other ranks are refused.
 """
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
 
+from nanogpt.files import write_json
 from stages.tokens.gpt2_vocabulary import byte_symbols
 from stages.tokens.tokenizer import SEPARATOR, BpeTokenizer, CharTokenizer, Tokenizer
 
@@ -88,4 +88,4 @@ def save_fast_tokenizer(folder: Path, tokenizer: Tokenizer, *, block_size: int) 
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", about)

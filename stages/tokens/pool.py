@@ -1,25 +1,19 @@
 """Parts tokenized by processes of this machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from stages.processes import in_processes
-from stages.tokens.engine import Encoder, Engine, load_encoder
+from stages.tokens.engine import Engine, load_encoder
 from stages.tokens.token_cache import Task
 from stages.tokens.token_parts import Description, tokenize_part
 
-_encoder: Encoder  # of this process, loaded once
 
-
-def prepare(tokenizer: Path, engine: Engine) -> None:
-    """Load the encoder."""
-    global _encoder
-    _encoder = load_encoder(tokenizer, engine)
-
-
-def work(task: Task) -> Description:
-    """Tokenize a part."""
-    return tokenize_part(task.part, _encoder, task.target)
+def part_tokenizer(tokenizer: Path, engine: Engine) -> Callable[[Task], Description]:
+    """What tokenizes a part, its encoder loaded once."""
+    encoder = load_encoder(tokenizer, engine)
+    return lambda task: tokenize_part(task.part, encoder, task.target)
 
 
 def tokenize_here(
@@ -29,4 +23,4 @@ def tokenize_here(
 
     Raises Crashed when a worker is killed: what was finished is kept.
     """
-    return in_processes(work, tasks, workers, prepare=prepare, about=(tokenizer, engine))
+    return in_processes(partial(part_tokenizer, tokenizer, engine), tasks, workers)

@@ -6,16 +6,13 @@ both, adding documents moves no other, and neither tokenizer nor order matters.
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.params import Section
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 TEXT_HASH_BYTES = 16
 BLOCK = 1 << 16  # hashes whose digests are held at a time
@@ -40,10 +37,8 @@ def hash_rows(hashes: Iterable[bytes]) -> Hashes:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, TEXT_HASH_BYTES)
 
 
-def column_hashes(column: "pa.ChunkedArray") -> Hashes:
+def column_hashes(column: pa.ChunkedArray) -> Hashes:
     """The text hashes of a table's column as rows of one array, through no Python objects."""
-    import pyarrow as pa
-
     fixed = column.cast(pa.binary(TEXT_HASH_BYTES)).combine_chunks()
     rows = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, TEXT_HASH_BYTES)
     return rows[fixed.offset : fixed.offset + len(fixed)]

@@ -6,8 +6,6 @@ under a name is taken only if its bytes still have the sha256 that was recorded 
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +55,6 @@ def finished(target: Path) -> Description | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found if whole else None
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def prune(cache: Path, kept: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ inside a document those letters are letters.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -162,5 +162,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 over what defines the tokenizer: equal ids for every text, equal fingerprint."""
-    content = json.dumps(tokenizer.files(), sort_keys=True)
-    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+    return files_fingerprint(tokenizer.files())
+
+
+def files_fingerprint(files: Mapping[str, str]) -> str:
+    """The same of the tokenizer that is in these files, names and contents."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nanogpt.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
-from nanogpt.files import file_sha256, whole_folder, write_whole
+from nanogpt.files import file_sha256, whole_folder, write_json, write_whole
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
@@ -200,7 +200,7 @@ class Job:
                 if file.is_file()
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
-            (beside / "lineage.json").write_text(json.dumps(about, indent=2) + "\n")
+            write_json(beside / "lineage.json", about)
         return best
 
 

@@ -25,6 +25,11 @@ def test_numbers_come_from_slices_and_from_several_pieces() -> None:
     assert to_numbers(pa.chunked_array([array.slice(8)])).tolist() == [8, 9]
 
 
+def test_numbers_of_no_piece_at_all_are_none() -> None:
+    found = to_numbers(pa.chunked_array([], pa.int64()))
+    assert (len(found), found.dtype) == (0, np.int64)
+
+
 def test_numbers_are_null_where_they_are_not_valid() -> None:
     valid = np.array([True, False] * 5)
     found = from_numbers(np.arange(10), valid)

@@ -18,6 +18,9 @@ main("bake", run)
 """
 
 
+STOPPED = "stopped; run it again, and what was finished is not done twice"
+
+
 @pytest.fixture
 def bake(run_python: Run) -> Run:
     """Runs a stage called `bake` with this body."""
@@ -32,7 +35,7 @@ def bake(run_python: Run) -> Run:
         ("raise ConnectionError('no answer')", 75, "network", "no answer"),
         ("raise TimeoutError('too slow')", 75, "network", "too slow"),
         ("raise Interrupted('after step 3')", 130, "interrupted", "after step 3"),
-        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted", "KeyboardInterrupt"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted", STOPPED),
         ("raise Crashed('a process died')", 1, "crash", "a process died"),
         ("open('nowhere')", 2, "input", "[Errno 2] No such file or directory: 'nowhere'"),
     ],

@@ -1,24 +1,37 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from stages.command import Crashed
 from stages.processes import in_order, in_processes
 
-_prepared: str = "not"
+ROOT = Path(__file__).parents[2]
 
 
-def prepare(word: str) -> None:
-    global _prepared
-    _prepared = word
+def teller(word: str) -> Callable[[int], tuple[int, str, int]]:
+    """What tells its number, the word, and where it runs."""
+
+    def tell(number: int) -> tuple[int, str, int]:
+        time.sleep(0.05 * (number % 2))  # so that later ones are done first
+        return number, word, os.getpid()
+
+    return tell
 
 
-def told(number: int) -> tuple[int, str, int]:
-    time.sleep(0.05 * (number % 2))  # so that later ones are done first
-    return number, _prepared, os.getpid()
+def refuser() -> Callable[[int], int]:
+    return refused
+
+
+def killer() -> Callable[[int], int]:
+    return killed
 
 
 def refused(number: int) -> int:
@@ -34,8 +47,8 @@ def killed(number: int) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
-def test_results_come_in_order_from_prepared_processes(workers: int) -> None:
-    found = list(in_processes(told, range(9), workers, prepare=prepare, about=("well",)))
+def test_results_come_in_order_from_processes_that_are_prepared(workers: int) -> None:
+    found = list(in_processes(partial(teller, "well"), range(9), workers))
     assert [number for number, _, _ in found] == list(range(9))
     assert {word for _, word, _ in found} == {"well"}
     processes = {process for _, _, process in found}
@@ -44,13 +57,13 @@ def test_results_come_in_order_from_prepared_processes(workers: int) -> None:
 
 
 def test_one_task_needs_no_other_process() -> None:
-    assert list(in_processes(os.getsid, [0], 7)) == [os.getsid(0)]
-    assert list(in_processes(refused, [], 7)) == []
+    assert list(in_processes(partial(teller, ""), [0], 7)) == [(0, "", os.getpid())]
+    assert list(in_processes(refuser, [], 7)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_the_work_raises_is_raised(workers: int) -> None:
-    results = in_processes(refused, range(4), workers)
+    results = in_processes(refuser, range(4), workers)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two is refused"):
         next(results)
@@ -58,7 +71,7 @@ def test_what_the_work_raises_is_raised(workers: int) -> None:
 
 def test_a_killed_process_is_told() -> None:
     with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
-        list(in_processes(killed, range(4), 2))
+        list(in_processes(killer, range(4), 2))
 
 
 def test_no_more_than_so_many_tasks_are_under_way() -> None:
@@ -73,3 +86,54 @@ def test_no_more_than_so_many_tasks_are_under_way() -> None:
     for result in in_order(submit, range(20), ahead=3):
         assert len(submitted) <= result + 4
     assert submitted == list(range(20))
+
+
+INTERRUPTED = """
+from stages.processes import in_processes
+from tests_of_processes import sleeper
+
+if __name__ == "__main__":
+    results = in_processes(sleeper, range(9), 3)
+    try:
+        print(next(results), flush=True)
+        list(results)
+    except KeyboardInterrupt:
+        results.close()
+        print("stopped")
+"""
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is still there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_ctrl_c_is_for_the_parent_alone(workspace: Path) -> None:
+    """Its workers say nothing and end with it."""
+    slept = "import time\n\n\ndef sleep(n):\n    time.sleep(0.3 * n)\n    return n\n"
+    maker = "\n\ndef sleeper():\n    return sleep\n"
+    (workspace / "tests_of_processes.py").write_text(slept + maker)
+    (workspace / "script.py").write_text(INTERRUPTED)
+    paths = os.pathsep.join([str(ROOT), str(workspace)])
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=workspace,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, told = process.communicate(timeout=60)
+    assert (process.returncode, out, told) == (0, "stopped\n", "")
+    deadline = time.monotonic() + 20
+    while alive(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -69,7 +69,7 @@ def test_a_wrong_value_names_its_variable(
     monkeypatch.setenv(variable, text)
     with pytest.raises(ValueError, match=allowed) as caught:
         read_settings()
-    assert variable in str(caught.value)
+    assert f"{variable}={text!r}" in str(caught.value)
 
 
 def test_tags_that_are_no_json_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:

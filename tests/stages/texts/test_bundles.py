@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.texts import corpus
-from stages.texts.bundles import Named, TextFile, cut, write_files
+from stages.texts.bundles import Named, TextFile, bundled, write_files
 from stages.texts.corpus import Part
 from stages.texts.readers import Reading
 
@@ -40,7 +40,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bundles_are_all_files_in_order_of_about_a_parts_size(tmp_path: Path) -> None:
     draw = random.Random(0)
     files = made_up(tmp_path / "texts", [draw.randint(100, 900) for _ in range(400)])
-    bundles = list(cut(files))
+    bundles = list(bundled(files))
     assert [file for bundle in bundles for file in bundle] == files
     sizes = [sum(file.path.stat().st_size for file in bundle) for bundle in bundles[:-1]]
     assert len(sizes) > 15
@@ -51,7 +51,7 @@ def test_bundles_are_all_files_in_order_of_about_a_parts_size(tmp_path: Path) ->
 @pytest.mark.usefixtures("small_parts")
 def test_a_large_file_ends_its_bundle(tmp_path: Path) -> None:
     files = made_up(tmp_path / "texts", [10, 20_000, 20_000, 10, 10])
-    assert [len(bundle) for bundle in cut(files)] == [2, 1, 2]
+    assert [len(bundle) for bundle in bundled(files)] == [2, 1, 2]
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -84,7 +84,7 @@ def test_the_same_bytes_for_any_number_of_workers(
                 text = " ".join(draw.choices(words, k=4000))
                 lines.write(f'{{"text": "{text}"}}\n')
         files.append(TextFile(name=path.name, path=path))
-    assert len(list(cut(files))) > 2
+    assert len(list(bundled(files))) > 2
     seen = {}
     for workers in (1, 2, 7):
         found = written(files, tmp_path / f"by{workers}", workers)

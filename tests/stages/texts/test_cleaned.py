@@ -57,6 +57,17 @@ def test_what_is_kept_comes_in_order_with_its_id_and_hash(
     assert list(corpus.text_hashes()) == [row["text_hash"] for row in rows]
 
 
+def test_a_row_group_of_which_all_is_dropped_is_passed_over(
+    tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_on_disk, "GROUP_BYTES", 1_000)
+    short, long = [f"{n} is short" for n in range(200)], [f"{n} " + "long" * 50 for n in range(20)]
+    made = make_corpus([*short, *long], tmp_path / "made")
+    params = CleanParams.model_validate({**made.manifest["clean"], "min_bytes": 100})
+    clean.run(params, made.corpus, tmp_path / "strict")
+    assert list(Cleaned.open(made.corpus, tmp_path / "strict").texts()) == long
+
+
 def test_groups_are_about_as_large_as_they_should_be(
     corpus: Cleaned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import re
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,6 @@ from stages.texts import readers
 from stages.texts.readers import (
     Document,
     Reading,
-    content_documents,
     cut,
     file_documents,
     is_readable,
@@ -33,7 +33,10 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def read(name: str, content: bytes | str, **how: Any) -> list[Document]:
     """The documents of a file of this name with this content."""
     content = content.encode() if isinstance(content, str) else content
-    return list(content_documents(name, content, READING.model_copy(update=how)))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "file"
+        file.write_bytes(content)
+        return list(file_documents(name, file, READING.model_copy(update=how), Counter()))
 
 
 def texts(name: str, content: bytes | str, **how: Any) -> list[str]:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.files import file_sha256
+from nanogpt.files import file_sha256, link
 from stages import tokenize
 from stages.texts.cleaned import Cleaned
 from stages.tokenize import TokenizeParams
 from stages.tokens.engine import Engine
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams
-from stages.tokens.token_cache import Task, finished, link, part_key
+from stages.tokens.token_cache import Task, finished, part_key
 from stages.tokens.token_parts import Description
 from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
 
