@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, TypeVar
 
 from stages.command import Crashed
@@ -24,7 +24,8 @@ def in_processes(
     """What the function that `make` makes says to each task, in order.
 
     By `workers` processes, each of which makes it once, or by this one where one is enough. Raises
-    what the function raises, Crashed when one of the processes is killed.
+    what the function raises, Crashed when one of the processes is killed; the others are ended in
+    the middle of what they do.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
@@ -32,6 +33,7 @@ def in_processes(
         return
     context = get_context("spawn")  # forking a process with threads may deadlock
     pool = ProcessPoolExecutor(workers, context, begin, (make,))
+    others = active_children()
 
     def submit(task: T) -> Future[R]:
         with interrupts_waiting():
@@ -44,6 +46,10 @@ def in_processes(
             "a worker process was killed (by the system, for memory?); run again, with fewer "
             "NANOGPT_WORKERS if it happens again"
         ) from None
+    except BaseException:
+        for process in set(active_children()) - set(others):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

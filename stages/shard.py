@@ -8,6 +8,7 @@ stand several times, by `shard.weights`, do so in turns: all of them once, then 
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,9 +120,9 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
     source = Tokenized.open(tokens)
     is_val, copies, repeats = plan(params, split, source)
     dtype = source.manifest["dtype"]
-    with whole_folder(out) as folder:
+    with whole_folder(out) as folder, ExitStack() as stack:
         writers = {
-            name: SplitWriter(folder / name, params.shard_tokens, dtype)
+            name: stack.enter_context(SplitWriter(folder / name, params.shard_tokens, dtype))
             for name in ("train", "val")
         }
         written = write(source, is_val, copies, writers)

@@ -143,22 +143,22 @@ def import_split(
     files: list[Path], form: Format, tokenizer: Tokenizer, out: Path
 ) -> dict[str, Any]:
     """Write one split with a separator after each document; its description."""
-    writer = SplitWriter(out, SHARD_TOKENS, ID)
     sizes, separator = token_bytes(tokenizer), tokenizer.separator
     at_start, last = True, -1
-    for file in files:
-        for tokens in read_pieces(file, form, tokenizer.n_vocab):
-            last = int(tokens[-1])
-            if at_start and form == "llmc" and tokens[0] == separator:
-                tokens = tokens[1:]
-            at_start = False
-            ends = np.flatnonzero(tokens == separator) + 1
-            writer.add(tokens, ends, int(sizes[tokens].sum()))
-    if at_start:
-        raise ValueError(f"{files[0]} holds no tokens")
-    if form == "llmc" or last != separator:
-        writer.add(np.array([separator], ID), np.array([1]), 0)
-    return writer.finish()
+    with SplitWriter(out, SHARD_TOKENS, ID) as writer:
+        for file in files:
+            for tokens in read_pieces(file, form, tokenizer.n_vocab):
+                last = int(tokens[-1])
+                if at_start and form == "llmc" and tokens[0] == separator:
+                    tokens = tokens[1:]
+                at_start = False
+                ends = np.flatnonzero(tokens == separator) + 1
+                writer.add(tokens, ends, int(sizes[tokens].sum()))
+        if at_start:
+            raise ValueError(f"{files[0]} holds no tokens")
+        if form == "llmc" or last != separator:
+            writer.add(np.array([separator], ID), np.array([1]), 0)
+        return writer.finish()
 
 
 def read_pieces(file: Path, form: Format, n_vocab: int) -> Iterator[NDArray[np.uint16]]:

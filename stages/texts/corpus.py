@@ -83,7 +83,7 @@ def ends_part(name: str, n_bytes: int, part_bytes: int) -> bool:
     """
     if part_bytes < PART_BYTES * 3 // 4:
         return False
-    head = hashlib.sha256(f"{n_bytes} {name[:HEAD]}".encode()).digest()
+    head = hashlib.sha256(f"{n_bytes} {name[:HEAD]}".encode("utf-8", "backslashreplace")).digest()
     draw = int.from_bytes(head[:7], "big") / 2**56
     return part_bytes >= 2 * PART_BYTES or draw < n_bytes / (PART_BYTES / 4)
 

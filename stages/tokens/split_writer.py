@@ -43,7 +43,10 @@ class NpyFile:
 
 
 class SplitWriter:
-    """Writes one split: a new file whenever the last one holds `shard_tokens`."""
+    """Writes one split: a new file whenever the last one holds `shard_tokens`.
+
+    To be used in a `with`: its threads end with that.
+    """
 
     def __init__(self, folder: Path, shard_tokens: int, dtype: DTypeLike) -> None:
         folder.mkdir()
@@ -54,6 +57,14 @@ class SplitWriter:
         self.ends = NpyFile(folder / "ends.npy", np.int64)
         self.n_tokens = self.n_bytes = 0
         self.finished: list[tuple[NpyFile, Future[str]]] = []  # and the sha256 of each
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Write nothing any more once this is over, however it ended."""
+        self.thread.shutdown()
+        self.hashing.shutdown()
 
     def add(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
@@ -99,8 +110,6 @@ class SplitWriter:
         self.wait()
         if self.shard:
             self.finish_shard(self.shard)
-        self.thread.shutdown()
-        self.hashing.shutdown()
         return {
             "documents": self.ends.length,
             "tokens": self.n_tokens,

@@ -1,3 +1,4 @@
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -94,6 +95,24 @@ def test_the_same_bytes_for_any_number_of_workers(
         assert {name[:5] for name in ids} == {"mine/"}
     assert seen[1] == seen[2] == seen[7]
     assert len(seen[1][0]) >= 3
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
+    (first, *others) = made_up(tmp_path / "texts", [20_000, 20_000])
+    old = TextFile(name="caf\udce9.txt", path=first.path)
+    parts = [part for part, _ in written([old, *others], tmp_path / "scratch")]
+    assert [part.documents for part in parts] == [1, 1]
+
+
+def test_a_bad_file_is_told_while_others_are_still_read(tmp_path: Path) -> None:
+    (bad,) = made_up(tmp_path / "texts", [65 << 20])
+    bad.path.write_bytes(b"\xff" * (65 << 20))
+    endless = tmp_path / "endless.txt"
+    os.mkfifo(endless)  # who reads it waits for a writer that never comes
+    files = [bad, TextFile(name=endless.name, path=endless)]
+    with pytest.raises(ValueError, match=r"0000\.txt"):
+        written(files, tmp_path / "scratch", workers=2)
 
 
 def test_a_bad_file_is_named_by_any_number_of_workers(tmp_path: Path) -> None:

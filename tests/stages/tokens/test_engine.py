@@ -117,6 +117,11 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
         admit(tmp_path / "other", "gigatoken", adversarial(), other_pattern)
 
 
+def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, reference: Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
+        admit(gpt2, "gigatoken", [("page 7", " " * 2_000_000 + "a")], reference)
+
+
 def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
     ranks = parse_ranks(gpt2_file.read_bytes())
     letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest

@@ -52,7 +52,7 @@ def test_a_mark_stands_before_the_last_of_several_spaces() -> None:
 def test_a_text_with_the_mark_in_it_is_encoded_as_it_is(
     gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = pa.array(["a  b", f"a  {MARK}  b"], pa.large_string())
+    texts = pa.array(["a  b" * 99, f"a  {MARK}  b" * 99], pa.large_string())
     assert have_mark(texts)
     ids = by_marks(gpt2)(texts)
     assert [ids.of(n).tolist() for n in (0, 1)] == [
