@@ -38,7 +38,7 @@ class Settings(BaseModel):
     shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
-    tags: Json[dict[str, str]] = Field(default={}, description="more of the MLflow run, as JSON")
+    tags: Json[dict[str, str]] = Field(default={}, description="more of MLflow's, a JSON object")
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
     status_file: Path | None = Field(default=None, description="where a failure is told as JSON")
 
