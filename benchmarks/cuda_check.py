@@ -9,8 +9,9 @@ import torch
 
 from benchmarks.train_speed import config_of, train_config
 from nanogpt.data import TokenStream
+from nanogpt.decoding import decoding_copy
 from nanogpt.evaluate import evaluate_split
-from nanogpt.generate import Sampling, decoding_copy, generate
+from nanogpt.generate import Sampling, generate
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train import Ended, StepDone, train

@@ -35,9 +35,9 @@ def attend(
 
 def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     """On CPUs in bfloat16, where the fused backward pass takes up to ten times as long."""
-    pairs = q.size(0) * q.size(1) * q.size(2) * k.size(2)
-    on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    return on_cpu and q.requires_grad and pairs <= MAX_PAIRS
+    if not q.requires_grad or q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return False
+    return q.size(0) * q.size(1) * q.size(2) * k.size(2) <= MAX_PAIRS
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:

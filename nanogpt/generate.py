@@ -9,16 +9,14 @@ Shapes: B rows, T time, C channels, V vocabulary (padded), K candidates for the 
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogpt.cache import KVCache
 from nanogpt.data import mix
 from nanogpt.model import GPT
-from nanogpt.runtime import Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +151,7 @@ def generate(
 
     Prompts are 1-D, each of at least one token, each with its seed. A row that met a stop token
     repeats it; when all have, the iterator ends. When a row's context is full, its later half is
-    kept and read again. All is computed in the number format of the weights (`decoding_copy`).
+    kept and read again. All is computed in the number format of the weights (see `decoding`).
     """
     model.eval()
     weight, rows = model.wte.weight, range(len(prompts))
@@ -175,17 +173,3 @@ def generate(
         yield tokens
         if stop_tokens and (stopped := torch.isin(tokens, stops)).all():
             return
-
-
-def decoding_copy(model: GPT, runtime: Runtime) -> GPT:
-    """A copy to generate with: on the runtime's device, all of it in the runtime's number format.
-
-    A processor multiplies a few rows as fast as it can read the weights, and reads them up to twice
-    as fast along their longer side: in float32, wide ones lie by columns.
-    """
-    copied = deepcopy(model).to(runtime.device, runtime.dtype).eval()
-    if runtime.device.type == "cpu" and runtime.dtype == torch.float32:
-        for module in copied.modules():
-            if isinstance(module, nn.Linear) and module.out_features >= module.in_features:
-                module.weight.data = module.weight.data.t().contiguous().t()
-    return copied

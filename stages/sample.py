@@ -106,7 +106,7 @@ def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[di
 
     from nanogpt.checkpoint import load_model
     from nanogpt.data import mix
-    from nanogpt.generate import decoding_copy
+    from nanogpt.decoding import decoding_copy
     from nanogpt.runtime import Runtime, choose_device
     from stages.tokens.tokenizer import load_tokenizer
 

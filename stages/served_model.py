@@ -11,7 +11,8 @@ import torch
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from nanogpt.checkpoint import load_model
-from nanogpt.generate import Sampling, decoding_copy, generate
+from nanogpt.decoding import decoding_copy
+from nanogpt.generate import Sampling, generate
 from nanogpt.runtime import Runtime
 from stages.tokens.tokenizer import load_tokenizer
 

@@ -8,11 +8,11 @@ import torch
 
 from nanogpt import generate as module
 from nanogpt.cache import KVCache
+from nanogpt.decoding import decoding_copy
 from nanogpt.generate import (
     Sampling,
     candidates,
     decode_one_token,
-    decoding_copy,
     generate,
     next_logits,
     penalised,
@@ -237,17 +237,6 @@ def test_nothing_is_dropped_while_generating(gpt2: GPTConfig, lively: Build) -> 
         model = lively(replace(gpt2, dropout=0.5)).train(training)
         runs.append(torch.stack(list(generate(model, PROMPTS, 10, sampling=GREEDY, seeds=[0, 0]))))
     assert torch.equal(*runs)
-
-
-def test_a_decoding_copy_says_the_same(config: GPTConfig, lively: Build, cpu: Runtime) -> None:
-    model = lively(config)
-    before, copied = model.lm_head.weight.stride(), decoding_copy(model, cpu)
-    idx = torch.stack(PROMPTS)
-    torch.testing.assert_close(copied(idx), model(idx), atol=1e-5, rtol=0)
-    assert copied.h[0].mlp.c_fc.weight.stride() == (1, 128)  # wide: by columns
-    assert copied.h[0].mlp.c_proj.weight.stride() == (128, 1)
-    assert model.lm_head.weight.stride() == before
-    assert (copied.lm_head.weight is copied.wte.weight) == config.tie_weights
 
 
 def test_bfloat16_generates_too(config: GPTConfig, lively: Build) -> None:
