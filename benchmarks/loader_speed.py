@@ -4,7 +4,8 @@
 
 A byte is one of the files: two per token, each token counted once. A core's second is one of the
 process's time on processors: what the thread that reads ahead does is counted, waiting is not. The
-files are in memory: the disk is not what is measured. Readers take turns, several times.
+files are in memory: the disk is not what is measured. Readers take turns, several times, each time
+in a process of its own; ours with the memory settings that `stages.train` gives its processes.
 nanoGPT's train.py trains when it is imported, so its get_batch alone is taken out of the file.
 """
 
@@ -16,12 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.side_by_side import in_turn, middle, spread
 from nanogpt.data import TokenStream, WindowOrder
 from nanogpt.loader import micro_batches
 from nanogpt.runtime import Runtime
@@ -33,16 +34,14 @@ RUNTIME = Runtime(device=torch.device("cpu"), dtype=torch.float32)
 Read = Callable[[int], None]
 
 
-def write_files(folder: Path, n_tokens: int, count: int) -> list[Path]:
+def write_files(folder: Path, n_tokens: int, count: int) -> None:
     """Random tokens in `count` files, and all of them as nanoGPT keeps them in `train.bin`."""
     draw = np.random.default_rng(0)
-    files = [folder / f"{number:05d}.npy" for number in range(count)]
     with (folder / "train.bin").open("wb") as whole:
-        for file in files:
+        for number in range(count):
             tokens = draw.integers(VOCAB_SIZE, size=n_tokens // count).astype(np.uint16)
-            np.save(file, tokens)
+            np.save(folder / f"{number:05d}.npy", tokens)
             tokens.tofile(whole)
-    return files
 
 
 def ours(stream: TokenStream, batch: int, block_size: int) -> Read:
@@ -92,34 +91,25 @@ def gigabytes_per_second(read: Read, count: int, n_bytes: int) -> tuple[float, f
     return n_bytes / used / 1e9, n_bytes / seconds / 1e9
 
 
-def measured(
-    readers: dict[str, Read], batch: int, block_size: int, tokens: int, rounds: int
-) -> list[dict[str, object]]:
-    """The medians and spreads of every reader for one shape of batch."""
-    count = max(1, tokens // (batch * block_size))
-    n_bytes = count * batch * block_size * 2
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
-    for read in readers.values():
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Every shape's gigabytes per core's second, and with " clock" after it per second, here."""
+    torch.set_num_threads(1)
+    files = sorted(options.folder.glob("*.npy"))
+    found = {}
+    for batch, block_size in SHAPES:
+        if options.measure == "ours":
+            read = ours(TokenStream.open(files), batch, block_size)
+        else:
+            read = nanogpt(options.peer_nanogpt, options.folder, batch, block_size)
+        count = max(1, options.read_tokens // (batch * block_size))
         read(max(1, count // 4))  # warm up
-    for _ in range(rounds):
-        for name, read in readers.items():
-            found[name].append(gigabytes_per_second(read, count, n_bytes))
-    return [
-        {
-            "reader": name,
-            "batch": batch,
-            "block_size": block_size,
-            "gb_per_core_second": round(median(core for core, _ in values), 3),
-            "lowest": round(min(core for core, _ in values), 3),
-            "highest": round(max(core for core, _ in values), 3),
-            "gb_per_second": round(median(clock for _, clock in values), 3),
-        }
-        for name, values in found.items()
-    ]
+        shape, n_bytes = f"{batch}x{block_size}", count * batch * block_size * 2
+        found[shape], found[f"{shape} clock"] = gigabytes_per_second(read, count, n_bytes)
+    return found
 
 
-def main() -> None:
-    """`python -m benchmarks.loader_speed`."""
+def parse_options() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -128,25 +118,32 @@ def main() -> None:
     parser.add_argument("--read-tokens", type=int, default=1 << 23, help="per measurement")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer-nanogpt", type=Path, help="a clone of karpathy/nanoGPT")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as name:
-        files = write_files(Path(name), options.tokens, options.files)
-        for batch, block_size in SHAPES:
-            readers = {"ours": ours(TokenStream.open(files), batch, block_size)}
-            if options.peer_nanogpt:
-                peer = nanogpt(options.peer_nanogpt, Path(name), batch, block_size)
-                readers["nanoGPT"] = peer
-            rows += measured(readers, batch, block_size, options.read_tokens, options.rounds)
+    parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")
+    parser.add_argument("--folder", type=Path, help="of the files to measure with")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """`python -m benchmarks.loader_speed`."""
+    options = parse_options()
+    if options.measure:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder), options.tokens, options.files)
+        sides = ("ours", "peer") if options.peer_nanogpt else ("ours",)
+        runs = in_turn(dict.fromkeys(sides, ("--folder", folder)), options.rounds)
     print("| batch | reader | GB per core's second | lowest to highest | GB/s on the clock |")
     print("|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['batch']}x{row['block_size']} | {row['reader']} | {row['gb_per_core_second']} "
-            f"| {row['lowest']} to {row['highest']} | {row['gb_per_second']} |"
-        )
-    about = {"torch": torch.__version__, "numpy": np.__version__, "results": rows}
+    for batch, block_size in SHAPES:
+        shape = f"{batch}x{block_size}"
+        for who, measured in runs.items():
+            low, high = spread(measured, shape)
+            print(
+                f"| {shape} | {who} | {middle(measured, shape):.3f} | {low:.3f} to {high:.3f} "
+                f"| {middle(measured, f'{shape} clock'):.3f} |"
+            )
+    about = {"torch": torch.__version__, "numpy": np.__version__, "results": runs}
     print(json.dumps({**vars(options), **about}, default=str))
 
 

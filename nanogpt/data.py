@@ -21,9 +21,14 @@ MASK = 2**64 - 1
 
 
 class TokenStream:
-    """The tokens of one split: several memory-mapped arrays of one type seen as one."""
+    """The tokens of one split: several memory-mapped arrays of one type seen as one.
+
+    Raises ValueError at arrays of different types.
+    """
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
+        if len({shard.dtype for shard in shards}) > 1:
+            raise ValueError("the files of a split hold ids of different types; shard them anew")
         self.shards = list(shards)
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])  # (shards + 1,)
         self.bytes = [shard.view(np.uint8).data for shard in self.shards]
@@ -50,11 +55,9 @@ class TokenStream:
         """(len(starts), length) tokens from each start on, in the type of the files.
 
         Slices of memory joined in one call: the fastest way that does not slow down with the number
-        of files (docs/lab-notes.md). Raises ValueError at files of different types.
+        of files (docs/lab-notes.md).
         """
         dtype = self.shards[0].dtype
-        if any(shard.dtype != dtype for shard in self.shards):
-            raise ValueError("the files of a split hold ids of different types; shard them anew")
         files = np.searchsorted(self.starts, starts, side="right") - 1
         within = (starts - self.starts[files]) * dtype.itemsize
         size = length * dtype.itemsize

@@ -57,8 +57,7 @@ def micro_batches(
     chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
     for rows in read_ahead(read, chunks):
         wide = as_indices(rows, runtime.device)
-        for i in range(len(wide)):
-            yield wide[i, :, :-1], wide[i, :, 1:]
+        yield from zip(wide[..., :-1].unbind(), wide[..., 1:].unbind(), strict=True)
 
 
 def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
