@@ -92,8 +92,10 @@ def train_config(optimizer: str, batch_tokens: int, steps: int) -> TrainConfig:
     )
 
 
-def seconds_per_step(model: GPT, config: TrainConfig, runtime: Runtime, micro: int) -> list[float]:
-    """The duration of each update after the warm-up."""
+def updates(
+    model: GPT, config: TrainConfig, runtime: Runtime, micro: int
+) -> tuple[list[float], int]:
+    """The seconds of each update after the warm-up, and the most bytes of memory until the last."""
     draw = np.random.default_rng(0)
     tokens = draw.integers(model.config.vocab_size, size=1 << 18, dtype=np.uint16)
     stream = TokenStream([tokens])
@@ -110,7 +112,12 @@ def seconds_per_step(model: GPT, config: TrainConfig, runtime: Runtime, micro: i
             micro_batch_tokens=micro,
             stop=threading.Event(),
         )
-        return [event.seconds for event in events if isinstance(event, StepDone)][WARM_UP:]
+        seconds = []
+        for event in events:
+            if isinstance(event, StepDone):
+                seconds.append(event.seconds)
+                memory = peak_memory_bytes(runtime.device)
+        return seconds[WARM_UP:], memory
 
 
 def matmul_flops_per_second(runtime: Runtime) -> float:
@@ -127,16 +134,8 @@ def matmul_flops_per_second(runtime: Runtime) -> float:
     return float(2 * n**3 / median(seconds[2:]))
 
 
-def our_seconds(options: argparse.Namespace, runtime: Runtime) -> tuple[GPT, list[float]]:
-    """Our model, and what each of its updates took."""
-    torch.manual_seed(0)
-    model = GPT(config_of(options.shape, options.family)).to(runtime.device)
-    config = train_config(options.optimizer, options.batch_tokens, options.steps)
-    return model, seconds_per_step(model, config, runtime, options.micro_batch_tokens)
-
-
-def peer_seconds(options: argparse.Namespace, device: torch.device) -> list[float]:
-    """What each update of nanoGPT's takes: its model, its optimizer, and its loop's operations."""
+def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[list[float], int]:
+    """The same of nanoGPT's: its model, its optimizer, and its loop's operations."""
     peer = peer_module(options.peer_nanogpt, "model")
     block_size, n_layer, n_head, n_embd, vocab_size = SHAPES[options.shape]
     torch.manual_seed(0)
@@ -173,7 +172,7 @@ def peer_seconds(options: argparse.Namespace, device: torch.device) -> list[floa
         optimizer.zero_grad(set_to_none=True)
         loss.item()  # waits for the device, as it does for every line it logs
         seconds.append(time.perf_counter() - started)
-    return seconds[WARM_UP:]
+    return seconds[WARM_UP:], peak_memory_bytes(device)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -185,15 +184,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         compile=device.type == "cuda" and not options.no_compile,
         recompute=options.recompute,
     )
-    result: dict[str, Any] = {}
     if options.measure == "peer":
-        seconds = peer_seconds(options, device)
+        seconds, memory = peer_updates(options, device)
     else:
-        model, seconds = our_seconds(options, runtime)
+        torch.manual_seed(0)
+        model = GPT(config_of(options.shape, options.family)).to(device)
+        config = train_config(options.optimizer, options.batch_tokens, options.steps)
+        seconds, memory = updates(model, config, runtime, options.micro_batch_tokens)
     speed = options.batch_tokens / median(seconds)
-    result["tokens_per_second"] = round(speed)
-    result["peak_memory_gib"] = round(peak_memory_bytes(device) / 2**30, 3)
-    if options.measure == "ours":  # last, for it takes memory of its own
+    result: dict[str, Any] = {
+        "tokens_per_second": round(speed),
+        "peak_memory_gib": round(memory / 2**30, 3),
+    }
+    if options.measure == "ours":
         share = speed * flops_per_token(model) / matmul_flops_per_second(runtime)
         result["mfu_of_measured_peak"] = round(share, 3)
         result |= {"parameters": model.n_params(), "dtype": str(runtime.dtype)}
