@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flushed_sha256(path: Path) -> str:
+    """The SHA-256 of a file, whose bytes are on the disk when it is told."""
+    with ThreadPoolExecutor(1) as thread:
+        flushing = thread.submit(flush, path)
+        sha256 = file_sha256(path)  # meanwhile
+        flushing.result()
+    return sha256
 
 
 def is_whole(path: Path, sha256: str) -> bool:

@@ -5,23 +5,17 @@ only when they are read. A thread reads with numpy alone: torch would give it a 
 OpenMP threads to fight with the first. Tokens stay as small as on disk until they are used.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nanogpt.ahead import read_ahead
 from nanogpt.data import TokenStream, WindowOrder, check_vocabulary
 from nanogpt.runtime import Runtime
 
 CHUNK_TOKENS = 1 << 19  # read at once: so many that what is done once for all costs little
-AHEAD = 2  # chunks that are read, or being read, before they are asked for
-
-C = TypeVar("C")
-R = TypeVar("R")
 
 
 def micro_batches(
@@ -58,25 +52,6 @@ def micro_batches(
     for rows in read_ahead(read, chunks):
         wide = as_indices(rows, runtime.device)
         yield from zip(wide[..., :-1].unbind(), wide[..., 1:].unbind(), strict=True)
-
-
-def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
-    """read(chunk) of each chunk, in order, begun when the one AHEAD before it is asked for.
-
-    One thread reads them all. It ends with this iterator: at its end or an error, or when it is
-    closed or let go.
-    """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as thread:
-        begun: deque[Future[R]] = deque()
-        try:
-            for chunk in chunks:
-                begun.append(thread.submit(read, chunk))
-                if len(begun) > AHEAD:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            thread.shutdown(cancel_futures=True)  # read nothing more for nobody
 
 
 def as_indices(rows: Tensor, device: torch.device) -> Tensor:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from stages.clean import CleanParams
 from stages.command import main
-from stages.download import CorpusParams
 from stages.evaluate import EvaluateParams, check_stride
 from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read_params, unknown_key
 from stages.sample import SampleParams
 from stages.settings import Settings
 from stages.shard import ShardParams
+from stages.texts.params import CorpusParams
 from stages.tokenize import TokenizeParams
 from stages.tokens.split import SplitParams
 from stages.train import ModelParams, TrainParams, check_batch

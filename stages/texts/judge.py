@@ -5,7 +5,6 @@ processes may judge at once. What only the whole corpus shows is for the stage `
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.arrow import contents, in_one
+from stages.arrow import contents, in_one, to_numbers
 from stages.processes import in_processes
 from stages.texts.cleaned import Form, byte_lengths, normalised
 from stages.texts.filters import load_filter
 from stages.texts.near_duplicates import Signatures, signatures
-from stages.tokens.split import TEXT_HASH_BYTES, text_hash
+from stages.tokens.split import column_hashes, hash_rows, text_hash
 
 KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the second filter, ...
 
@@ -43,11 +42,11 @@ class Rules:
 
     @property
     def read_texts(self) -> bool:
-        """Whether there is more to do than to hash bytes: strings to make and to look at."""
+        """Whether texts are looked at, and not just what the corpus says of them."""
         return bool(self.form or self.filters or self.signatures)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Judgement:
     """What the n documents of a group showed."""
 
@@ -67,19 +66,20 @@ class Judge:
     def __call__(self, row_group: tuple[Path, int]) -> Judgement:
         """Look at one row group of a part."""
         part, group = row_group
+        known = ["n_bytes", "text_hash"]
         with pq.ParquetFile(part) as file:
-            columns = ["id", "text"] if self.filters else ["text"]
+            columns = ["id", "text", *known] if self.rules.read_texts else known
             rows = file.read_row_group(group, columns=columns)
-        texts = normalised(in_one(rows.column("text")), self.rules.form)
-        sizes = byte_lengths(texts)
+        sizes, hashes = to_numbers(rows.column("n_bytes")), column_hashes(rows.column("text_hash"))
+        if not self.rules.read_texts:
+            nothing = np.empty((len(sizes), 0), dtype=np.uint32)
+            return Judgement(self.by_size(sizes), sizes, hashes, nothing)
+        texts = in_one(rows.column("text"))
+        if self.rules.form:
+            texts = normalised(texts, self.rules.form)
+            sizes, hashes = byte_lengths(texts), hash_rows(map(text_hash, contents(texts)))
         verdicts = self.by_filters(self.by_size(sizes), texts, rows)
-        hashes = b"".join(text_hash(content) for content in contents(texts))
-        return Judgement(
-            verdicts=verdicts,
-            sizes=sizes,
-            hashes=np.frombuffer(hashes, dtype=np.uint8).reshape(-1, TEXT_HASH_BYTES),
-            signatures=self.sign(verdicts, texts),
-        )
+        return Judgement(verdicts, sizes, hashes, self.sign(verdicts, texts))
 
     def by_size(self, sizes: NDArray[np.int64]) -> NDArray[np.uint16]:
         """(n,) verdicts that the number of bytes alone gives."""
@@ -110,13 +110,10 @@ class Judge:
 
 
 def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
-    """On every row group of the parts, in order; several at once when there are several."""
+    """On every row group of the parts, in order; several at once when there are texts to read."""
     groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
-    workers = min(workers, len(groups))
     judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
-    if rules.read_texts and workers > 1:
+    if rules.read_texts and min(workers, len(groups)) > 1:
         yield from in_processes(partial(Judge, rules), groups, workers)
         return
-    # What unpacks and hashes bytes lets others have the interpreter.
-    with ThreadPoolExecutor(workers) as threads:
-        yield from threads.map(judge, groups)
+    yield from map(judge, groups)

@@ -5,6 +5,7 @@ more: memory grows neither with the split nor with the size of a shard.
 """
 
 import io
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nanogpt.files import file_sha256
+from nanogpt.files import flushed_sha256
+
+AHEAD = 8  # groups of tokens that may wait to be written
 
 
 class NpyFile:
@@ -36,10 +39,10 @@ class NpyFile:
         self.length += len(values)
 
     def finish(self) -> str:
-        """Write how many values there are; the file's sha256."""
+        """Write how many values there are; the sha256 of the file, which is on the disk then."""
         with self.path.open("r+b") as file:
             file.write(self.header())
-        return file_sha256(self.path)
+        return flushed_sha256(self.path)
 
 
 class SplitWriter:
@@ -52,7 +55,7 @@ class SplitWriter:
         folder.mkdir()
         self.folder, self.shard_tokens, self.dtype = folder, shard_tokens, dtype
         self.thread, self.hashing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.under_way: Future[None] | None = None
+        self.under_way: deque[Future[None]] = deque()
         self.shard: NpyFile | None = None
         self.ends = NpyFile(folder / "ends.npy", np.int64)
         self.n_tokens = self.n_bytes = 0
@@ -73,13 +76,13 @@ class SplitWriter:
 
         Raises OSError when what was added before could not be written.
         """
-        self.wait()
-        self.under_way = self.thread.submit(self.write, tokens, ends, n_bytes)
+        self.wait(AHEAD)
+        self.under_way.append(self.thread.submit(self.write, tokens, ends, n_bytes))
 
-    def wait(self) -> None:
-        """Wait for what is being written. Raises OSError when it could not be."""
-        if self.under_way:
-            self.under_way.result()
+    def wait(self, most: int = 0) -> None:
+        """Wait until `most` of what was added are not written yet. Raises OSError as `add` does."""
+        while len(self.under_way) > most:
+            self.under_way.popleft().result()
 
     def write(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int

@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from nanogpt.files import file_sha256, flush, write_whole
+from nanogpt.files import flushed_sha256, write_whole
 from stages.arrow import from_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.tokens.engine import Encoder
@@ -79,8 +79,7 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
                 documents += rows.num_rows
                 tokens += len(rows.column("tokens").values)
                 n_bytes += rows.column("n_bytes").sum().as_py()
-        flush(beside)
-        sha256 = file_sha256(beside)
+        sha256 = flushed_sha256(beside)
         beside.rename(target)
     finally:
         beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nanogpt.ahead import read_ahead
 from stages.arrow import to_numbers
 from stages.tokens.split import TEXT_HASH_BYTES, Hashes, column_hashes
 
@@ -43,8 +44,7 @@ def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
         chosen = sorted(fields.get_field_index(column) for column in columns)
         options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
         reader = pa.ipc.open_file(source, options=options)
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
+        yield from read_ahead(reader.get_batch, range(reader.num_record_batches))
 
 
 @dataclass(frozen=True, kw_only=True)

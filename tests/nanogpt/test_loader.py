@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt import loader
+from nanogpt import ahead, loader
+from nanogpt.ahead import read_ahead
 from nanogpt.data import TokenStream, WindowOrder
-from nanogpt.loader import micro_batches, read_ahead
+from nanogpt.loader import micro_batches
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 from nanogpt.train import Started, StepDone, TrainConfig, TrainEvent
@@ -27,7 +28,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 def no_thread_is_left() -> Iterator[None]:
     """After each test here."""
     yield
-    assert [thread.name for thread in threading.enumerate() if "loader" in thread.name] == []
+    assert [thread.name for thread in threading.enumerate() if "reader" in thread.name] == []
 
 
 def batches(
@@ -80,14 +81,14 @@ def test_reading_goes_ahead_so_far_and_no_farther() -> None:
 
     def note(chunk: int) -> int:
         read.append(chunk)
-        if chunk == loader.AHEAD:
+        if chunk == ahead.AHEAD:
             asked.set()
         return chunk
 
     with closing(read_ahead(note, range(100))) as chunks:
         assert next(chunks) == 0
         assert asked.wait(timeout=10)
-    assert read == list(range(loader.AHEAD + 1))
+    assert read == list(range(ahead.AHEAD + 1))
 
 
 def test_an_error_of_the_reader_is_raised_where_its_chunk_is_asked_for() -> None:
@@ -124,7 +125,7 @@ def test_no_thread_outlives_a_training(
     """Whether it comes to its end, is stopped, left, or fails itself."""
 
     def alive() -> int:
-        return sum("loader" in thread.name for thread in threading.enumerate())
+        return sum("reader" in thread.name for thread in threading.enumerate())
 
     seen = []
     for name, stop_after in (("whole", None), ("stopped", 2)):

@@ -23,8 +23,8 @@ import pytest
 from nanogpt.files import file_sha256
 from stages import clean, download, tokenize
 from stages.clean import CleanParams
-from stages.download import CorpusParams
 from stages.texts.cleaned import Cleaned
+from stages.texts.params import CorpusParams
 from stages.tokenize import TokenizeParams
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.download import CACHE, CorpusParams, Package, Url, run
+from stages.download import CACHE, run
 from stages.texts import corpus
+from stages.texts.params import CorpusParams, Package, Url
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -59,9 +60,10 @@ def write_parquet(path: str, texts: list[str]) -> None:
 
 
 def rows() -> list[dict[str, str]]:
-    return [
-        row for file in sorted(OUT.glob("*.parquet")) for row in pq.read_table(file).to_pylist()
-    ]
+    """What each document is, without what is computed of its text."""
+    columns = ["id", "text", "source"]
+    files = sorted(OUT.glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file, columns=columns).to_pylist()]
 
 
 def texts() -> list[str]:

@@ -43,7 +43,16 @@ def test_parts_hold_all_documents_in_order(tmp_path: Path) -> None:
     assert [part.name for part in parts] == [f"part-{n:05d}.parquet" for n in range(len(parts))]
     tables = [pq.read_table(tmp_path / part.name) for part in parts]
     rows = [row for table in tables for row in table.to_pylist()]
-    assert rows == [{"id": d.id, "text": d.text, "source": d.source} for d in documents]
+    assert rows == [
+        {
+            "id": d.id,
+            "text": d.text,
+            "source": d.source,
+            "n_bytes": len(d.text.encode()),
+            "text_hash": hashlib.sha256(d.text.encode()).digest()[:16],
+        }
+        for d in documents
+    ]
     for part, table in zip(parts, tables, strict=True):
         texts = table.column("text").to_pylist()
         assert part.documents == len(texts)

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.download import CACHE, CorpusParams, HuggingFace, run
+from stages.download import CACHE, run
 from stages.texts import corpus, hub
 from stages.texts.hub import Rows
+from stages.texts.params import CorpusParams, HuggingFace
 from stages.texts.readers import Document
 
 pytestmark = pytest.mark.usefixtures("workspace")
@@ -275,7 +276,8 @@ COMMIT = "0123456789" * 4
 HUB_SCRIPT = """
 import sys, time
 from pathlib import Path
-from stages.download import CorpusParams, run
+from stages.download import run
+from stages.texts.params import CorpusParams
 
 time.sleep = lambda seconds: None  # the hub's own library tries again five times
 try:

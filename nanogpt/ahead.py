@@ -1,0 +1,30 @@
+"""Reading before it is needed."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+AHEAD = 2  # chunks that are read, or being read, before they are asked for
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
+    """read(chunk) of each chunk, in order, begun when the one AHEAD before it is asked for.
+
+    One thread reads them all. It ends with this iterator: at its end or an error, or when it is
+    closed or let go.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as thread:
+        begun: deque[Future[R]] = deque()
+        try:
+            for chunk in chunks:
+                begun.append(thread.submit(read, chunk))
+                if len(begun) > AHEAD:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            thread.shutdown(cancel_futures=True)  # read nothing more for nobody

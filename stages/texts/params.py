@@ -1,0 +1,100 @@
+"""The section `corpus`: where text comes from, and how files become documents."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from stages.params import Section
+from stages.texts.readers import Reading
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class Package(Section):
+    """Files inside a distribution on the Python package index."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+!_-]+$")]
+    sha256: Sha256
+    members: str
+
+
+class Url(Section):
+    """One file on the web."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    sha256: Sha256
+
+
+class HuggingFace(Section):
+    """A dataset on the Hugging Face hub, or in the same layout in a local folder."""
+
+    name: str
+    config: str | None
+    revision: str | None
+    split: str
+    max_documents: int | None = Field(ge=1)
+
+
+class CorpusParams(Reading):
+    """The section `corpus`."""
+
+    source: Literal["package", "files", "url", "huggingface", "mixture"]
+    path: str
+    glob: str
+    package: Package | None
+    urls: list[Url]
+    huggingface: HuggingFace | None
+    mixture: dict[CorpusName, "CorpusParams"] | None = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def parts_inherit(cls, content: Any) -> Any:
+        """What a corpus of a mixture does not say of itself is as the section says."""
+        if not isinstance(content, dict) or not isinstance(content.get("mixture"), dict):
+            return content
+        own = {key: content[key] for key in cls.model_fields if key in content and key != "source"}
+        own["mixture"] = None
+        parts = content["mixture"].items()
+        mixture = {
+            name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
+        }
+        return {**content, "mixture": mixture}
+
+    @field_validator("glob")
+    @classmethod
+    def glob_stays_inside(cls, glob: str) -> str:
+        """A glob is taken relative to `path`."""
+        if not glob or glob.startswith(("/", "~")) or ".." in glob.split("/"):
+            raise ValueError(f"{glob!r} must be a pattern inside corpus.path, such as '**/*.txt'")
+        return glob
+
+    @model_validator(mode="after")
+    def source_is_described(self) -> "CorpusParams":
+        """The chosen source needs its own keys."""
+        missing = {
+            "package": self.package is None and "package",
+            "url": not self.urls and "urls",
+            "huggingface": self.huggingface is None and "huggingface",
+            "mixture": self.mixture is None and "mixture",
+        }.get(self.source)
+        if missing:
+            raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
+        return self
+
+    @model_validator(mode="after")
+    def mixture_is_of_sources(self) -> "CorpusParams":
+        """A mixture is of sources, and those of files lie where DVC watches."""
+        for name, part in (self.mixture or {}).items():
+            if part.source == "mixture":
+                raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")
+            path, watched = Path(part.path).absolute(), Path(self.path).absolute()
+            inside = path.is_relative_to(watched) and ".." not in path.parts
+            if part.source == "files" and not inside:
+                raise ValueError(
+                    f"mixture.{name}.path {part.path!r} lies outside of corpus.path {self.path!r}, "
+                    "which is what DVC watches; move it there, or make corpus.path wider"
+                )
+        return self
