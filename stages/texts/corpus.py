@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def prefixed(documents: Iterable[Document], prefix: str) -> Iterable[Document]:
     """The same documents with ids that begin with `prefix`."""
     if not prefix:
         return documents
-    return (replace(document, id=prefix + document.id) for document in documents)
+    return (document._replace(id=prefix + document.id) for document in documents)
 
 
 def write_parts(

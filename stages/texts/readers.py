@@ -5,9 +5,8 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -41,8 +40,7 @@ class Reading(Section):
         return known_encoding(encoding)
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """One text: `id` is unique in the corpus, `source` says which file or dataset it is from."""
 
     id: str
@@ -111,7 +109,7 @@ def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iter
         else:
             found = text_documents(name, text, how.separator)
             if kind == ".md":
-                found = (replace(d, text=shown(markdown_text, d.text, d.id)) for d in found)
+                found = (d._replace(text=shown(markdown_text, d.text, d.id)) for d in found)
     for document in found:
         if is_too_long(document.text):
             raise too_long(document.id)
@@ -225,13 +223,14 @@ def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iter
 
 def column_text(row: Any, column: str, where: str) -> str:
     """The text of a row, "" where it is null. Raises ValueError when there is no such column."""
-    if isinstance(row, dict) and column in row and row[column] is None:
-        return ""
-    if not isinstance(row, dict) or not isinstance(row.get(column), str):
-        keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
-    text: str = row[column]
-    return text
+    if isinstance(row, dict) and column in row:
+        text = row[column]
+        if isinstance(text, str):
+            return text
+        if text is None:
+            return ""
+    keys = sorted(row) if isinstance(row, dict) else type(row).__name__
+    raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
 
 
 def cut(text: Iterator[str], separator: str, place: Callable[[int], str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,15 @@ class Tokenized:
             raise ValueError(
                 f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
             )
+        ids = ids.astype(self.manifest["dtype"], copy=False)
         offsets = to_numbers(lists.offsets)
-        ends = (offsets[1:] - offsets[0]).astype(np.int64)
+        places = ((offsets - offsets[0]) * ids.itemsize).tolist()
+        content, separator = ids.view(np.uint8).data, ids.dtype.type(self.separator)
+        texts = [content[start:stop] for start, stop in pairwise(places)]
+        tokens = separator.tobytes().join([*texts, b""])  # np.insert takes twice as long
         return Documents(
-            tokens=np.insert(ids.astype(self.manifest["dtype"], copy=False), ends, self.separator),
-            lengths=np.diff(ends, prepend=0) + 1,
+            tokens=np.frombuffer(tokens, ids.dtype),
+            lengths=np.diff(offsets).astype(np.int64) + 1,
             n_bytes=to_numbers(batch.column("n_bytes")),
             rows=rows,
         )

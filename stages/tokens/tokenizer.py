@@ -4,9 +4,9 @@ Every document is followed by one separator, `<|endoftext|>`, the last id of eac
 inside a document those letters are letters.
 """
 
-import base64
 import hashlib
 import json
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,13 +133,15 @@ class BpeTokenizer:
 def format_ranks(ranks: dict[bytes, int]) -> str:
     """Tiktoken's text form: one base64 token and its rank a line, by rank."""
     ordered = sorted(ranks.items(), key=lambda item: item[1])
-    return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ordered)
+    return "".join(
+        f"{b2a_base64(token, newline=False).decode()} {rank}\n" for token, rank in ordered
+    )
 
 
 def parse_ranks(content: bytes) -> dict[bytes, int]:
     """Undo `format_ranks`."""
     pairs = (line.split() for line in content.splitlines())
-    return {base64.b64decode(token): int(rank) for token, rank in pairs}
+    return {a2b_base64(token): int(rank) for token, rank in pairs}
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
