@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanogpt.files import flushed_sha256
 
-AHEAD = 8  # groups of tokens that may wait to be written
+AHEAD = 2  # groups of tokens that may wait to be written
 
 
 class NpyFile:
@@ -23,7 +23,8 @@ class NpyFile:
 
     def __init__(self, path: Path, dtype: DTypeLike) -> None:
         self.path, self.dtype, self.length = path, np.dtype(dtype), 0
-        path.write_bytes(self.header())
+        self.file = path.open("wb")
+        self.file.write(self.header())
 
     def header(self) -> bytes:
         """What stands before the values; numpy pads it to one size for any length."""
@@ -34,14 +35,14 @@ class NpyFile:
 
     def append(self, values: NDArray[Any]) -> None:
         """Write values behind those that are there."""
-        with self.path.open("ab") as file:
-            file.write(np.ascontiguousarray(values, self.dtype).data)
+        self.file.write(np.ascontiguousarray(values, self.dtype).data)
         self.length += len(values)
 
     def finish(self) -> str:
         """Write how many values there are; the sha256 of the file, which is on the disk then."""
-        with self.path.open("r+b") as file:
-            file.write(self.header())
+        self.file.seek(0)
+        self.file.write(self.header())
+        self.file.close()
         return flushed_sha256(self.path)
 
 
@@ -68,6 +69,8 @@ class SplitWriter:
         """Write nothing any more once this is over, however it ended."""
         self.thread.shutdown()
         self.hashing.shutdown()
+        for unfinished in filter(None, (self.shard, self.ends)):
+            unfinished.file.close()
 
     def add(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int

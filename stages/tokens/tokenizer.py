@@ -9,6 +9,7 @@ import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -39,6 +40,7 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of ids; separators show as `<|endoftext|>`."""
 
+    @property
     def files(self) -> dict[str, str]:
         """What `load_tokenizer` needs: file names and contents."""
 
@@ -80,6 +82,7 @@ class CharTokenizer:
         table = [*self.characters, SEPARATOR]
         return "".join(table[token] for token in tokens)
 
+    @cached_property
     def files(self) -> dict[str, str]:
         about = {"version": VERSION, "kind": "char", "characters": self.characters}
         return {"tokenizer.json": json.dumps(about, indent=2) + "\n"}
@@ -122,6 +125,7 @@ class BpeTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         return self.encoding.decode(list(tokens))
 
+    @cached_property
     def files(self) -> dict[str, str]:
         about = {"version": VERSION, "kind": "bpe", "pattern": self.pattern}
         return {
@@ -147,7 +151,7 @@ def parse_ranks(content: bytes) -> dict[bytes, int]:
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write a tokenizer into a new folder."""
     folder.mkdir(parents=True)
-    for name, content in tokenizer.files().items():
+    for name, content in tokenizer.files.items():
         (folder / name).write_text(content, encoding="utf-8")
 
 
@@ -164,7 +168,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 over what defines the tokenizer: equal ids for every text, equal fingerprint."""
-    return files_fingerprint(tokenizer.files())
+    return files_fingerprint(tokenizer.files)
 
 
 def files_fingerprint(files: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt.files import file_sha256, whole_folder, write_whole
+from nanogpt.files import file_sha256, flushed_sha256, whole_folder, write_whole
 
 FoundAfterKills = Callable[[str], list[Any]]
 
@@ -124,4 +124,4 @@ look = lambda: (folder / "note").read_text()
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_sha256(tmp_path / "abc") == expected
+    assert file_sha256(tmp_path / "abc") == flushed_sha256(tmp_path / "abc") == expected

@@ -11,20 +11,19 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from nanogpt.files import file_sha256
 from stages import clean, download, tokenize
 from stages.clean import CleanParams
 from stages.texts.cleaned import Cleaned
+from stages.texts.corpus import VERSION, PartWriter, part_name
 from stages.texts.params import CorpusParams
+from stages.texts.readers import Document
 from stages.tokenize import TokenizeParams
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams
@@ -266,17 +265,11 @@ def corpus_in_parts(parts: list[list[str]], folder: Path) -> Cleaned:
     corpus.mkdir(parents=True, exist_ok=True)
     files = []
     for number, texts in enumerate(parts):
-        path = corpus / f"part-{number:05d}.parquet"
-        columns = {
-            "id": pa.array([f"{number}#{row}" for row in range(len(texts))]),
-            "text": pa.array(texts, pa.large_string()),
-            "source": pa.array(["test"] * len(texts)),
-        }
-        pq.write_table(pa.table(columns), path)
-        about = {"name": path.name, "corpus": "corpus", "sha256": file_sha256(path)}
-        sizes = {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)}
-        files.append({**about, **sizes})
-    (corpus / "manifest.json").write_text(json.dumps({"version": 1, "files": files}))
+        part = PartWriter(corpus / part_name(number))
+        for row, text in enumerate(texts):
+            part.add(Document(f"{number}#{row}", text, "test"))
+        files.append(asdict(part.close("corpus")))
+    (corpus / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}))
     clean.run(CLEAN, corpus, folder / "clean")
     return Cleaned.open(corpus, folder / "clean")
 

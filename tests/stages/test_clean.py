@@ -1,6 +1,7 @@
 import hashlib
 import json
 import random
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -172,6 +173,31 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     run(asked, corpus, tmp_path / "alone", filters=filters, workers=1)
     run(asked, corpus, tmp_path / "together", filters=filters, workers=workers)
     assert digests(tmp_path / "together") == digests(tmp_path / "alone")
+
+
+def test_no_text_is_read_that_no_rule_asks_for(corpus: Path, filters: Path, tmp_path: Path) -> None:
+    """Its size and hash stand beside it."""
+    without = tmp_path / "corpus"
+    shutil.copytree(corpus, without)
+    for file in without.glob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns("text"), file)
+    plain = params(min_bytes=20, max_bytes=1000)
+    for folder, out in ((corpus, "with"), (without, "without")):
+        run(plain, folder, tmp_path / out, filters=filters)
+    assert reasons(tmp_path / "with") == reasons(tmp_path / "without")
+    assert set(reasons(tmp_path / "with")) >= {"too short", "duplicate"}
+    with pytest.raises(KeyError):
+        run(params(unicode="NFC"), without, tmp_path / "normal", filters=filters)
+
+
+def test_hashes_are_those_of_the_texts_that_are_kept(
+    corpus: Path, filters: Path, tmp_path: Path
+) -> None:
+    for form in (None, "NFD"):
+        run(params(unicode=form), corpus, tmp_path / "out", filters=filters)
+        cleaned = Cleaned.open(corpus, tmp_path / "out")
+        texts = [text.encode() for text in cleaned.texts()]
+        assert list(cleaned.text_hashes()) == [text_hash(text) for text in texts]
 
 
 def test_every_reason_is_counted_by_part_and_in_all(corpus: Path, made: Path) -> None:

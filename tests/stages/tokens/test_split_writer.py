@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.tokens.split_writer import SplitWriter
+from stages.tokens.split_writer import AHEAD, SplitWriter
 
 TOKENS = np.arange(10, dtype=np.uint16)
 ENDS = np.array([4, 10])
@@ -33,6 +33,6 @@ def test_nothing_is_written_once_it_is_over(tmp_path: Path) -> None:
 def test_a_write_that_failed_is_told_by_the_next(tmp_path: Path) -> None:
     with SplitWriter(tmp_path / "train", 8, np.uint16) as writer:
         (tmp_path / "train" / "00000.npy").mkdir()
-        writer.add(TOKENS, ENDS, 25)
         with pytest.raises(IsADirectoryError):
-            writer.add(TOKENS, ENDS, 25)
+            for _ in range(AHEAD + 2):
+                writer.add(TOKENS, ENDS, 25)
