@@ -1,4 +1,4 @@
-"""Reading before it is needed."""
+"""Reading by a thread what the next steps will ask for: the order and the content stay the same."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +11,8 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 
-def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
-    """read(chunk) of each chunk, in order, begun when the one AHEAD before it is asked for.
+def read_ahead(read: Callable[[C], R], chunks: Iterable[C], ahead: int = AHEAD) -> Iterator[R]:
+    """read(chunk) of each chunk, in order, begun when the one `ahead` before it is asked for.
 
     One thread reads them all. It ends with this iterator: at its end or an error, or when it is
     closed or let go.
@@ -22,7 +22,7 @@ def read_ahead(read: Callable[[C], R], chunks: Iterable[C]) -> Iterator[R]:
         try:
             for chunk in chunks:
                 begun.append(thread.submit(read, chunk))
-                if len(begun) > AHEAD:
+                if len(begun) > ahead:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()

@@ -12,12 +12,15 @@ from nanogpt.runtime import Runtime
 # Weights of fewer numbers lie in a processor's cache, where any product is as fast.
 MIN_STREAMED = 1 << 17
 
+PARTS = 8  # of a sum, each by one thread: the same sum for any number of threads
+
 
 class StreamedLinear(nn.Module):
     """An `nn.Linear` on a processor whose weights are read once, in the order they lie in.
 
     One row times a matrix is a sum of the matrix's columns, each times a number: what
-    `embedding_bag` does, fetching ahead, and one part of the columns per thread.
+    `embedding_bag` does, fetching ahead, several parts of the columns at once. Several rows are a
+    product as ever.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -25,12 +28,14 @@ class StreamedLinear(nn.Module):
         # (out, in), by columns
         self.weight = nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
         self.bias = linear.bias
-        n_columns, n_parts = linear.in_features, torch.get_num_threads()
-        self.columns = torch.arange(n_columns)
-        self.starts = torch.arange(n_parts) * n_columns // n_parts
+        self.columns: Tensor
+        self.starts: Tensor
+        starts = torch.arange(PARTS) * linear.in_features // PARTS
+        self.register_buffer("columns", torch.arange(linear.in_features), persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > len(self.columns):
+        if x.numel() != len(self.columns):
             return F.linear(x, self.weight, self.bias)
         y = F.embedding_bag(
             self.columns, self.weight.t(), self.starts, mode="sum", per_sample_weights=x.flatten()

@@ -25,6 +25,7 @@ from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.texts.cleaned import Form
 from stages.texts.judge import KEPT, Judgement, Rules, judgements
+from stages.texts.layout import VERSION
 from stages.texts.near_duplicates import MINIMA, near_duplicates
 from stages.tokens.split import TEXT_HASH_BYTES
 
@@ -173,8 +174,15 @@ def write_parts(
 def run(
     params: CleanParams, corpus: Path, out: Path, *, filters: Path = FILTERS, workers: int = 1
 ) -> None:
-    """Write the verdicts and their manifest. Raises ValueError when nothing is kept."""
+    """Write the verdicts and their manifest.
+
+    Raises ValueError when nothing is kept, or at a corpus of another version.
+    """
     source = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))
+    if source["version"] != VERSION:
+        raise ValueError(
+            f"{corpus} has version {source['version']}, not {VERSION}; run `dvc repro download`"
+        )
     rules = params.rules(filters)
     reasons = [*rules.reasons, "duplicate", "near duplicate"]
     with whole_folder(out) as folder, TemporaryFile(dir=folder) as signatures:

@@ -17,7 +17,8 @@ from stages.command import main
 from stages.params import load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
-from stages.texts.corpus import VERSION, Part, part_name
+from stages.texts.corpus import Part, part_name
+from stages.texts.layout import VERSION
 from stages.texts.params import CorpusParams, Package
 from stages.texts.readers import (
     READABLE,

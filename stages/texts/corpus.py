@@ -2,8 +2,7 @@
 
 Where one part ends and the next begins is decided by the documents themselves and not by counting
 from the start (content-defined chunking), so that a document more or less changes the part it is in
-and leaves most others, and what later stages made of them, as they were. A row is a document: id,
-text, source, and of its text the number of bytes and the hash that names it.
+and leaves most others, and what later stages made of them, as they were.
 """
 
 import hashlib
@@ -20,16 +19,13 @@ import pyarrow.parquet as pq
 
 from nanogpt.files import flushed_sha256
 from stages.arrow import from_numbers, from_texts
+from stages.texts.layout import SCHEMA
 from stages.texts.readers import Document
-from stages.tokens.split import TEXT_HASH_BYTES, text_hash
+from stages.tokens.split import text_hash
 
 PART_BYTES = 32 << 20  # of text in a part, about: few enough files, small enough pieces of work
 GROUP_BYTES = 4 << 20  # of text written, and read again, at a time
-VERSION = 2  # of what a part of the corpus looks like
 HEAD = 1024  # characters of a document that decide, with its length, whether a part ends there
-
-
-HASH = pa.binary(TEXT_HASH_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,22 +122,21 @@ class PartWriter:
         """Write the waiting documents."""
         ids, contents, sources = zip(*self.group, strict=True)
         hashes = pa.py_buffer(b"".join(map(text_hash, contents)))
-        table = pa.table(
-            {
-                "id": from_texts(ids).cast(pa.string()),
-                "text": from_texts(contents),
-                "source": from_texts(sources).cast(pa.string()),
-                "n_bytes": from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
-                "text_hash": pa.Array.from_buffers(HASH, len(ids), [None, hashes]),
-            }
-        )
+        columns = [
+            from_texts(ids).cast(pa.string()),
+            from_texts(contents),
+            from_texts(sources).cast(pa.string()),
+            from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
+            pa.Array.from_buffers(SCHEMA.field("text_hash").type, len(ids), [None, hashes]),
+        ]
+        table = pa.table(columns, schema=SCHEMA)
         if self.writer is None:
             # lz4 takes 1.4 times the room of zstd, and two thirds of the time to write and half of
             # that to read, which every stage does. A dictionary or the least and greatest of long
             # texts would cost time and tell nothing.
             self.writer = pq.ParquetWriter(
                 self.file,
-                table.schema,
+                SCHEMA,
                 compression="lz4",
                 use_dictionary=["source"],
                 write_statistics=False,

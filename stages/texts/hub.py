@@ -18,6 +18,7 @@ import pyarrow as pa
 from nanogpt.files import is_whole, write_whole
 from stages.texts import corpus as parts_of
 from stages.texts.corpus import Part, prefixed, write_parts
+from stages.texts.layout import VERSION
 from stages.texts.meter import Meter
 from stages.texts.params import HuggingFace
 from stages.texts.patience import Patience
@@ -71,7 +72,7 @@ def entry_name(hub: HuggingFace, params: str) -> str:
 
     files = sorted(file for file in Path(hub.name).rglob("*") if file.is_file())
     about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    layout = [parts_of.VERSION, parts_of.PART_BYTES, parts_of.GROUP_BYTES, parts_of.HEAD]
+    layout = [VERSION, parts_of.PART_BYTES, parts_of.GROUP_BYTES, parts_of.HEAD]
     made_by = [params, about, layout, pa.__version__, datasets.__version__]
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
 

@@ -7,6 +7,7 @@ more: memory grows neither with the split nor with the size of a shard.
 import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanogpt.files import flushed_sha256
 
-AHEAD = 2  # groups of tokens that may wait to be written
+AHEAD = 1  # groups of tokens that may wait to be written
 
 
 class NpyFile:
@@ -38,12 +39,11 @@ class NpyFile:
         self.file.write(np.ascontiguousarray(values, self.dtype).data)
         self.length += len(values)
 
-    def finish(self) -> str:
-        """Write how many values there are; the sha256 of the file, which is on the disk then."""
+    def close(self) -> None:
+        """Write how many values there are, and nothing more."""
         self.file.seek(0)
         self.file.write(self.header())
         self.file.close()
-        return flushed_sha256(self.path)
 
 
 class SplitWriter:
@@ -70,14 +70,16 @@ class SplitWriter:
         self.thread.shutdown()
         self.hashing.shutdown()
         for unfinished in filter(None, (self.shard, self.ends)):
-            unfinished.file.close()
+            with suppress(OSError):  # of what nobody will read
+                unfinished.file.close()
 
     def add(
         self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
     ) -> None:
         """Append tokens, separators included, after each of which a document `ends`.
 
-        Raises OSError when what was added before could not be written.
+        Raises OSError when what was added more than AHEAD calls before could not be written, as
+        `finish` does of the rest.
         """
         self.wait(AHEAD)
         self.under_way.append(self.thread.submit(self.write, tokens, ends, n_bytes))
@@ -107,8 +109,9 @@ class SplitWriter:
         return f"{len(self.finished):05d}.npy"
 
     def finish_shard(self, shard: NpyFile) -> None:
-        """Let a file that is complete be hashed while the next one is written."""
-        self.finished.append((shard, self.hashing.submit(shard.finish)))
+        """Let a file that is complete be hashed, and reach the disk, while the next is written."""
+        shard.close()
+        self.finished.append((shard, self.hashing.submit(flushed_sha256, shard.path)))
         self.shard = None
 
     def finish(self) -> dict[str, Any]:
@@ -116,11 +119,12 @@ class SplitWriter:
         self.wait()
         if self.shard:
             self.finish_shard(self.shard)
+        self.ends.close()
         return {
             "documents": self.ends.length,
             "tokens": self.n_tokens,
             "bytes": self.n_bytes,
-            "ends_sha256": self.ends.finish(),
+            "ends_sha256": flushed_sha256(self.ends.path),
             "files": [
                 {"name": shard.path.name, "tokens": shard.length, "sha256": sha256.result()}
                 for shard, sha256 in self.finished

@@ -45,7 +45,7 @@ def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
         chosen = sorted(fields.get_field_index(column) for column in columns)
         options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
         reader = pa.ipc.open_file(source, options=options)
-        yield from read_ahead(reader.get_batch, range(reader.num_record_batches))
+        yield from read_ahead(reader.get_batch, range(reader.num_record_batches), ahead=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
         """The text of ids; separators show as `<|endoftext|>`."""
 
     @property
-    def files(self) -> dict[str, str]:
+    def files(self) -> Mapping[str, str]:
         """What `load_tokenizer` needs: file names and contents."""
 
 
@@ -83,7 +83,7 @@ class CharTokenizer:
         return "".join(table[token] for token in tokens)
 
     @cached_property
-    def files(self) -> dict[str, str]:
+    def files(self) -> Mapping[str, str]:
         about = {"version": VERSION, "kind": "char", "characters": self.characters}
         return {"tokenizer.json": json.dumps(about, indent=2) + "\n"}
 
@@ -126,7 +126,7 @@ class BpeTokenizer:
         return self.encoding.decode(list(tokens))
 
     @cached_property
-    def files(self) -> dict[str, str]:
+    def files(self) -> Mapping[str, str]:
         about = {"version": VERSION, "kind": "bpe", "pattern": self.pattern}
         return {
             "tokenizer.json": json.dumps(about, indent=2) + "\n",

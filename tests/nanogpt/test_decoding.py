@@ -23,14 +23,34 @@ def every_matrix_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 24), (1, 1, 24), (3, 24), (2, 5, 24)])
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_streamed_linear_computes_the_same(
-    shape: tuple[int, ...], bias: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], bias: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # the parts of a sum
-    linear = nn.Linear(24, 10, bias=bias)
-    x = torch.randn(shape)
-    torch.testing.assert_close(StreamedLinear(linear)(x), linear(x), atol=1e-6, rtol=1e-5)
+    torch.manual_seed(0)
+    linear, x = nn.Linear(24, 10, bias=bias).to(dtype), torch.randn(shape).to(dtype)
+    torch.testing.assert_close(StreamedLinear(linear)(x), linear(x))
+
+
+@pytest.mark.parametrize("n_columns", [1, 3, 8, 25])
+def test_any_number_of_columns_is_cut_into_the_parts(n_columns: int) -> None:
+    linear, x = nn.Linear(n_columns, 7), torch.randn(1, n_columns)
+    torch.testing.assert_close(StreamedLinear(linear)(x), linear(x))
+
+
+def test_no_row_is_no_error() -> None:
+    assert StreamedLinear(nn.Linear(24, 10))(torch.zeros(0, 24)).shape == (0, 10)
+
+
+def test_the_sum_does_not_depend_on_the_number_of_threads() -> None:
+    linear, x = StreamedLinear(nn.Linear(3000, 70)), torch.randn(1, 3000)
+    before, sums = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        sums.append(linear(x))
+    torch.set_num_threads(before)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
 
 
 @pytest.mark.usefixtures("every_matrix_is_large")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nanogpt import files
 from nanogpt.files import file_sha256, flushed_sha256, whole_folder, write_whole
 
 FoundAfterKills = Callable[[str], list[Any]]
@@ -125,3 +126,15 @@ def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert file_sha256(tmp_path / "abc") == flushed_sha256(tmp_path / "abc") == expected
+
+
+def test_a_file_that_cannot_reach_the_disk_has_no_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(f"{path} is on a broken disk")
+
+    monkeypatch.setattr(files, "flush", fail)
+    (tmp_path / "abc").write_bytes(b"abc")
+    with pytest.raises(OSError, match="broken disk"):
+        flushed_sha256(tmp_path / "abc")

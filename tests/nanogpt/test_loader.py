@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -10,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt import ahead, loader
-from nanogpt.ahead import read_ahead
+from nanogpt import loader
 from nanogpt.data import TokenStream, WindowOrder
 from nanogpt.loader import micro_batches
 from nanogpt.model import GPT, GPTConfig
@@ -74,33 +72,6 @@ def test_micro_batches_are_the_windows_of_the_order(
 def test_tokens_of_any_width_are_read(dtype: type[np.integer]) -> None:
     (x, _), *_ = batches(TokenStream([TOKENS.astype(dtype)]), range(3))
     assert x[0].tolist() == TOKENS[472 : 472 + 16].tolist()
-
-
-def test_reading_goes_ahead_so_far_and_no_farther() -> None:
-    read, asked = [], threading.Event()
-
-    def note(chunk: int) -> int:
-        read.append(chunk)
-        if chunk == ahead.AHEAD:
-            asked.set()
-        return chunk
-
-    with closing(read_ahead(note, range(100))) as chunks:
-        assert next(chunks) == 0
-        assert asked.wait(timeout=10)
-    assert read == list(range(ahead.AHEAD + 1))
-
-
-def test_an_error_of_the_reader_is_raised_where_its_chunk_is_asked_for() -> None:
-    def fail(chunk: int) -> int:
-        if chunk == 3:
-            raise OSError("the disk is gone")
-        return chunk
-
-    chunks = read_ahead(fail, range(10))
-    assert [next(chunks) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(chunks)
 
 
 def test_a_token_beyond_the_vocabulary_stops_the_training(

@@ -21,7 +21,8 @@ import pytest
 from stages import clean, download, tokenize
 from stages.clean import CleanParams
 from stages.texts.cleaned import Cleaned
-from stages.texts.corpus import VERSION, PartWriter, part_name
+from stages.texts.corpus import PartWriter, part_name
+from stages.texts.layout import VERSION
 from stages.texts.params import CorpusParams
 from stages.texts.readers import Document
 from stages.tokenize import TokenizeParams

@@ -190,6 +190,17 @@ def test_no_text_is_read_that_no_rule_asks_for(corpus: Path, filters: Path, tmp_
         run(params(unicode="NFC"), without, tmp_path / "normal", filters=filters)
 
 
+def test_a_corpus_of_another_version_is_refused(
+    corpus: Path, filters: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "corpus"
+    shutil.copytree(corpus, older)
+    about = {**manifest(older), "version": 1}
+    (older / "manifest.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="has version 1, not 2; run `dvc repro download`"):
+        run(params(), older, tmp_path / "out", filters=filters)
+
+
 def test_hashes_are_those_of_the_texts_that_are_kept(
     corpus: Path, filters: Path, tmp_path: Path
 ) -> None:
