@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-AHEAD = 2  # chunks that are read, or being read, before they are asked for
-
 C = TypeVar("C")
 R = TypeVar("R")
 
 
-def read_ahead(read: Callable[[C], R], chunks: Iterable[C], ahead: int = AHEAD) -> Iterator[R]:
+def read_ahead(read: Callable[[C], R], chunks: Iterable[C], ahead: int) -> Iterator[R]:
     """read(chunk) of each chunk, in order, begun when the one `ahead` before it is asked for.
 
     One thread reads them all. It ends with this iterator: at its end or an error, or when it is

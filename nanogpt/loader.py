@@ -16,6 +16,7 @@ from nanogpt.data import TokenStream, WindowOrder, check_vocabulary
 from nanogpt.runtime import Runtime
 
 CHUNK_TOKENS = 1 << 19  # read at once: so many that what is done once for all costs little
+AHEAD = 2  # chunks that are read, or being read, before they are asked for
 
 
 def micro_batches(
@@ -49,7 +50,7 @@ def micro_batches(
 
     size = max(1, CHUNK_TOKENS // (micro * order.block_size))
     chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
-    for rows in read_ahead(read, chunks):
+    for rows in read_ahead(read, chunks, AHEAD):
         wide = as_indices(rows, runtime.device)
         yield from zip(wide[..., :-1].unbind(), wide[..., 1:].unbind(), strict=True)
 

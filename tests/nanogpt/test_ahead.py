@@ -26,7 +26,7 @@ def test_reading_goes_ahead_so_far_and_no_farther(ahead: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10])
 def test_all_comes_in_order(count: int) -> None:
-    assert list(read_ahead(lambda chunk: chunk * chunk, range(count))) == [
+    assert list(read_ahead(lambda chunk: chunk * chunk, range(count), 2)) == [
         chunk * chunk for chunk in range(count)
     ]
 
@@ -37,7 +37,7 @@ def test_an_error_of_the_reader_is_raised_where_its_chunk_is_asked_for() -> None
             raise OSError("the disk is gone")
         return chunk
 
-    chunks = read_ahead(fail, range(10))
+    chunks = read_ahead(fail, range(10), 2)
     assert [next(chunks) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(chunks)
