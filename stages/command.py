@@ -63,7 +63,7 @@ def main(stage: str, run: Callable[[Settings], None]) -> None:
             raise
         message = str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt):
-            message = "stopped; run it again, and what was finished is not done twice"
+            message = "stopped; run it again, nothing is half done"
         fail(stage, kind_of(error), message, status_file)
     seconds = round(time.perf_counter() - started, 2)
     write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))

@@ -17,6 +17,7 @@ from stages.command import main
 from stages.params import load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
+from stages.texts.compressed import COMPRESSIONS
 from stages.texts.corpus import Part, part_name
 from stages.texts.layout import VERSION
 from stages.texts.params import CorpusParams, Package
@@ -46,9 +47,10 @@ def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
         skipped["hidden file"] += len(files) - len(shown)
     known = [path for path in shown if is_readable(path.name)]
     if not known:
+        packed = ", ".join(f".txt{end}" for end in COMPRESSIONS)
         raise ValueError(
-            f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file that matches "
-            f"corpus.glob {params.glob!r}; put your texts there, or name another folder"
+            f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file ({packed} too) that "
+            f"matches corpus.glob {params.glob!r}; put your texts there, or name another folder"
         )
     skipped.update(unreadable(path.name) for path in shown if not is_readable(path.name))
     named = {
@@ -164,13 +166,20 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
         }
         if not parts:
             raise ValueError(
-                f"the corpus ({params.source}) holds no text; skipped: {dict(skipped)}"
+                f"the corpus ({params.source}) holds no text{and_left_out(skipped)}; give "
+                "it files or rows with words in them"
             )
         write_json(folder / "manifest.json", manifest)
     for entry in entries:  # nothing of them is needed any more
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
-    print(f"; left out: {dict(skipped)}" if skipped else "")
+    print(and_left_out(skipped))
+
+
+def and_left_out(skipped: Counter[str]) -> str:
+    """What was left out and how often, to be said after the rest; nothing of nothing."""
+    counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(skipped.items()))
+    return f"; left out: {counts}" if counts else ""
 
 
 def run_stage(settings: Settings) -> None:

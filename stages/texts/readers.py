@@ -105,9 +105,9 @@ def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iter
         elif kind in DELIMITERS:
             found = table_documents(name, text, how.text_column, DELIMITERS[kind])
         elif kind in (".html", ".htm"):
-            found = page_documents(name, text, how.separator)
+            found = page_documents(name, with_newlines(text), how.separator)
         else:
-            found = text_documents(name, text, how.separator)
+            found = text_documents(name, with_newlines(text), how.separator)
             if kind == ".md":
                 found = (d._replace(text=shown(markdown_text, d.text, d.id)) for d in found)
     for document in found:
@@ -116,11 +116,19 @@ def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iter
         yield document
 
 
+def with_newlines(text: Iterator[str]) -> Iterator[str]:
+    r"""The same text with its lines ended by "\n", also where Windows ends them by "\r\n"."""
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
+    yield from map(newlines.decode, text)
+    yield newlines.decode("", final=True)
+
+
 def text_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
     """One document, or one for each part between separators."""
     if separator is None:
         yield Document(name, whole(text, name), name)
         return
+    separator = separator.replace("\r\n", "\n")
     for i, part in enumerate(cut(text, separator, lambda i: f"{name}#{i}")):
         yield Document(f"{name}#{i}", part, name)
 
@@ -161,8 +169,10 @@ def json_row(line: str, place: str) -> Any:
         pass  # the standard library knows more (NaN, halves of surrogate pairs), at half the speed
     try:
         return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is not JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{place} cannot be read: too long a number, or too deep") from None
 
 
 def table_documents(
@@ -229,6 +239,8 @@ def column_text(row: Any, column: str, where: str) -> str:
             return text
         if text is None:
             return ""
+        what = f"{type(text).__name__} in {column!r}"
+        raise ValueError(f"{where} has {what} (corpus.text_column), where a text should be")
     keys = sorted(row) if isinstance(row, dict) else type(row).__name__
     raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
 

@@ -18,7 +18,7 @@ main("bake", run)
 """
 
 
-STOPPED = "stopped; run it again, and what was finished is not done twice"
+STOPPED = "stopped; run it again, nothing is half done"
 
 
 @pytest.fixture

@@ -251,16 +251,28 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("a.txt", b"", ["holds no text", "'empty document': 1"]),
-        ("a.txt", b" \n\t\r\n", ["holds no text", "'empty document': 1"]),
-        ("a.jsonl", b'{"text": ""}\n{"text": " "}\n', ["holds no text", "'empty document': 2"]),
+        ("a.txt", b"", ["no text", "left out: empty document (1)"]),
+        ("a.txt", b" \n\t\r\n", ["no text", "left out: empty document (1)"]),
+        (
+            "a.jsonl",
+            b'{"text": ""}\n{"text": " "}\n',
+            ["no text", "left out: empty document (2)"],
+        ),
         ("a.jsonl", b"\n", ["holds no text"]),
         ("a.txt", b"good\xe9", ["a.txt is not UTF-8", "byte 4: 0xe9"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', ["a.jsonl, line 2 is not JSON"]),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
         ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
-        ("a.pdf", b"%PDF", ["holds no .txt, .md, .html,", ".tar file that"]),
-        (".a.txt", b"hidden", ["holds no .txt, .md, .html,", ".tar file that"]),
+        (
+            "a.pdf",
+            b"%PDF",
+            ["holds no .txt, .md, .html,", ".txt.xz too) that"],
+        ),
+        (
+            ".a.txt",
+            b"hidden",
+            ["holds no .txt, .md, .html,", ".txt.xz too) that"],
+        ),
     ],
 )
 def test_bad_input_is_refused_and_nothing_left_behind(

@@ -109,7 +109,7 @@ def test_no_file_is_opened_for_a_row_that_nobody_asked_for(dataset: str) -> None
         ({"split": "test"}, r"Available splits: \['train'\]"),
         ({"config": "nope"}, "'nope' not found"),
         ({"text_column": "body"}, r"has no text in 'body'.*\['n', 'text'\]"),
-        ({"text_column": "n"}, "has no text in 'n'"),
+        ({"text_column": "n"}, "has int in 'n'.*, where a text should be"),
     ],
 )
 def test_what_a_dataset_does_not_have_is_refused(

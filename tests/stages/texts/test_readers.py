@@ -22,6 +22,7 @@ from stages.texts.readers import (
     cut,
     file_documents,
     is_readable,
+    with_newlines,
 )
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
@@ -66,9 +67,23 @@ def table(rows: list[list[str]], delimiter: str = ",") -> str:
 # --- .txt ----------------------------------------------------------------------------------------
 
 
-def test_a_text_is_one_document_with_nothing_changed() -> None:
-    text = " a\r\n\n\n\nb \n"
-    assert read("a.txt", text) == [Document("a.txt", text, "a.txt")]
+def test_a_text_is_one_document_with_nothing_changed_but_its_line_ends() -> None:
+    text = " a\n\n\n\nb \x0b\u2028\n"
+    for end in ("\n", "\r\n", "\r"):
+        assert read("a.txt", text.replace("\n", end)) == [Document("a.txt", text, "a.txt")]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text("a\r\n", max_size=4), max_size=8))
+def test_lines_end_alike_wherever_the_pieces_end(pieces: list[str]) -> None:
+    assert "".join(with_newlines(iter(pieces))) == re.sub("\r\n?", "\n", "".join(pieces))
+
+
+@pytest.mark.parametrize("separator", ["\n\n", "\r\n\r\n"])
+def test_a_separator_is_found_whatever_ends_the_lines(separator: str) -> None:
+    for text in ("one\n\ntwo", "one\r\n\r\ntwo"):
+        found = read("a.txt", text, separator=separator)
+        assert [document.text for document in found] == ["one", "two"]
 
 
 def test_a_separator_cuts_a_text_into_documents() -> None:
@@ -89,7 +104,7 @@ def test_a_text_is_cut_wherever_its_pieces_end(pieces: list[str], separator: str
 @settings(max_examples=50)
 @given(st.lists(TEXTS, min_size=1))
 def test_joined_texts_come_apart_again(written: list[str]) -> None:
-    written = [text.replace("\u241e", "").removeprefix("\ufeff") for text in written]
+    written = [re.sub("[\u241e\r]", "", text).removeprefix("\ufeff") for text in written]
     assert texts("a.txt", "\u241e".join(written), separator="\u241e") == written
 
 
@@ -144,12 +159,23 @@ def test_each_json_line_is_a_document_named_by_its_number() -> None:
     ]
 
 
-@pytest.mark.parametrize("line", ['{"text": ', "[" * 100_000, '{"n": ' + "1" * 5000 + "}"])
-def test_a_line_that_is_not_json_is_named_by_its_number(line: str) -> None:
-    refused("a.jsonl", f'{{"text": "one"}}\n\n{line}\n', "a.jsonl, line 3 is not JSON")
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"text": ', "is not JSON: Expecting value at character 10"),
+        ("[" * 100_000, "cannot be read: too long a number, or too deep"),
+        ('{"n": ' + "1" * 5000 + "}", "cannot be read: too long a number, or too deep"),
+    ],
+)
+def test_a_line_that_is_not_json_is_named_by_its_number(line: str, words: str) -> None:
+    refused("a.jsonl", f'{{"text": "one"}}\n\n{line}\n', f"a.jsonl, line 3 {words}")
 
 
-@pytest.mark.parametrize("row", ['{"body": "x"}', '{"text": 1}', "[1]", '"text"'])
+def test_a_json_line_with_something_else_for_a_text_is_refused() -> None:
+    refused("a.jsonl", '{"text": 1}', "line 1 has int in 'text' (corpus.text_column), where")
+
+
+@pytest.mark.parametrize("row", ['{"body": "x"}', "[1]", '"text"'])
 def test_a_json_line_without_text_in_its_column_is_refused(row: str) -> None:
     refused("a.jsonl", row, "line 1 has no text in 'text'")
 
