@@ -27,7 +27,7 @@ from stages.texts.cleaned import Form
 from stages.texts.judge import KEPT, Judgement, Rules, judgements
 from stages.texts.layout import VERSION
 from stages.texts.near_duplicates import MINIMA, near_duplicates
-from stages.tokens.split import TEXT_HASH_BYTES
+from stages.texts.text_hash import TEXT_HASH_BYTES
 
 CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
 

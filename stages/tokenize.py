@@ -20,10 +20,11 @@ from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.texts.cleaned import Cleaned
+from stages.texts.text_hash import hash_rows
 from stages.tokens.engine import Engine, admit, adversarial, sample
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
 from stages.tokens.pool import tokenize_here
-from stages.tokens.split import SplitParams, hash_rows, split_documents
+from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.token_cache import Task, finished, prune, tasks_of
 from stages.tokens.token_parts import Description
 from stages.tokens.tokenizer import (

@@ -21,7 +21,7 @@ from nanogpt.files import flushed_sha256
 from stages.arrow import from_numbers, from_texts
 from stages.texts.layout import SCHEMA
 from stages.texts.readers import Document
-from stages.tokens.split import text_hash
+from stages.texts.text_hash import text_hash
 
 PART_BYTES = 32 << 20  # of text in a part, about: few enough files, small enough pieces of work
 GROUP_BYTES = 4 << 20  # of text written, and read again, at a time

@@ -19,7 +19,7 @@ from stages.processes import in_processes
 from stages.texts.cleaned import Form, byte_lengths, normalised
 from stages.texts.filters import load_filter
 from stages.texts.near_duplicates import Signatures, signatures
-from stages.tokens.split import column_hashes, hash_rows, text_hash
+from stages.texts.text_hash import column_hashes, hash_rows, text_hash
 
 KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the second filter, ...
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from stages.tokens.split import TEXT_HASH_BYTES
+from stages.texts.text_hash import TEXT_HASH_BYTES
 
 VERSION = 2
 

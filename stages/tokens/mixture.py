@@ -10,7 +10,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tokens.split import Hashes, draws
+from stages.texts.text_hash import Hashes
+from stages.tokens.split import draws
 
 
 def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:

@@ -5,19 +5,15 @@ both, adding documents moves no other, and neither tokenizer nor order matters.
 """
 
 import hashlib
-from collections.abc import Iterable
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.params import Section
+from stages.texts.text_hash import TEXT_HASH_BYTES, Hashes
 
-TEXT_HASH_BYTES = 16
 BLOCK = 1 << 16  # hashes whose digests are held at a time
-
-Hashes = NDArray[np.uint8]  # (documents, TEXT_HASH_BYTES)
 
 
 class SplitParams(Section):
@@ -25,23 +21,6 @@ class SplitParams(Section):
 
     val_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0, lt=2**63)
-
-
-def text_hash(text: bytes | memoryview) -> bytes:
-    """16 bytes that name a text, given in UTF-8."""
-    return hashlib.sha256(text).digest()[:TEXT_HASH_BYTES]
-
-
-def hash_rows(hashes: Iterable[bytes]) -> Hashes:
-    """Text hashes as rows of one array."""
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, TEXT_HASH_BYTES)
-
-
-def column_hashes(column: pa.ChunkedArray) -> Hashes:
-    """The text hashes of a table's column as rows of one array, through no Python objects."""
-    fixed = column.cast(pa.binary(TEXT_HASH_BYTES)).combine_chunks()
-    rows = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, TEXT_HASH_BYTES)
-    return rows[fixed.offset : fixed.offset + len(fixed)]
 
 
 def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanogpt.ahead import read_ahead
 from stages.arrow import to_numbers
-from stages.tokens.split import TEXT_HASH_BYTES, Hashes, column_hashes
+from stages.texts.text_hash import TEXT_HASH_BYTES, Hashes, column_hashes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from stages.clean import CleanParams, repeated, run
 from stages.texts import corpus as corpus_on_disk
 from stages.texts.cleaned import Cleaned
-from stages.tokens.split import text_hash
+from stages.texts.text_hash import text_hash
 
 PLAIN = {
     "unicode": None,

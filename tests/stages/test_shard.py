@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from stages.shard import ShardParams, run
-from stages.tokens.split import SplitParams, hash_rows, split_documents, text_hash
+from stages.texts.text_hash import hash_rows, text_hash
+from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenized import Tokenized
 from stages.tokens.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
 

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from stages import tokenize
 from stages.texts import corpus as corpus_on_disk
 from stages.texts.cleaned import Cleaned
+from stages.texts.text_hash import hash_rows, text_hash
 from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
 from stages.tokens.pool import tokenize_here
-from stages.tokens.split import SplitParams, hash_rows, split_documents, text_hash
+from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
 SPLIT = SplitParams(val_fraction=0.4, seed=1)

@@ -11,7 +11,7 @@ from stages.clean import CleanParams
 from stages.texts import cleaned
 from stages.texts import corpus as corpus_on_disk
 from stages.texts.cleaned import Cleaned, split_by_bytes
-from stages.tokens.split import text_hash
+from stages.texts.text_hash import text_hash
 
 MakeCorpus = Callable[[list[str], Path], Cleaned]
 

@@ -3,8 +3,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from stages.texts.text_hash import hash_rows, text_hash
 from stages.tokens.mixture import corpus_repeats, document_copies
-from stages.tokens.split import hash_rows, text_hash
 
 MANY = hash_rows(text_hash(str(n).encode()) for n in range(5_000))
 

@@ -7,15 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stages.tokens.split import (
-    Hashes,
-    SplitParams,
-    column_hashes,
-    draws,
-    hash_rows,
-    split_documents,
-    text_hash,
-)
+from stages.texts.text_hash import Hashes, column_hashes, hash_rows, text_hash
+from stages.tokens.split import SplitParams, draws, split_documents
 
 TEXTS = st.lists(st.binary(max_size=3).map(text_hash), min_size=2, max_size=30).filter(
     lambda texts: len(set(texts)) > 1

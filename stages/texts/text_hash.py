@@ -1,0 +1,29 @@
+"""The hash that names a text, wherever it stands: in the corpus, in verdicts, in token files."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+TEXT_HASH_BYTES = 16
+
+Hashes = NDArray[np.uint8]  # (documents, TEXT_HASH_BYTES)
+
+
+def text_hash(text: bytes | memoryview) -> bytes:
+    """16 bytes that name a text, given in UTF-8."""
+    return hashlib.sha256(text).digest()[:TEXT_HASH_BYTES]
+
+
+def hash_rows(hashes: Iterable[bytes]) -> Hashes:
+    """Text hashes as rows of one array."""
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, TEXT_HASH_BYTES)
+
+
+def column_hashes(column: pa.ChunkedArray) -> Hashes:
+    """The text hashes of a table's column as rows of one array, through no Python objects."""
+    fixed = column.cast(pa.binary(TEXT_HASH_BYTES)).combine_chunks()
+    rows = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, TEXT_HASH_BYTES)
+    return rows[fixed.offset : fixed.offset + len(fixed)]
