@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
@@ -96,9 +95,11 @@ def updates(
     model: GPT, config: TrainConfig, runtime: Runtime, micro: int
 ) -> tuple[list[float], int]:
     """The seconds of each update after the warm-up, and the most bytes of memory until the last."""
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(model.config.vocab_size, size=1 << 18, dtype=np.uint16)
-    stream = TokenStream([tokens])
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.empty(1 << 18, dtype=torch.uint16).random_(
+        model.config.vocab_size, generator=draw
+    )
+    stream = TokenStream([tokens.numpy()])
     with tempfile.TemporaryDirectory() as folder:
         events = train(
             model,

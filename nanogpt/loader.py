@@ -9,14 +9,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanogpt.ahead import read_ahead
 from nanogpt.data import TokenStream, WindowOrder, check_vocabulary
 from nanogpt.runtime import Runtime
 
-CHUNK_TOKENS = 1 << 19  # read at once: so many that what is done once for all costs little
+CHUNK_TOKENS = 1 << 20  # read at once: so many that what is done once for all costs little
+CHUNK_WINDOWS = 1 << 11  # and no more rows than these: many thousands of slices cost more each
 AHEAD = 2  # chunks that are read, or being read, before they are asked for
+CHOSEN = 8  # chunks whose windows are chosen in one go: hardly dearer than those of one
 
 
 def micro_batches(
@@ -34,23 +37,28 @@ def micro_batches(
     n = m * world_size + rank. Raises what the reading raises: ValueError at a token beyond the
     vocabulary.
     """
+    size = max(1, min(CHUNK_TOKENS // order.block_size, CHUNK_WINDOWS) // micro)  # of a chunk
 
-    def read(chunk: range) -> Tensor:
+    def chunks() -> Iterator[NDArray[np.int64]]:
+        """The first tokens of a chunk's windows, (micro-batches, micro)."""
+        for i in range(0, len(numbers), size * CHOSEN):
+            mine = np.asarray(numbers[i : i + size * CHOSEN]) * runtime.world_size + runtime.rank
+            windows = mine[:, None] * micro + np.arange(micro)
+            starts = order.starts(windows.ravel()).reshape(windows.shape)
+            yield from (starts[j : j + size] for j in range(0, len(starts), size))
+
+    def read(starts: NDArray[np.int64]) -> Tensor:
         """Rows (micro-batches, micro, 1 + T) in the type of the files, pinned for CUDA."""
-        n = np.asarray(chunk, dtype=np.int64) * runtime.world_size + runtime.rank
-        windows = n[:, None] * micro + np.arange(micro)  # (micro-batches, micro)
-        rows = stream.read_rows(order.starts(windows.ravel()), order.block_size + 1)
+        rows = stream.read_rows(starts.ravel(), order.block_size + 1)
         check_vocabulary(rows, vocab_size)
-        unpinned = torch.from_numpy(rows.reshape(len(chunk), micro, -1))
+        unpinned = torch.from_numpy(rows.reshape(*starts.shape, -1))
         if runtime.device.type != "cuda":
             return unpinned
         pinned = torch.empty_like(unpinned, pin_memory=True)
         pinned.numpy()[:] = unpinned.numpy()
         return pinned
 
-    size = max(1, CHUNK_TOKENS // (micro * order.block_size))
-    chunks = (numbers[i : i + size] for i in range(0, len(numbers), size))
-    for rows in read_ahead(read, chunks, AHEAD):
+    for rows in read_ahead(read, chunks(), AHEAD):
         wide = as_indices(rows, runtime.device)
         yield from zip(wide[..., :-1].unbind(), wide[..., 1:].unbind(), strict=True)
 
