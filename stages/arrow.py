@@ -44,9 +44,17 @@ def in_one(column: pa.ChunkedArray) -> pa.LargeStringArray:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
+def utf8(texts: pa.LargeStringArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The texts' UTF-8, one after the other, and (1 + texts,) a zero, then where each ends.
+
+    The bytes are not copied.
+    """
+    _, offsets, content = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(content, np.uint8)[ends[0] : ends[-1]], ends - ends[0]
+
+
 def contents(texts: pa.LargeStringArray) -> Iterator[memoryview]:
     """The UTF-8 of each text, nothing copied."""
-    _, offsets, content = texts.buffers()
-    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    view = memoryview(content)
-    return (view[start:stop] for start, stop in pairwise(ends.tolist()))
+    content, ends = utf8(texts)
+    return (content.data[start:stop] for start, stop in pairwise(ends.tolist()))

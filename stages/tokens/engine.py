@@ -18,10 +18,11 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.arrow import from_texts
 from stages.texts.cleaned import Cleaned, CleanedPart, byte_lengths
-from stages.tokens.look_ahead import MarkedEncoding, have_mark, marked
+from stages.tokens.pieces import PieceEncoder
 from stages.tokens.tokenizer import (
     SEPARATOR,
     BpeTokenizer,
+    Ids,
     Tokenizer,
     load_tokenizer,
     token_dtype,
@@ -31,7 +32,6 @@ Engine = Literal["tiktoken", "gigatoken"]
 
 SAMPLE_GROUPS = 12  # spread over the corpus
 SAMPLE_BYTES = 64 << 10  # about, of each
-MARKED_BYTES = 120  # texts that are shorter on average are encoded sooner than marked
 
 # What tokenizers were found to disagree on: white space at ends and before words, contractions
 # after anything but a letter, marks and digits of other scripts, controls, typed special tokens.
@@ -75,14 +75,6 @@ ADVERSARIAL = (
 )
 
 
-@dataclass(frozen=True)
-class Ids:
-    """The ids of some texts, one text after the other."""
-
-    values: NDArray[np.unsignedinteger]
-    ends: NDArray[np.int64]  # (1 + texts,) a zero, then where each text ends
-
-
 Encode = Callable[[pa.LargeStringArray], Ids]
 
 
@@ -101,25 +93,13 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
     reference = load_tokenizer(tokenizer)
     encode = one_by_one(reference)
     if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
-        encode = by_marks(reference)
+        encode = PieceEncoder(reference).encode
     return Encoder(encode, token_dtype(reference.n_vocab))
 
 
 def one_by_one(tokenizer: Tokenizer) -> Encode:
     """Encode by the tokenizer itself."""
     return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()))
-
-
-def by_marks(tokenizer: BpeTokenizer) -> Encode:
-    """Encode by tiktoken with GPT-2's pattern made easy, where the texts allow it."""
-    as_it_is, easy = one_by_one(tokenizer), MarkedEncoding.of(tokenizer)
-
-    def encode(texts: pa.LargeStringArray) -> Ids:
-        if have_mark(texts) or byte_lengths(texts).mean() < MARKED_BYTES:
-            return as_it_is(texts)
-        return joined(map(easy.encode, marked(texts).to_pylist()))
-
-    return encode
 
 
 def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:

@@ -23,6 +23,14 @@ VERSION = 1
 Tokens = NDArray[np.unsignedinteger]
 
 
+@dataclass(frozen=True)
+class Ids:
+    """The ids of some texts, one text after the other."""
+
+    values: Tokens
+    ends: NDArray[np.int64]  # (1 + texts,) a zero, then where each text ends
+
+
 class Tokenizer(Protocol):
     """What the stages need of a tokenizer."""
 

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from stages import tokenize
 from stages.texts.cleaned import GROUP_BYTES, Cleaned
 from stages.tokenize import BPE_PATTERN, TokenizeParams
-from stages.tokens import engine
 from stages.tokens.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams
@@ -45,11 +44,8 @@ def gpt2(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["tiktoken", "gigatoken"])
-def encoder(gpt2: Path, request: pytest.FixtureRequest) -> Iterator[Encoder]:
-    """Of tiktoken the one with marks, however short the texts are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "MARKED_BYTES", 0)
-        yield load_encoder(gpt2, request.param)
+def encoder(gpt2: Path, request: pytest.FixtureRequest) -> Encoder:
+    return load_encoder(gpt2, request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""Pieces cut by arrays are the pieces of GPT-2's pattern: the same ids, whatever the text."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from stages.tokens import pieces
+from stages.tokens.pieces import MARK, PieceEncoder
+from stages.tokens.tokenizer import BpeTokenizer, parse_ranks
+
+# All that Unicode calls White_Space, and what some libraries do and others do not.
+SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2007\u200a\u2028\u2029\u202f\u205f\u3000"
+ALMOST_SPACES = "\x1c\x1f\u180e\u200b\u200d\u2060\ufeff"
+CONTRACTIONS = (
+    "'s",
+    "'d",
+    "'m",
+    "'t",
+    "'ll",
+    "'ve",
+    "'re",
+    "'S",
+    "'l",
+    "'v",
+    "''",
+    " '",
+    "\u2019s",
+)
+TEXTS = st.lists(
+    st.sampled_from([*SPACES, *ALMOST_SPACES, *CONTRACTIONS, *"ab1\u0663.'sélrdve漢🙂", MARK]),
+    max_size=30,
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def gpt2(gpt2_file: Path) -> BpeTokenizer:
+    return BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def encoder(gpt2: BpeTokenizer) -> PieceEncoder:
+    return PieceEncoder(gpt2)
+
+
+def check(encoder: PieceEncoder, gpt2: BpeTokenizer, texts: list[str]) -> None:
+    """Encoded together they have the ids, and the ends, that each has alone."""
+    found = encoder.encode(pa.array(texts, pa.large_string()))
+    right = [gpt2.encode(text) for text in texts]
+    assert found.ends.tolist() == np.cumsum([0, *map(len, right)]).tolist()
+    assert np.array_equal(found.values, np.concatenate(right))
+    assert found.values.dtype == np.uint16
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=5))
+@settings(max_examples=500, deadline=None)
+def test_texts_have_the_ids_that_tiktoken_gives_each(
+    texts: list[str], encoder: PieceEncoder, gpt2: BpeTokenizer
+) -> None:
+    check(encoder, gpt2, texts)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=5), window=st.integers(9, 40))
+@settings(max_examples=200, deadline=None)
+def test_it_does_not_show_where_a_long_text_is_cut_for_the_work(
+    texts: list[str], window: int, encoder: PieceEncoder, gpt2: BpeTokenizer
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "WINDOW_BYTES", window)
+        check(encoder, gpt2, texts)
+
+
+def test_every_character_is_what_tiktoken_takes_it_for(
+    encoder: PieceEncoder, gpt2: BpeTokenizer
+) -> None:
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    step = 4096
+    texts = [
+        "".join(f"a{c}1{c}.{c}  {c}" for c in characters[first : first + step])
+        for first in range(0, len(characters), step)
+    ]
+    check(encoder, gpt2, texts)
+
+
+def test_part_of_an_array_of_texts_is_encoded_alone(
+    encoder: PieceEncoder, gpt2: BpeTokenizer
+) -> None:
+    some = pa.array(["one's", "", "two  ", " three", ""], pa.large_string()).slice(1, 3)
+    assert encoder.encode(some).values.tolist() == [*gpt2.encode("two  ").tolist(), 1115]
+    assert encoder.encode(some).ends.tolist() == [0, 0, 3, 4]
+    assert encoder.encode(some.slice(0, 1)).ends.tolist() == [0, 0]
+    assert len(encoder.encode(some.slice(0, 0)).values) == 0
+
+
+def test_a_piece_longer_than_a_window_comes_whole(
+    encoder: PieceEncoder, gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "WINDOW_BYTES", 100)
+    check(encoder, gpt2, ["漢字" * 300 + "!", " " * 999 + "end" + "\u3000" * 500])
+
+
+def test_no_piece_has_the_mark_in_it(encoder: PieceEncoder, gpt2: BpeTokenizer) -> None:
+    check(encoder, gpt2, [MARK, MARK * 9, f"a{MARK}b", "\n", "0", "\n0", "0\n", f"{MARK}0{MARK}"])
