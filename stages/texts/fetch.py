@@ -5,6 +5,7 @@ and the next try goes on from there if the server can and its file is still the 
 in the end is the sha256.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,24 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
     Raises ValueError when the address is wrong or its content has another sha256, ConnectionError
     or TimeoutError when the server does not deliver.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.part")
     if is_whole(file, sha256):
         return file
-    if not is_whole(partial, sha256):  # it is when a kill came between the last byte and the name
-        download(url, partial)
-    if (found := file_sha256(partial)) != sha256:
-        partial.unlink()
-        raise ValueError(
-            f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is removed. If "
-            "you trust the file, write the found one there"
-        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.part")
+    try:
+        if not is_whole(partial, sha256):  # it is when a kill came before it got its name
+            download(url, partial)
+        if (found := file_sha256(partial)) != sha256:
+            partial.unlink()
+            mark_of(partial).unlink(missing_ok=True)
+            raise ValueError(
+                f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is "
+                "removed. If you trust the file, write the found one there"
+            )
+    except ValueError:
+        with suppress(OSError):  # it is not empty
+            file.parent.rmdir()
+        raise
     return partial.rename(file)
 
 

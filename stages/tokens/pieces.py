@@ -73,13 +73,14 @@ class CharacterClasses:
         return classes
 
 
-def piece_starts(content: Bytes, breaks: Positions, classes: CharacterClasses) -> Positions:
-    """The byte at which each piece of a content (UTF-8, not empty) starts.
+def piece_bounds(content: Bytes, breaks: Positions, classes: CharacterClasses) -> Positions:
+    """The byte at which each piece of a content (UTF-8, not empty) starts, then where it ends.
 
     At `breaks`, inside of it, another text begins.
     """
     kind = classes.of(content)
-    starts = np.ones(len(content), np.bool_)
+    bounds = np.ones(len(content) + 1, np.bool_)
+    starts = bounds[:-1]
     np.not_equal(kind[1:], kind[:-1], out=starts[1:])
 
     # The last white space before something else in the same text starts a piece; a space goes on.
@@ -97,9 +98,8 @@ def piece_starts(content: Bytes, breaks: Positions, classes: CharacterClasses) -
     apostrophes = apostrophes[starts[apostrophes]]
     lengths = contractions(content, apostrophes, breaks)
     starts[apostrophes[lengths > 0] + 1] = False
-    after = (apostrophes + lengths)[lengths > 0]
-    starts[after[after < len(content)]] = True
-    return np.flatnonzero(starts)
+    bounds[(apostrophes + lengths)[lengths > 0]] = True
+    return np.flatnonzero(bounds)
 
 
 def contractions(content: Bytes, apostrophes: Positions, breaks: Positions) -> Positions:
@@ -157,10 +157,10 @@ class PieceEncoder:
         while stop < len(content) and content[stop] & 0xC0 == 0x80:  # inside a character
             stop -= 1
         breaks = ends[(ends > 0) & (ends < stop)]
-        starts = piece_starts(content[:stop], breaks, self.classes)
+        bounds = piece_bounds(content[:stop], breaks, self.classes)
         if stop == len(content):
-            return np.append(starts, stop)
-        certain = starts[starts <= stop - LOOK_AHEAD]
+            return bounds
+        certain = bounds[bounds <= stop - LOOK_AHEAD]
         return certain if len(certain) > 1 else self.first_pieces(content, ends, 2 * size)
 
     def ids_of(

@@ -208,8 +208,21 @@ def test_another_sha256_is_refused_and_what_was_fetched_removed(site: Any) -> No
     address = site.put("/a.txt", b"changed")
     with pytest.raises(ValueError, match=f"{address} has sha256 {sha256(b'changed')}, params"):
         fetch(address, sha256(b"as it was"), FILE)
-    assert not FILE.exists()
-    assert not PARTIAL.exists()
+    assert not FILE.parent.exists()
+
+
+def test_a_wrong_address_leaves_no_folder_but_what_an_earlier_try_brought(
+    site: Any, make_answer: Make
+) -> None:
+    address = site.put("/none.txt", make_answer(404))
+    with pytest.raises(ValueError, match="answers 404"):
+        fetch(address, sha256(b"text"), FILE)
+    assert not FILE.parent.exists()
+    FILE.parent.mkdir(parents=True)
+    PARTIAL.write_bytes(b"te")
+    with pytest.raises(ValueError, match="answers 404"):
+        fetch(address, sha256(b"text"), FILE)
+    assert PARTIAL.read_bytes() == b"te"
 
 
 def test_a_file_that_is_there_is_not_fetched_again(site: Any) -> None:
