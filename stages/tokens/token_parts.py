@@ -18,7 +18,7 @@ from stages.arrow import from_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.tokens.engine import Encoder
 
-VERSION = 3  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 4  # of what a part of tokens looks like; another one makes all parts anew
 
 # Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
 # and five to read (docs/lab-notes.md). Compressing them would take half as long as encoding does.

@@ -30,8 +30,9 @@ class Documents:
         own = chosen[self.rows]
         if own.all():
             return self
+        mine = np.repeat(own, self.lengths) if own.any() else slice(0)
         return Documents(
-            tokens=self.tokens[np.repeat(own, self.lengths)],
+            tokens=self.tokens[mine],
             lengths=self.lengths[own],
             n_bytes=self.n_bytes[own],
             rows=self.rows,
@@ -108,13 +109,13 @@ class Tokenized:
     def separated(self, batch: pa.RecordBatch, rows: slice) -> Documents:
         """Rows (tokens, n_bytes) as documents."""
         lists = batch.column("tokens")
-        ids = to_numbers(lists.flatten())
+        offsets = to_numbers(lists.offsets)
+        ids = to_numbers(lists.values)[offsets[0] : offsets[-1]]
         if len(ids) and ids.max() >= self.separator:
             raise ValueError(
                 f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
             )
         ids = ids.astype(self.manifest["dtype"], copy=False)
-        offsets = to_numbers(lists.offsets)
         places = ((offsets - offsets[0]) * ids.itemsize).tolist()
         content, separator = ids.view(np.uint8).data, ids.dtype.type(self.separator)
         texts = [content[start:stop] for start, stop in pairwise(places)]
