@@ -121,10 +121,6 @@ class PieceEncoder:
     def __init__(self, tokenizer: BpeTokenizer) -> None:
         self.classes = CharacterClasses()
         self.dtype = np.dtype(token_dtype(tokenizer.n_vocab))
-        known = sorted(tokenizer.ranks, key=tokenizer.ranks.__getitem__)
-        content = np.frombuffer(b"".join(known), np.uint8)
-        self.vocabulary = strings(np.cumsum([0, *map(len, known)]), content)
-        self.known_ids = np.array([tokenizer.ranks[token] for token in known], self.dtype)
         self.mark = tokenizer.n_vocab
         self.whole = tiktoken.Encoding(
             "whole pieces",
@@ -167,21 +163,19 @@ class PieceEncoder:
         self, content: Bytes, bounds: Positions
     ) -> tuple[NDArray[np.unsignedinteger], Positions]:
         """The ids of the pieces between bounds, and how many are before each bound."""
-        pieces = strings(bounds, content)
-        # By number, in a dictionary that begins with the vocabulary; tiktoken merges what is new.
-        numbered = pa.chunked_array([self.vocabulary, pieces]).dictionary_encode().chunk(1)
-        known = len(self.vocabulary)
-        new = numbered.dictionary.slice(known).to_pylist()
-        found = self.whole.encode_to_numpy(
-            MARK.encode().join([*new, b""]).decode(), allowed_special={MARK}
-        )
+        pieces = strings(bounds, content).dictionary_encode()
+        ids = self.merged(pieces.dictionary).take(pieces.indices)
+        _, offsets, values = ids.buffers()
+        before = np.frombuffer(offsets, np.int64) // self.dtype.itemsize
+        return np.frombuffer(values, self.dtype), before
+
+    def merged(self, pieces: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
+        """The ids of each piece, as bytes, by one call of tiktoken."""
+        text = MARK.encode().join([*pieces.to_pylist(), b""]).decode()
+        found = self.whole.encode_to_numpy(text, allowed_special={MARK})
         is_mark = found == self.mark
-        ends = known + np.flatnonzero(is_mark) - np.arange(len(new))
-        ids = np.append(self.known_ids, found[~is_mark].astype(self.dtype))
-        size = self.dtype.itemsize
-        by_number = strings(np.append(np.arange(known + 1), ends) * size, ids)
-        _, offsets, values = by_number.take(numbered.indices).buffers()
-        return np.frombuffer(values, self.dtype), np.frombuffer(offsets, np.int64) // size
+        ends = np.append(0, np.flatnonzero(is_mark) - np.arange(len(pieces)))
+        return strings(ends * self.dtype.itemsize, found[~is_mark].astype(self.dtype))
 
 
 def strings(bounds: Positions, content: NDArray[np.unsignedinteger]) -> pa.LargeBinaryArray:

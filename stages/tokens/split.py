@@ -4,7 +4,7 @@ A document's side is decided by a hash of its text alone, so that exact duplicat
 both, adding documents moves no other, and neither tokenizer nor order matters.
 """
 
-import hashlib
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,8 @@ def draws(hashes: Hashes, seed: int, purpose: bytes = b"") -> NDArray[np.float64
     """(documents,) a number in [0, 1) for each, a function of seed, text and purpose."""
     before, found = seed.to_bytes(8, "big"), np.empty(len(hashes))
     for first in range(0, len(hashes), BLOCK):
-        rows = memoryview(np.ascontiguousarray(hashes[first : first + BLOCK]).tobytes())
-        digests = b"".join(
-            hashlib.sha256(before + rows[i : i + TEXT_HASH_BYTES] + purpose).digest()[:8]
-            for i in range(0, len(rows), TEXT_HASH_BYTES)
-        )
-        found[first : first + BLOCK] = (np.frombuffer(digests, ">u8") >> 8) / 2**56  # 7 bytes
+        rows = np.ascontiguousarray(hashes[first : first + BLOCK]).view(f"V{TEXT_HASH_BYTES}")
+        digests = [sha256(before + row + purpose).digest() for row in rows.ravel().tolist()]
+        words = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 4)
+        found[first : first + BLOCK] = (words[:, 0] >> 8) / 2**56  # 7 bytes
     return found

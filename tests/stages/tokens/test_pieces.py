@@ -57,7 +57,7 @@ def check(encoder: PieceEncoder, gpt2: BpeTokenizer, texts: list[str]) -> None:
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_texts_have_the_ids_that_tiktoken_gives_each(
     texts: list[str], encoder: PieceEncoder, gpt2: BpeTokenizer
 ) -> None:
@@ -65,7 +65,7 @@ def test_texts_have_the_ids_that_tiktoken_gives_each(
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5), window=st.integers(9, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_it_does_not_show_where_a_long_text_is_cut_for_the_work(
     texts: list[str], window: int, encoder: PieceEncoder, gpt2: BpeTokenizer
 ) -> None:
