@@ -4,3 +4,8 @@ A stage module holds its params model, a `run` and a short `main`; it is started
 `python -m stages.NAME`. Heavy libraries are imported where they are used, so that checking the
 params or printing an error takes no second.
 """
+
+import os
+
+# Else pydantic looks through all installed packages for plugins, 0.05 s in each of many processes.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
