@@ -20,7 +20,7 @@ from stages.arrow import from_texts, to_numbers
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-GROUP_BYTES = 8 << 20  # of text, taken at a time: as much as was written at a time
+GROUP_BYTES = 8 << 20  # of text, at most, taken at a time: all that is written at a time, 4 MB
 
 
 @dataclass(frozen=True, kw_only=True)

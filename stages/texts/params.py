@@ -22,7 +22,7 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
 
 
 NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
-VERSION = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
+RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
 ADDRESS = matching(r"https?://.+", "an address that begins with http:// or https://")
 SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
 
@@ -31,7 +31,7 @@ class Package(Section):
     """Files inside a distribution on the Python package index."""
 
     name: Annotated[str, NAME]
-    version: Annotated[str, VERSION]
+    version: Annotated[str, RELEASE]
     sha256: Annotated[str, SHA256]
     members: str
 

@@ -27,7 +27,7 @@ LONG_CONTRACTIONS = [int.from_bytes(ending) for ending in (b"ll", b"ve", b"re")]
 WINDOW_BYTES = 8 << 20  # cut at once: more than a group of texts has, unless one text is very long
 LOOK_AHEAD = 8  # bytes on which it may depend whether a piece starts: two characters
 
-MARK = "\n0\n"  # after a piece: none that has white space has anything else but a space before it
+MARK = "\n0\n"  # after each piece, in none: where a line end is, all of a piece is white space
 
 Bytes = NDArray[np.uint8]
 Positions = NDArray[np.int64]
