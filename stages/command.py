@@ -5,6 +5,7 @@ its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is told ther
 DVC passes on no exit code, and the flow decides by it whether to try again.
 """
 
+import gc
 import json
 import os
 import sys
@@ -47,6 +48,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def main(stage: str, run: Callable[[Settings], None]) -> None:
     """Run one stage and leave the process with its exit code."""
+    gc.freeze()  # what was imported stays: nothing in it to look through again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
         when_gone(dvc_ancestors(), ask_to_stop)
     started = time.perf_counter()

@@ -1,12 +1,14 @@
 """Work spread over processes of this machine, its results in order."""
 
+import gc
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from functools import partial
+from multiprocessing import active_children, forkserver, get_context, resource_tracker
 from typing import Any, TypeVar
 
 from stages.command import Crashed
@@ -23,16 +25,32 @@ def in_processes(
 ) -> Iterator[R]:
     """What the function that `make` makes says to each task, in order.
 
-    By `workers` processes, each of which makes it once, or by this one where one is enough. Raises
-    what the function raises, Crashed when one of the processes is killed; the others are ended in
-    the middle of what they do.
+    By `workers` processes, each of which makes it once, or by this one where one is enough. They
+    are made ready at once and begin when the first answer is asked for. Raises what the function
+    raises, Crashed when one of the processes is killed; the others are ended in the middle of what
+    they do.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
-        yield from map(make(), tasks)
-        return
-    context = get_context("spawn")  # forking a process with threads may deadlock
-    pool = ProcessPoolExecutor(workers, context, begin, (make,))
+        return map(make(), tasks)
+    start_server(make)
+    return answers(make, tasks, workers)
+
+
+def start_server(make: Callable[[], Any]) -> None:
+    """Start what workers are copied from, which imports what `make` needs meanwhile.
+
+    A process of its own: copies of this one, which has threads, may deadlock.
+    """
+    made_in = make.func if isinstance(make, partial) else make
+    forkserver.set_forkserver_preload([made_in.__module__])
+    with interrupts_waiting():
+        forkserver.ensure_running()
+
+
+def answers(make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int) -> Iterator[R]:
+    """What workers say to each task, in order."""
+    pool = ProcessPoolExecutor(workers, get_context("forkserver"), begin, (make,))
     others = active_children()
 
     def submit(task: T) -> Future[R]:
@@ -60,6 +78,7 @@ def interrupts_waiting() -> Iterator[None]:
 
     A terminal sends it to all; it is for the parent, which ends its workers.
     """
+    resource_tracker.ensure_running()  # which, starting later, would end the waiting
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -69,6 +88,7 @@ def interrupts_waiting() -> Iterator[None]:
 
 def begin(make: Callable[[], Callable[[Any], Any]]) -> None:
     """What a worker process does before its first task."""
+    gc.freeze()  # as `stages.command.main` does
     end_with_parent()
     global _worker
     _worker = make()

@@ -118,7 +118,10 @@ class TokenizeParts(Protocol):
     def __call__(
         self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
     ) -> Iterator[Description]:
-        """The descriptions of the parts, in order, each file in its place when it is told."""
+        """The descriptions of the parts, in order, each file in its place when it is told.
+
+        Nothing is tokenized before the first is asked for.
+        """
 
 
 def make_missing(
@@ -138,9 +141,9 @@ def make_missing(
     if found:
         print(f"tokenize: {len(tasks) - len(missing)} of {len(tasks)} parts were made before")
     if missing:
+        made = tokenize_parts(missing, saved, engine)  # none before the first is asked for
         if engine != "tiktoken":
             admit(saved, engine, chain(adversarial(), sample(cleaned)), tokenizer)
-        made = tokenize_parts(missing, saved, engine)
         found |= {task.target: one for task, one in zip(missing, made, strict=True)}
     return [found[task.target] for task in tasks]
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from stages.arrow import from_texts, to_numbers
+from stages.arrow import from_texts, utf8
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
@@ -53,23 +53,20 @@ def kept(rows: pa.Table, judged: pa.Table) -> pa.Table:
 
 
 def split_by_bytes(table: pa.Table) -> Iterator[pa.RecordBatch]:
-    """A table in pieces of about GROUP_BYTES of text; a longer document is a piece of its own.
-
-    Of an empty table there is no piece.
-    """
-    batch = table.combine_chunks()
-    offsets = np.concatenate([[0], np.cumsum(byte_lengths(batch.column("text")))])
-    first = 0
-    while first < table.num_rows:
-        limit = offsets[first] + GROUP_BYTES
-        after = max(first + 1, int(np.searchsorted(offsets, limit, side="right")) - 1)
-        yield from batch.slice(first, after - first).to_batches()
-        first = after
+    """A table in pieces of about GROUP_BYTES of text; a longer document is a piece of its own."""
+    for batch in table.combine_chunks().to_batches():  # one, or of an empty table none
+        _, ends = utf8(batch.column("text"))
+        first = 0
+        while first < batch.num_rows:
+            limit = ends[first] + GROUP_BYTES
+            after = max(first + 1, int(np.searchsorted(ends, limit, side="right")) - 1)
+            yield batch.slice(first, after - first)
+            first = after
 
 
-def byte_lengths(texts: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, np.dtype[np.int64]]:
+def byte_lengths(texts: pa.LargeStringArray) -> NDArray[np.int64]:
     """How many bytes of UTF-8 each text has."""
-    return to_numbers(pc.binary_length(texts)).astype(np.int64, copy=False)
+    return np.diff(utf8(texts)[1])
 
 
 def normalised(texts: pa.Array, form: Form | None) -> pa.Array:

@@ -76,14 +76,15 @@ ADVERSARIAL = (
 
 
 Encode = Callable[[pa.LargeStringArray], Ids]
+Dtype = type[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class Encoder:
     """An engine with its vocabulary."""
 
-    encode: Encode
-    dtype: type[np.unsignedinteger]  # holds every id
+    encode: Encode  # to ids of the type `dtype`
+    dtype: Dtype  # holds every id
 
 
 def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
@@ -91,21 +92,23 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
     if engine == "gigatoken":
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
-    encode = one_by_one(reference)
+    dtype = token_dtype(reference.n_vocab)
+    encode = one_by_one(reference, dtype)
     if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
         encode = PieceEncoder(reference).encode
-    return Encoder(encode, token_dtype(reference.n_vocab))
+    return Encoder(encode, dtype)
 
 
-def one_by_one(tokenizer: Tokenizer) -> Encode:
+def one_by_one(tokenizer: Tokenizer, dtype: Dtype) -> Encode:
     """Encode by the tokenizer itself."""
-    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()))
+    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()), dtype)
 
 
-def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:
-    """The ids of each text put one after the other."""
+def joined(ids: Iterable[NDArray[np.unsignedinteger]], dtype: Dtype) -> Ids:
+    """The ids of each text put one after the other, in a type that holds them all."""
     each = list(ids)
-    return Ids(np.concatenate(each), np.cumsum([0, *map(len, each)]))
+    values = np.concatenate(each, dtype=dtype, casting="same_kind")
+    return Ids(values, np.cumsum([0, *map(len, each)]))
 
 
 def load_gigatoken(tokenizer: Path) -> Encoder:
@@ -123,11 +126,13 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
         ) from None
     ranks = tokenizer / "ranks.tiktoken"
     fast = gigatoken.Tokenizer.from_tiktoken(ranks, pretokenizer="gpt2")
+    dtype = token_dtype(fast.vocab_size + 1)
 
     def encode(texts: pa.LargeStringArray) -> Ids:
-        return joined(map(fast.encode, texts.view(pa.large_binary()).to_pylist()))  # UTF-8 as it is
+        utf8 = texts.view(pa.large_binary()).to_pylist()  # as it is, not decoded
+        return joined(map(fast.backend.encode, utf8), dtype)
 
-    return Encoder(encode, token_dtype(fast.vocab_size + 1))
+    return Encoder(encode, dtype)
 
 
 def admit(

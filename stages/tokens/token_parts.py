@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from nanogpt.files import flushed_sha256, write_whole
-from stages.arrow import from_numbers
+from stages.arrow import from_numbers, to_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.tokens.engine import Encoder
 
@@ -55,7 +55,7 @@ def encode_group(encoder: Encoder, group: pa.RecordBatch) -> pa.RecordBatch:
     """Documents (id, text, text_hash) to rows (id, tokens, n_bytes, text_hash)."""
     columns = schema(encoder.dtype)
     ids = encoder.encode(group.column("text"))
-    values = from_numbers(ids.values.astype(encoder.dtype, copy=False))
+    values = from_numbers(ids.values)
     ends = from_numbers(ids.ends)
     tokens = pa.LargeListArray.from_arrays(ends, values, type=columns.field("tokens").type)
     n_bytes = from_numbers(byte_lengths(group.column("text")))
@@ -78,7 +78,7 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
                 writer.write_batch(rows)
                 documents += rows.num_rows
                 tokens += len(rows.column("tokens").values)
-                n_bytes += rows.column("n_bytes").sum().as_py()
+                n_bytes += int(to_numbers(rows.column("n_bytes")).sum())
         sha256 = flushed_sha256(beside)
         beside.rename(target)
     finally:
