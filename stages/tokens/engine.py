@@ -194,9 +194,9 @@ def spread(part: CleanedPart, n_bytes: int, count: int) -> Iterator[pa.RecordBat
     """So many groups of a part that has n_bytes of text, at equal distances."""
     passed = taken = 0
     for group in part.groups():
-        if taken == count:
-            return
         if passed * count >= taken * n_bytes:
             taken += 1
             yield group
+            if taken == count:
+                return
         passed += int(byte_lengths(group.column("text")).sum())

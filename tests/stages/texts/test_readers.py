@@ -22,6 +22,7 @@ from stages.texts.readers import (
     cut,
     file_documents,
     is_readable,
+    utf8_lines,
     with_newlines,
 )
 
@@ -99,6 +100,14 @@ def test_a_separator_cuts_a_text_into_documents() -> None:
 def test_a_text_is_cut_wherever_its_pieces_end(pieces: list[str], separator: str) -> None:
     found = list(cut(iter(pieces), separator, str))
     assert found == "".join(pieces).split(separator)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text("a\n\r\u2028é", max_size=5), max_size=8))
+def test_lines_are_what_is_cut_at_their_ends(pieces: list[str]) -> None:
+    lines = [line.decode() for line in utf8_lines(iter(pieces), str)]
+    assert "".join(lines) == "".join(pieces)
+    assert [line.removesuffix("\n") for line in lines] == "".join(pieces).split("\n")[: len(lines)]
 
 
 @settings(max_examples=50)
