@@ -27,7 +27,7 @@ from stages.texts.cleaned import Form
 from stages.texts.judge import KEPT, Judgement, Rules, judgements
 from stages.texts.layout import VERSION
 from stages.texts.near_duplicates import MINIMA, near_duplicates
-from stages.texts.text_hash import TEXT_HASH_BYTES
+from stages.texts.text_hash import hash_column
 
 CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
 
@@ -113,10 +113,7 @@ def write_part(
     numbers = from_numbers(np.maximum(verdicts, 1) - 1, valid=~kept)
     words = from_texts([reason.encode() for reason in reasons]).cast(pa.string())
     dropped = pa.DictionaryArray.from_arrays(numbers, words)
-    names = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(TEXT_HASH_BYTES), len(hashes), [None, pa.py_buffer(hashes.tobytes())]
-    )
-    columns = {"dropped": dropped.cast(pa.string()), "text_hash": names.cast(pa.binary())}
+    columns = {"dropped": dropped.cast(pa.string()), "text_hash": hash_column(hashes.tobytes())}
     pq.write_table(pa.table(columns), file, compression="zstd")
 
 

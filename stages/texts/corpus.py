@@ -21,7 +21,7 @@ from nanogpt.files import flushed_sha256
 from stages.arrow import from_numbers, from_texts
 from stages.texts.layout import SCHEMA
 from stages.texts.readers import Document
-from stages.texts.text_hash import text_hash
+from stages.texts.text_hash import hash_column, text_hash
 
 PART_BYTES = 32 << 20  # of text in a part, about: few enough files, small enough pieces of work
 GROUP_BYTES = 4 << 20  # of text written, and read again, at a time
@@ -121,13 +121,12 @@ class PartWriter:
     def write_group(self) -> None:
         """Write the waiting documents."""
         ids, contents, sources = zip(*self.group, strict=True)
-        hashes = pa.py_buffer(b"".join(map(text_hash, contents)))
         columns = [
             from_texts(ids).cast(pa.string()),
             from_texts(contents),
             from_texts(sources).cast(pa.string()),
             from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
-            pa.Array.from_buffers(SCHEMA.field("text_hash").type, len(ids), [None, hashes]),
+            hash_column(b"".join(map(text_hash, contents))),
         ]
         table = pa.table(columns, schema=SCHEMA)
         if self.writer is None:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from stages.texts.text_hash import TEXT_HASH_BYTES
+from stages.texts.text_hash import TEXT_HASH
 
 VERSION = 2
 
@@ -12,6 +12,6 @@ SCHEMA = pa.schema(
         "text": pa.large_string(),
         "source": pa.string(),
         "n_bytes": pa.int64(),  # of the text in UTF-8
-        "text_hash": pa.binary(TEXT_HASH_BYTES),
+        "text_hash": TEXT_HASH,
     }
 )

@@ -8,6 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 TEXT_HASH_BYTES = 16
+TEXT_HASH = pa.binary(TEXT_HASH_BYTES)  # the type of its columns
 
 Hashes = NDArray[np.uint8]  # (documents, TEXT_HASH_BYTES)
 
@@ -22,8 +23,14 @@ def hash_rows(hashes: Iterable[bytes]) -> Hashes:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, TEXT_HASH_BYTES)
 
 
+def hash_column(hashes: bytes) -> pa.FixedSizeBinaryArray:
+    """Text hashes, one after the other, as a table's column."""
+    n = len(hashes) // TEXT_HASH_BYTES
+    return pa.Array.from_buffers(TEXT_HASH, n, [None, pa.py_buffer(hashes)])
+
+
 def column_hashes(column: pa.ChunkedArray) -> Hashes:
     """The text hashes of a table's column as rows of one array, through no Python objects."""
-    fixed = column.cast(pa.binary(TEXT_HASH_BYTES)).combine_chunks()
+    fixed = column.combine_chunks()
     rows = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, TEXT_HASH_BYTES)
     return rows[fixed.offset : fixed.offset + len(fixed)]

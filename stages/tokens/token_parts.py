@@ -16,9 +16,10 @@ import pyarrow as pa
 from nanogpt.files import flushed_sha256, write_whole
 from stages.arrow import from_numbers, to_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
+from stages.texts.text_hash import TEXT_HASH
 from stages.tokens.engine import Encoder
 
-VERSION = 4  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 5  # of what a part of tokens looks like; another one makes all parts anew
 
 # Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
 # and five to read (docs/lab-notes.md). Compressing them would take half as long as encoding does.
@@ -46,7 +47,7 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
         "id": pa.string(),
         "tokens": ids,
         "n_bytes": pa.int64(),
-        "text_hash": pa.binary(),
+        "text_hash": TEXT_HASH,
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 

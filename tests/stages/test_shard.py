@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from stages.shard import ShardParams, run
-from stages.texts.text_hash import hash_rows, text_hash
+from stages.texts.text_hash import hash_column, hash_rows, text_hash
 from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenized import Tokenized
 from stages.tokens.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
@@ -192,7 +192,7 @@ def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
         table = {
             "tokens": pa.array(list(ids), pa.large_list(pa.uint16())),
             "n_bytes": pa.array([2 * length] * documents, pa.int64()),
-            "text_hash": pa.array([text_hash(row.tobytes()) for row in ids]),
+            "text_hash": hash_column(b"".join(text_hash(row.tobytes()) for row in ids)),
         }
         name = f"part-{number:05d}.arrow"
         rows = pa.table(table)
