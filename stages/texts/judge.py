@@ -1,10 +1,10 @@
 """What a document shows by itself: its size, what filters say of it, its hash and its signature.
 
-A judge looks at one group of rows at a time and knows of no other document, so that any number of
+A judge looks at some groups of rows at a time and knows of no other document, so that any number of
 processes may judge at once. What only the whole corpus shows is for the stage `clean` to see.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,13 +63,13 @@ class Judge:
         self.rules = rules
         self.filters = [load_filter(rules.folder, name) for name in rules.filters]
 
-    def __call__(self, row_group: tuple[Path, int]) -> Judgement:
-        """Look at one row group of a part."""
-        part, group = row_group
+    def __call__(self, some: tuple[Path, Sequence[int]]) -> Judgement:
+        """Look at some of a part's row groups."""
+        part, groups = some
         known = ["n_bytes", "text_hash"]
         with pq.ParquetFile(part) as file:
             columns = ["id", "text", *known] if self.rules.read_texts else known
-            rows = file.read_row_group(group, columns=columns)
+            rows = file.read_row_groups(groups, columns=columns)
         sizes, hashes = to_numbers(rows.column("n_bytes")), column_hashes(rows.column("text_hash"))
         if not self.rules.read_texts:
             nothing = np.empty((len(sizes), 0), dtype=np.uint32)
@@ -110,10 +110,13 @@ class Judge:
 
 
 def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgement]:
-    """On every row group of the parts, in order; several at once when there are texts to read."""
-    groups = [(part, n) for part in parts for n in range(pq.read_metadata(part).num_row_groups)]
+    """On all documents of the parts, in order; in several processes when there are texts to read.
+
+    A text is read with its row group, what the corpus says of texts with its part.
+    """
     judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
-    if rules.read_texts and min(workers, len(groups)) > 1:
-        yield from in_processes(partial(Judge, rules), groups, workers)
-        return
-    yield from map(judge, groups)
+    groups = [(part, range(pq.read_metadata(part).num_row_groups)) for part in parts]
+    if not rules.read_texts:
+        return map(judge, groups)
+    one_by_one = [(part, [number]) for part, numbers in groups for number in numbers]
+    return in_processes(partial(Judge, rules), one_by_one, workers)
