@@ -34,6 +34,16 @@ def killer() -> Callable[[int], int]:
     return killed
 
 
+def writer(folder: Path) -> Callable[[int], int]:
+    """What leaves a file for each number."""
+
+    def write(number: int) -> int:
+        (folder / str(number)).touch()
+        return number
+
+    return write
+
+
 def refused(number: int) -> int:
     if number == 2:
         raise ValueError("two is refused")
@@ -67,6 +77,14 @@ def test_what_the_work_raises_is_raised(workers: int) -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two is refused"):
         next(results)
+
+
+def test_no_task_begins_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+    results = in_processes(partial(writer, tmp_path), range(3), 2)
+    time.sleep(1)
+    assert not list(tmp_path.iterdir())
+    assert list(results) == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_killed_process_is_told() -> None:
@@ -112,8 +130,9 @@ def alive(group: int) -> bool:
     return True
 
 
-def test_ctrl_c_is_for_the_parent_alone(workspace: Path) -> None:
-    """Its workers say nothing and end with it."""
+@pytest.fixture
+def interrupted(workspace: Path) -> "subprocess.Popen[str]":
+    """A script in a group of its own that has the first of its workers' answers."""
     slept = "import time\n\n\ndef sleep(n):\n    time.sleep(0.3 * n)\n    return n\n"
     maker = "\n\ndef sleeper():\n    return sleep\n"
     (workspace / "tests_of_processes.py").write_text(slept + maker)
@@ -130,10 +149,26 @@ def test_ctrl_c_is_for_the_parent_alone(workspace: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "0\n"
-    os.killpg(process.pid, signal.SIGINT)
-    out, told = process.communicate(timeout=60)
-    assert (process.returncode, out, told) == (0, "stopped\n", "")
+    return process
+
+
+def wait_until_gone(group: int) -> None:
+    """Until no process of a group is left."""
     deadline = time.monotonic() + 20
-    while alive(process.pid):
+    while alive(group):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_ctrl_c_is_for_the_parent_alone(interrupted: "subprocess.Popen[str]") -> None:
+    """Its workers say nothing and end with it."""
+    os.killpg(interrupted.pid, signal.SIGINT)
+    out, told = interrupted.communicate(timeout=60)
+    assert (interrupted.returncode, out, told) == (0, "stopped\n", "")
+    wait_until_gone(interrupted.pid)
+
+
+def test_nothing_is_left_of_a_parent_that_is_killed(interrupted: "subprocess.Popen[str]") -> None:
+    interrupted.kill()
+    interrupted.communicate(timeout=60)
+    wait_until_gone(interrupted.pid)
