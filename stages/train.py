@@ -160,7 +160,8 @@ def torchrun_command(settings: Settings, windows: int, arguments: list[str]) -> 
     """The command line that starts the processes."""
     options = settings.torchrun.split() or ["--standalone"]
     processes = f"--nproc-per-node={process_count(settings, windows)}"
-    launch = [sys.executable, "-m", "torch.distributed.run", *options, processes]
+    no_logs = f"--log-dir={os.devnull}"  # of torchrun's own, left for ever where /tmp is
+    launch = [sys.executable, "-m", "torch.distributed.run", no_logs, *options, processes]
     return [*launch, "-m", "stages.training.train_process", *arguments]
 
 
