@@ -160,7 +160,7 @@ def torchrun_command(settings: Settings, windows: int, arguments: list[str]) -> 
     """The command line that starts the processes."""
     options = settings.torchrun.split() or ["--standalone"]
     processes = f"--nproc-per-node={process_count(settings, windows)}"
-    no_logs = f"--log-dir={os.devnull}"  # of torchrun's own, left for ever where /tmp is
+    no_logs = f"--log-dir={os.devnull}"  # torchrun's own, which it never removes
     launch = [sys.executable, "-m", "torch.distributed.run", no_logs, *options, processes]
     return [*launch, "-m", "stages.training.train_process", *arguments]
 

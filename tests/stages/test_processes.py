@@ -131,7 +131,7 @@ def alive(group: int) -> bool:
 
 
 @pytest.fixture
-def interrupted(workspace: Path) -> "subprocess.Popen[str]":
+def running(workspace: Path) -> "subprocess.Popen[str]":
     """A script in a group of its own that has the first of its workers' answers."""
     slept = "import time\n\n\ndef sleep(n):\n    time.sleep(0.3 * n)\n    return n\n"
     maker = "\n\ndef sleeper():\n    return sleep\n"
@@ -160,15 +160,15 @@ def wait_until_gone(group: int) -> None:
         time.sleep(0.1)
 
 
-def test_ctrl_c_is_for_the_parent_alone(interrupted: "subprocess.Popen[str]") -> None:
+def test_ctrl_c_is_for_the_parent_alone(running: "subprocess.Popen[str]") -> None:
     """Its workers say nothing and end with it."""
-    os.killpg(interrupted.pid, signal.SIGINT)
-    out, told = interrupted.communicate(timeout=60)
-    assert (interrupted.returncode, out, told) == (0, "stopped\n", "")
-    wait_until_gone(interrupted.pid)
+    os.killpg(running.pid, signal.SIGINT)
+    out, told = running.communicate(timeout=60)
+    assert (running.returncode, out, told) == (0, "stopped\n", "")
+    wait_until_gone(running.pid)
 
 
-def test_nothing_is_left_of_a_parent_that_is_killed(interrupted: "subprocess.Popen[str]") -> None:
-    interrupted.kill()
-    interrupted.communicate(timeout=60)
-    wait_until_gone(interrupted.pid)
+def test_nothing_is_left_of_a_parent_that_is_killed(running: "subprocess.Popen[str]") -> None:
+    running.kill()
+    running.communicate(timeout=60)
+    wait_until_gone(running.pid)
