@@ -40,7 +40,7 @@ def in_processes(
 def start_server(make: Callable[[], Any]) -> None:
     """Start what workers are copied from, which imports what `make` needs meanwhile.
 
-    A process of its own: copies of this one, which has threads, may deadlock.
+    A process of its own: copies of this one, which has threads and their locks, may deadlock.
     """
     made_in = make.func if isinstance(make, partial) else make
     forkserver.set_forkserver_preload([made_in.__module__])
