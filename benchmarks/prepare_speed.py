@@ -152,7 +152,7 @@ def measure(who: str, texts: Path, workers: int) -> dict[str, Any]:
             write_params(folder / "params.yaml", texts, who)
             settings = {"NANOGPT_WORKERS": str(workers)}
             parts = {
-                stage: timed([sys.executable, "-m", f"stages.{stage}"], folder, settings)
+                stage: timed([sys.executable, "-m", "stages", stage], folder, settings)
                 for stage in STAGES
             }
             splits = json.loads((folder / "data/shards/manifest.json").read_text())["splits"]

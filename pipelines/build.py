@@ -24,7 +24,7 @@ from pipelines.dag import Stage, read_stages
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
 from stages.check import check_params
-from stages.command import Kind
+from stages.failures import Kind
 from stages.params import PARAMS_FILE
 
 

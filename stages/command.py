@@ -12,38 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from nanogpt.files import write_whole
+from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
 from stages.settings import PREFIX, Settings, read_settings
 from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
 
 TIMES = Path("runs/times")
-
-Kind = Literal["input", "network", "interrupted", "crash"]
-EXIT_CODES: dict[Kind, int] = {"input": 2, "network": 75, "interrupted": 130, "crash": 1}
-
-
-class Interrupted(Exception):
-    """The stage was asked to stop and did so in good order; run again, it continues."""
-
-
-class Crashed(Exception):
-    """A process of the stage died under it; run again, it continues."""
-
-
-EXPECTED = (ValueError, OSError, FloatingPointError, Interrupted, Crashed, KeyboardInterrupt)
-
-
-def kind_of(error: BaseException) -> Kind:
-    """What sort of expected failure an exception is."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return "network"
-    if isinstance(error, Interrupted | KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, Crashed):
-        return "crash"
-    return "input"
 
 
 def main(stage: str, run: Callable[[Settings], None]) -> None:

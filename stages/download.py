@@ -128,7 +128,9 @@ def corpus_parts(
         files = fetched_files(params)
     else:
         files = own_files(params, skipped)
-    how = Reading.model_validate(params.model_dump(include=set(Reading.model_fields)))
+    how = Reading(
+        separator=params.separator, text_column=params.text_column, encoding=params.encoding
+    )
     yield from write_files(files, how, named, scratch, skipped, workers)
 
 

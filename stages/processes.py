@@ -1,6 +1,7 @@
 """Work spread over processes of this machine, its results in order."""
 
 import gc
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,9 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import active_children, forkserver, get_context, resource_tracker
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from stages.command import Crashed
+from stages.failures import Crashed
 from stages.supervise import end_with_parent
 
 T = TypeVar("T")
@@ -26,50 +27,58 @@ def in_processes(
     """What the function that `make` makes says to each task, in order.
 
     By `workers` processes, each of which makes it once, or by this one where one is enough. They
-    are made ready at once and begin when the first answer is asked for. Raises what the function
+    get ready at once and begin when the first answer is asked for. Raises what the function
     raises, Crashed when one of the processes is killed; the others are ended in the middle of what
     they do.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
         return map(make(), tasks)
-    start_server(make)
-    return answers(make, tasks, workers)
+    start_server((make.func if isinstance(make, partial) else make).__module__)
+    return Pool(make, workers).answers(tasks)
 
 
-def start_server(make: Callable[[], Any]) -> None:
-    """Start what workers are copied from, which imports what `make` needs meanwhile.
+def start_server(module: str) -> None:
+    """Start what workers are copied from, unless it runs; it imports their module meanwhile.
 
     A process of its own: copies of this one, which has threads and their locks, may deadlock.
     """
-    made_in = make.func if isinstance(make, partial) else make
-    forkserver.set_forkserver_preload([made_in.__module__])
+    forkserver.set_forkserver_preload([module])
     with interrupts_waiting():
         forkserver.ensure_running()
 
 
-def answers(make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int) -> Iterator[R]:
-    """What workers say to each task, in order."""
-    pool = ProcessPoolExecutor(workers, get_context("forkserver"), begin, (make,))
-    others = active_children()
+class Pool(Generic[T, R]):
+    """Worker processes, which get ready as soon as this is made."""
 
-    def submit(task: T) -> Future[R]:
+    def __init__(self, make: Callable[[], Callable[[T], R]], workers: int) -> None:
+        others = active_children()
+        self.executor = ProcessPoolExecutor(workers, get_context("forkserver"), begin, (make,))
+        self.workers = workers
+        for _ in range(workers):
+            self.submit(os.getpid)  # starts a process, as there are fewer than workers
+        self.processes = set(active_children()) - set(others)
+
+    def submit(self, function: Callable[..., Any], *arguments: T) -> Future[Any]:
+        """Let a worker call a function."""
         with interrupts_waiting():
-            return pool.submit(work, task)  # starts a process while there are fewer than workers
+            return self.executor.submit(function, *arguments)
 
-    try:
-        yield from in_order(submit, tasks, ahead=2 * workers)
-    except BrokenProcessPool:
-        raise Crashed(
-            "a worker process was killed (by the system, for memory?); run again, with fewer "
-            "NANOGPT_WORKERS if it happens again"
-        ) from None
-    except BaseException:
-        for process in set(active_children()) - set(others):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def answers(self, tasks: Sequence[T]) -> Iterator[R]:
+        """What the workers say to each task, in order."""
+        try:
+            yield from in_order(partial(self.submit, work), tasks, ahead=2 * self.workers)
+        except BrokenProcessPool:
+            raise Crashed(
+                "a worker process was killed (by the system, for memory?); run again, with fewer "
+                "NANOGPT_WORKERS if it happens again"
+            ) from None
+        except BaseException:
+            for process in self.processes:
+                process.terminate()
+            raise
+        finally:
+            self.executor.shutdown(cancel_futures=True)
 
 
 @contextmanager

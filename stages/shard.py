@@ -84,7 +84,7 @@ def write(
             for documents in tokens.documents(part):
                 train = documents.where(chosen)
                 add(writers["train"], train)
-                written[part.corpus] += len(train.tokens)
+                written[part.corpus] += int(train.lengths.sum())
                 if turn == 0:
                     add(writers["val"], documents.where(is_val))
     return written
@@ -92,7 +92,7 @@ def write(
 
 def add(writer: SplitWriter, documents: Documents) -> None:
     """Append documents to a split."""
-    writer.add(documents.tokens, np.cumsum(documents.lengths), int(documents.n_bytes.sum()))
+    writer.add(documents.tokens(), np.cumsum(documents.lengths), int(documents.n_bytes.sum()))
 
 
 def mixture(

@@ -21,7 +21,7 @@ from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.texts.cleaned import Cleaned
 from stages.texts.text_hash import hash_rows
-from stages.tokens.engine import Engine, admit, adversarial, sample
+from stages.tokens.engine import Engine, admit, adversarial, load_encoder, sample
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams, split_documents
@@ -141,9 +141,10 @@ def make_missing(
     if found:
         print(f"tokenize: {len(tasks) - len(missing)} of {len(tasks)} parts were made before")
     if missing:
+        candidate = None if engine == "tiktoken" else load_encoder(saved, engine)
         made = tokenize_parts(missing, saved, engine)  # none before the first is asked for
-        if engine != "tiktoken":
-            admit(saved, engine, chain(adversarial(), sample(cleaned)), tokenizer)
+        if candidate:
+            admit(candidate, engine, chain(adversarial(), sample(cleaned)), tokenizer)
         found |= {task.target: one for task, one in zip(missing, made, strict=True)}
     return [found[task.target] for task in tasks]
 

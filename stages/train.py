@@ -19,7 +19,8 @@ from pydantic import Field, field_validator, model_validator
 
 import nanogpt
 from nanogpt.files import file_sha256, write_whole
-from stages.command import Crashed, Interrupted, main
+from stages.command import main
+from stages.failures import Crashed, Interrupted
 from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.supervise import exclusive, run_supervised

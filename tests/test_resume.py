@@ -42,7 +42,7 @@ def members(project: Any) -> dict[str, list[psutil.Process]]:
             kinds["torchrun"].append(process)
         elif "stages.training.train_process" in line:
             kinds["rank"].append(process)
-        elif "stages.train" in line:
+        elif "-m stages" in line:
             kinds["launcher"].append(process)
         elif "dvc" in line:
             kinds["dvc"].append(process)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stages.params import Section
-from stages.texts.readers import Reading
+from stages.texts.encodings import known_encoding
 
 
 def matching(pattern: str, allowed: str) -> AfterValidator:
@@ -53,12 +53,15 @@ class HuggingFace(Section):
     max_documents: int | None = Field(ge=1)
 
 
-class CorpusParams(Reading):
+class CorpusParams(Section):
     """The section `corpus`."""
 
     source: Literal["package", "files", "url", "huggingface", "mixture"]
     path: str
     glob: str
+    separator: str | None = Field(min_length=1)
+    text_column: str
+    encoding: str
     package: Package | None
     urls: list[Url]
     huggingface: HuggingFace | None
@@ -77,6 +80,12 @@ class CorpusParams(Reading):
             name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
         }
         return {**content, "mixture": mixture}
+
+    @field_validator("encoding")
+    @classmethod
+    def encoding_is_known(cls, encoding: str) -> str:
+        """Told before anything is fetched."""
+        return known_encoding(encoding)
 
     @field_validator("glob")
     @classmethod

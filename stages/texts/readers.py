@@ -5,17 +5,16 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator
 
-from stages.params import Section
 from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
-from stages.texts.encodings import decoded, known_encoding
+from stages.texts.encodings import decoded
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
 
 READABLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".parquet", *ARCHIVES)
@@ -26,18 +25,13 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MAX_DOCUMENT_BYTES = 128 << 20
 
 
-class Reading(Section):
-    """The keys of the section `corpus` that say how files become documents."""
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files become documents, by the keys of the section `corpus`."""
 
-    separator: str | None = Field(min_length=1)
+    separator: str | None
     text_column: str
     encoding: str
-
-    @field_validator("encoding")
-    @classmethod
-    def encoding_is_known(cls, encoding: str) -> str:
-        """Told before anything is fetched."""
-        return known_encoding(encoding)
 
 
 class Document(NamedTuple):

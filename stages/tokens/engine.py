@@ -136,10 +136,9 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
 
 
 def admit(
-    tokenizer: Path, engine: Engine, texts: Iterable[tuple[str, str]], reference: Tokenizer
+    candidate: Encoder, engine: Engine, texts: Iterable[tuple[str, str]], reference: Tokenizer
 ) -> None:
     """Raise ValueError at the first of the (name, text) pairs whose ids are not the reference's."""
-    candidate = load_encoder(tokenizer, engine)
     for name, text in texts:
         found = candidate.encode(from_texts([text.encode()])).values
         try:

@@ -20,7 +20,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from stages.command import Crashed
+from stages.failures import Crashed
 from stages.processes import in_order
 from stages.texts.cleaned import CleanedPart
 from stages.tokens.engine import Encoder, Engine, admit, adversarial, load_encoder
@@ -95,8 +95,9 @@ def fetched_encoder(place: Place, tokenizer: str, engine: Engine) -> Encoder:
         folder = Path(name) / "tokenizer"
         folder.mkdir()
         place.fetch(tokenizer, folder)
-        admit(folder, engine, adversarial(), load_tokenizer(folder))
-        return load_encoder(folder, engine)
+        encoder = load_encoder(folder, engine)
+        admit(encoder, engine, adversarial(), load_tokenizer(folder))
+        return encoder
 
 
 def tokenize_there(

@@ -1,9 +1,9 @@
 """The tokens folder for the stage that reads it: documents in order, a group at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,29 @@ from stages.texts.text_hash import TEXT_HASH_BYTES, Hashes, column_hashes
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Some documents one after the other, each followed by the separator."""
+    """Some documents, as they stand one after the other in the shards."""
 
-    tokens: NDArray[np.unsignedinteger]  # (sum of lengths,)
-    lengths: NDArray[np.int64]  # (documents,) with the separator
+    ids: Sequence[memoryview]  # of each, without the separator, as bytes
+    separator: np.unsignedinteger
     n_bytes: NDArray[np.int64]  # (documents,) of text
-    rows: slice  # their places among all documents
+    lengths: NDArray[np.int64]  # (documents,) with the separator
+    rows: slice  # the places of these, and of those among them that were not chosen, among all
 
     def where(self, chosen: NDArray[np.bool_]) -> "Documents":
         """Those of them that are chosen, by an array over all documents."""
         own = chosen[self.rows]
-        if own.all():
-            return self
-        mine = np.repeat(own, self.lengths) if own.any() else slice(0)
         return Documents(
-            tokens=self.tokens[mine],
-            lengths=self.lengths[own],
+            ids=list(compress(self.ids, own.tolist())),
+            separator=self.separator,
             n_bytes=self.n_bytes[own],
+            lengths=self.lengths[own],
             rows=self.rows,
         )
+
+    def tokens(self) -> NDArray[np.unsignedinteger]:
+        """(sum of lengths,) each document followed by the separator."""
+        content = self.separator.tobytes().join([*self.ids, b""])  # np.insert takes twice as long
+        return np.frombuffer(content, self.separator.dtype)
 
 
 def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
@@ -116,13 +120,11 @@ class Tokenized:
                 f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
             )
         ids = ids.astype(self.manifest["dtype"], copy=False)
-        places = ((offsets - offsets[0]) * ids.itemsize).tolist()
-        content, separator = ids.view(np.uint8).data, ids.dtype.type(self.separator)
-        texts = [content[start:stop] for start, stop in pairwise(places)]
-        tokens = separator.tobytes().join([*texts, b""])  # np.insert takes twice as long
+        content, places = ids.view(np.uint8).data, (offsets - offsets[0]) * ids.itemsize
         return Documents(
-            tokens=np.frombuffer(tokens, ids.dtype),
-            lengths=np.diff(offsets).astype(np.int64) + 1,
+            ids=[content[start:stop] for start, stop in pairwise(places.tolist())],
+            separator=ids.dtype.type(self.separator),
             n_bytes=to_numbers(batch.column("n_bytes")),
+            lengths=np.diff(offsets).astype(np.int64) + 1,
             rows=rows,
         )

@@ -24,7 +24,7 @@ from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
 from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
-from stages.command import EXPECTED
+from stages.failures import EXPECTED
 from stages.settings import Settings, read_settings
 from stages.supervise import exit_at_once, starters, when_gone
 from stages.tokens.shards import Shards

@@ -9,7 +9,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SCRIPT = """
 import os, signal
-from stages.command import Crashed, Interrupted, main
+from stages.command import main
+from stages.failures import Crashed, Interrupted
 
 def run(settings):
     {body}

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
-from stages.command import Crashed
+from stages.failures import Crashed
 from stages.processes import in_order, in_processes
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,12 @@ def writer(folder: Path) -> Callable[[int], int]:
         return number
 
     return write
+
+
+def prepared(folder: Path) -> Callable[[int], int]:
+    """What has left a file before it is given a task."""
+    (folder / str(os.getpid())).touch()
+    return abs
 
 
 def refused(number: int) -> int:
@@ -87,6 +94,20 @@ def test_no_task_begins_before_an_answer_is_asked_for(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_workers_get_ready_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+    results = in_processes(partial(prepared, tmp_path), [-1, -2, -3], 2)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    assert list(results) == [1, 2, 3]
+
+
+def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
+    others = set(active_children())
+    results = in_processes(partial(prepared, tmp_path), range(3), 2)
+    assert len(set(active_children()) - others) == 2
+    del results
+    wait_for(lambda: set(active_children()) <= others)
+
+
 def test_a_killed_process_is_told() -> None:
     with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
         list(in_processes(killer, range(4), 2))
@@ -119,6 +140,14 @@ if __name__ == "__main__":
         results.close()
         print("stopped")
 """
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Fail if it does not happen within 10 s."""
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def alive(group: int) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,7 +39,7 @@ def read(name: str, content: bytes | str, **how: Any) -> list[Document]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "file"
         file.write_bytes(content)
-        return list(file_documents(name, file, READING.model_copy(update=how), Counter()))
+        return list(file_documents(name, file, replace(READING, **how), Counter()))
 
 
 def texts(name: str, content: bytes | str, **how: Any) -> list[str]:
@@ -141,7 +142,7 @@ def test_a_large_text_with_a_separator_is_never_held_as_a_whole(tmp_path: Path) 
         for n in range(32):
             out.write(f"{n}" + "x" * (1 << 20) + "\n\n")
     tracemalloc.start()
-    how = READING.model_copy(update={"separator": "\n\n"})
+    how = replace(READING, separator="\n\n")
     starts = [d.text[:2] for d in file_documents(file.name, file, how, Counter())]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

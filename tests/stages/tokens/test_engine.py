@@ -109,18 +109,27 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
     other_pattern = BpeTokenizer.of(BPE_PATTERN, ranks)
     save_tokenizer(tmp_path / "other", other_pattern)
     same, other = ("first", "a plain text"), ("second", "It was the year 12345, they say")
-    admit(tmp_path / "other", "gigatoken", [same], other_pattern)
+    admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same], other_pattern)
     with pytest.raises(ValueError, match="in second, token 4, after 'It was the year'") as caught:
-        admit(tmp_path / "other", "gigatoken", [same, other], other_pattern)
+        admit(
+            load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same, other], other_pattern
+        )
     assert "[17031, 2231, 11, 484], not [220, 1065, 2682, 20]" in str(caught.value)
     assert str(caught.value).endswith("use tokenize.engine: tiktoken")
     with pytest.raises(ValueError, match="in adversarial text"):
-        admit(tmp_path / "other", "gigatoken", adversarial(), other_pattern)
+        admit(
+            load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", adversarial(), other_pattern
+        )
 
 
 def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, reference: Tokenizer) -> None:
     with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
-        admit(gpt2, "gigatoken", [("page 7", " " * 2_000_000 + "a")], reference)
+        admit(
+            load_encoder(gpt2, "gigatoken"),
+            "gigatoken",
+            [("page 7", " " * 2_000_000 + "a")],
+            reference,
+        )
 
 
 def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
@@ -128,7 +137,7 @@ def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -
     letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest
     save_tokenizer(tmp_path / "other", letters)
     with pytest.raises(ValueError, match=r"in x, token 1, after 'ab': \[.+\], not \[\]"):
-        admit(tmp_path / "other", "gigatoken", [("x", "ab!")], letters)
+        admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [("x", "ab!")], letters)
 
 
 def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:

@@ -202,7 +202,7 @@ def test_seven_workers_make_the_same_bytes(
 def start(folder: Path, workers: int) -> "subprocess.Popen[bytes]":
     """Start the stage in a folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.tokenize"],
+        [sys.executable, "-m", "stages", "tokenize"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NANOGPT_WORKERS": str(workers)},
         stdout=subprocess.DEVNULL,

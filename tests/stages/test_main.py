@@ -1,0 +1,50 @@
+"""A stage as DVC starts it: the same stage, whoever its workers are."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def texts(workspace: Path) -> Path:
+    """A project of four large files."""
+    text = (ROOT / "presets" / "shakespeare.yaml").read_text()
+    (workspace / "params.yaml").write_text(text.replace("source: package", "source: files", 1))
+    (workspace / "texts").mkdir()
+    for number in range(4):
+        (workspace / "texts" / f"{number}.txt").write_text(
+            f"{number}\n" + "so it goes\n" * 3_000_000
+        )
+    return workspace
+
+
+def test_it_is_the_same_stage(texts: Path, run_python: Run) -> None:
+    found = []
+    for how in (["stages", "download"], ["stages.download"]):
+        done = run_python("-m", *how, NANOGPT_WORKERS="2")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("download: 4 documents")
+        found.append((texts / "data/corpus/manifest.json").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_its_failure_is_told(texts: Path, run_python: Run) -> None:
+    done = run_python("-m", "stages", "tokenize")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tokenize: ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["bake"], ["clean", "shard"]])
+def test_what_is_no_stage_is_refused_with_those_there_are(
+    workspace: Path, run_python: Run, arguments: list[str]
+) -> None:
+    done = run_python("-m", "stages", *arguments)
+    assert done.returncode == 2
+    assert "usage: python -m stages" in done.stderr
+    assert "download,clean,tokenize" in done.stderr
