@@ -93,22 +93,21 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
     dtype = token_dtype(reference.n_vocab)
-    encode = one_by_one(reference, dtype)
+    encode = one_by_one(reference)
     if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
         encode = PieceEncoder(reference).encode
     return Encoder(encode, dtype)
 
 
-def one_by_one(tokenizer: Tokenizer, dtype: Dtype) -> Encode:
+def one_by_one(tokenizer: Tokenizer) -> Encode:
     """Encode by the tokenizer itself."""
-    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()), dtype)
+    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()))
 
 
-def joined(ids: Iterable[NDArray[np.unsignedinteger]], dtype: Dtype) -> Ids:
-    """The ids of each text put one after the other, in a type that holds them all."""
+def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:
+    """The ids of each text put one after the other."""
     each = list(ids)
-    values = np.concatenate(each, dtype=dtype, casting="same_kind")
-    return Ids(values, np.cumsum([0, *map(len, each)]))
+    return Ids(np.concatenate(each), np.cumsum([0, *map(len, each)]))
 
 
 def load_gigatoken(tokenizer: Path) -> Encoder:
@@ -130,7 +129,7 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
 
     def encode(texts: pa.LargeStringArray) -> Ids:
         utf8 = texts.view(pa.large_binary()).to_pylist()  # as it is, not decoded
-        return joined(map(fast.backend.encode, utf8), dtype)
+        return joined(fast.backend.encode(text).astype(dtype) for text in utf8)
 
     return Encoder(encode, dtype)
 
