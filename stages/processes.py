@@ -52,12 +52,12 @@ class Pool(Generic[T, R]):
     """Worker processes, which get ready as soon as this is made."""
 
     def __init__(self, make: Callable[[], Callable[[T], R]], workers: int) -> None:
-        others = active_children()
+        self.others = set(active_children())
         self.executor = ProcessPoolExecutor(workers, get_context("forkserver"), begin, (make,))
         self.workers = workers
-        for _ in range(workers):
-            self.submit(os.getpid)  # starts a process, as there are fewer than workers
-        self.processes = set(active_children()) - set(others)
+        with self.ended_by_faults():
+            for _ in range(workers):
+                self.submit(os.getpid)  # starts a process, as there are fewer than workers
 
     def submit(self, function: Callable[..., Any], *arguments: T) -> Future[Any]:
         """Let a worker call a function."""
@@ -67,18 +67,27 @@ class Pool(Generic[T, R]):
     def answers(self, tasks: Sequence[T]) -> Iterator[R]:
         """What the workers say to each task, in order."""
         try:
-            yield from in_order(partial(self.submit, work), tasks, ahead=2 * self.workers)
-        except BrokenProcessPool:
+            with self.ended_by_faults():
+                yield from in_order(partial(self.submit, work), tasks, ahead=2 * self.workers)
+        finally:
+            self.executor.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def ended_by_faults(self) -> Iterator[None]:
+        """End the workers when anything is raised. Raises Crashed where one was found dead."""
+        try:
+            yield
+        except BaseException as error:
+            # Of a dead one's fellows the executor ends all but those that were just being started,
+            # and then waits for these for ever.
+            for process in set(active_children()) - self.others:
+                process.terminate()
+            if not isinstance(error, BrokenProcessPool):
+                raise
             raise Crashed(
                 "a worker process was killed (by the system, for memory?); run again, with fewer "
                 "NANOGPT_WORKERS if it happens again"
             ) from None
-        except BaseException:
-            for process in self.processes:
-                process.terminate()
-            raise
-        finally:
-            self.executor.shutdown(cancel_futures=True)
 
 
 @contextmanager

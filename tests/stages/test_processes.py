@@ -35,6 +35,12 @@ def killer() -> Callable[[int], int]:
     return killed
 
 
+def never_ready() -> Callable[[int], int]:
+    """Killed while it is being made."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return abs
+
+
 def writer(folder: Path) -> Callable[[int], int]:
     """What leaves a file for each number."""
 
@@ -108,9 +114,12 @@ def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
     wait_for(lambda: set(active_children()) <= others)
 
 
-def test_a_killed_process_is_told() -> None:
+@pytest.mark.parametrize("make", [killer, never_ready])
+def test_a_process_killed_at_work_or_before_is_told(
+    make: Callable[[], Callable[[int], int]],
+) -> None:
     with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
-        list(in_processes(killer, range(4), 2))
+        list(in_processes(make, range(99), 9))
 
 
 def test_no_more_than_so_many_tasks_are_under_way() -> None:
