@@ -60,9 +60,12 @@ class Pool(Generic[T, R]):
                 self.submit(os.getpid)  # starts a process, as there are fewer than workers
 
     def submit(self, function: Callable[..., Any], *arguments: T) -> Future[Any]:
-        """Let a worker call a function."""
-        with interrupts_waiting():
-            return self.executor.submit(function, *arguments)
+        """Let a worker call a function. Raises BrokenProcessPool where none can be started."""
+        try:
+            with interrupts_waiting():
+                return self.executor.submit(function, *arguments)
+        except OSError as error:  # as while the executor, finding one dead, closes its pipes
+            raise BrokenProcessPool(str(error)) from None
 
     def answers(self, tasks: Sequence[T]) -> Iterator[R]:
         """What the workers say to each task, in order."""
