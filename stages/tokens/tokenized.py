@@ -24,10 +24,10 @@ class Documents:
     separator: np.unsignedinteger
     n_bytes: NDArray[np.int64]  # (documents,) of text
     lengths: NDArray[np.int64]  # (documents,) with the separator
-    rows: slice  # the places of these, and of those among them that were not chosen, among all
+    rows: slice  # places among all documents, of the group they are from
 
     def where(self, chosen: NDArray[np.bool_]) -> "Documents":
-        """Those of them that are chosen, by an array over all documents."""
+        """Of a whole group those that are chosen, by an array over all documents."""
         own = chosen[self.rows]
         return Documents(
             ids=list(compress(self.ids, own.tolist())),

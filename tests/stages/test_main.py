@@ -34,10 +34,10 @@ def test_it_is_the_same_stage(texts: Path, run_python: Run) -> None:
     assert found[0] == found[1]
 
 
-def test_its_failure_is_told(texts: Path, run_python: Run) -> None:
+def test_its_failure_is_told(run_python: Run) -> None:
     done = run_python("-m", "stages", "tokenize")
     assert done.returncode == 2
-    assert done.stderr.startswith("tokenize: ")
+    assert done.stderr.startswith("tokenize: params.yaml is missing")
 
 
 @pytest.mark.parametrize("arguments", [[], ["bake"], ["clean", "shard"]])
