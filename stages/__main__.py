@@ -1,15 +1,32 @@
-"""A stage as DVC starts it: `python -m stages NAME` is `python -m stages.NAME`, but sooner at work.
+"""A stage as DVC starts it, `python -m stages NAME`: all params are checked before it begins.
 
-What the workers of a stage are copied from imports while the stage itself is imported.
+It is sooner at work than `python -m stages.NAME`: what its workers are copied from imports while
+the stage itself is imported.
 """
 
 import argparse
+import gc
+from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from stages.processes import start_server
 
+if TYPE_CHECKING:
+    from stages.settings import Settings
+
 STAGES = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
 WORK = {"download": "stages.texts.bundles", "tokenize": "stages.tokens.pool"}  # what workers import
+
+
+def checked(stage: str, settings: "Settings") -> None:
+    """Run a stage, unless something in the params would stop it or a later one."""
+    run_stage = import_module(f"stages.{stage}").run_stage
+    from stages.check import check_before
+
+    gc.freeze()  # as `stages.command.main` does with what it finds imported
+    check_before(stage)
+    run_stage(settings)
 
 
 def main() -> None:
@@ -21,7 +38,7 @@ def main() -> None:
         start_server(WORK[name])
     from stages.command import main as run  # settings and all take their time
 
-    run(name, import_module(f"stages.{name}").run_stage)
+    run(name, partial(checked, name))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The whole params file checked before any stage runs: `python -m stages.check [FILE]`.
+"""The whole params file checked before any stage runs, or alone: `python -m stages.check [FILE]`.
 
-Every command list in dvc.yaml starts with it, so that a mistake in a late section stops the first
-stage, not the last. What one section cannot know of another is checked here too.
+A mistake in a late section stops the first stage, not the last. What one section cannot know of
+another is checked here too.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from stages.clean import CleanParams
@@ -17,7 +18,10 @@ from stages.shard import ShardParams
 from stages.texts.params import CorpusParams
 from stages.tokenize import TokenizeParams
 from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 from stages.train import ModelParams, TrainParams, check_batch
+
+TOKENIZER = Path("data/shards/tokenizer")
 
 SECTIONS: dict[str, type[Section]] = {
     "corpus": CorpusParams,
@@ -75,6 +79,23 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
         except ValueError as error:
             problems.append(str(error))
     return problems
+
+
+def check_before(stage: str) -> None:
+    """Raise ParamsError at what would stop this stage or a later one, as far as it can be known."""
+    sample = check_params(PARAMS_FILE)["sample"]
+    assert isinstance(sample, SampleParams)
+    if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
+        check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
+
+
+def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raise ParamsError at a prompt that the model will have no ids for."""
+    for prompt in prompts:
+        try:
+            tokenizer.encode(prompt)
+        except ValueError as error:
+            raise ParamsError(f"{PARAMS_FILE}: sample.prompts: {error}") from None
 
 
 def run_stage(settings: Settings) -> None:

@@ -96,7 +96,7 @@ class Unpacked(io.RawIOBase):
         except DAMAGE as error:
             raise ValueError(
                 f"{self.name} is cut short or damaged after {self.bytes:,} bytes of what it "
-                f"holds: {error}; fetch or pack it again"
+                f"holds: {error}; use one that is whole"
             ) from None
         self.bytes += len(content)
         self.budget.spend(len(content))
@@ -110,7 +110,9 @@ def unpacked(name: str, stream: io.BufferedReader, budget: Budget) -> io.Buffere
     if not compression:
         return stream
     if not stream.peek(1):  # gzip and zstd take that for an empty text
-        raise ValueError(f"{name} has 0 bytes, which is no {compression} file; fetch it again")
+        raise ValueError(
+            f"{name} has 0 bytes, which is no {compression} file; use one that is whole"
+        )
     return io.BufferedReader(Unpacked(name, decompressor(compression, stream), budget), CHUNK)
 
 
@@ -125,7 +127,10 @@ def decompressor(compression: str, stream: io.BufferedReader) -> Readable:
 
 
 def seekable(stream: io.BufferedReader) -> BinaryIO:
-    """The same bytes with random access; unless it has that, a file without a name takes them."""
+    """The same bytes with random access; unless it has that, a file without a name takes them.
+
+    Raises OSError when there is no room for it.
+    """
     if stream.seekable():
         return stream
     file = tempfile.TemporaryFile()  # noqa: SIM115  # it is gone with its last reader
@@ -142,12 +147,12 @@ def members(
     Raises ValueError when any member could do harm or the archive is damaged.
     """
     inside = zip_members if packing(name)[1] == ".zip" else tar_members
-    try:
-        with seekable(stream) as file:
+    with seekable(stream) as file:
+        try:
             yield from inside(name, file, wanted, budget)
-    except (*DAMAGE, tarfile.TarError, NotImplementedError, UnicodeDecodeError) as error:
-        # The last two are zipfile's, for a method it does not know and for a name of no encoding.
-        raise ValueError(f"{name} cannot be read: {error}; fetch or pack it again") from None
+        except (*DAMAGE, tarfile.TarError, NotImplementedError, UnicodeDecodeError) as error:
+            # The last two are zipfile's: a method it does not know, a name of no encoding.
+            raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
 
 
 def zip_members(
@@ -184,7 +189,7 @@ def tar_members(
         if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):  # tarfile takes that for the end
             raise ValueError(
                 f"{name} is cut short or damaged at byte {archive.offset:,} of the archive; "
-                "fetch or pack it again"
+                "use one that is whole"
             )
         check_members(name, [(info.name, tar_fault(info)) for info in archive.getmembers()])
         for path in sorted(path for path, info in infos.items() if info.isfile()):

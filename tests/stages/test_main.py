@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
+
 ROOT = Path(__file__).parents[2]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -32,6 +34,27 @@ def test_it_is_the_same_stage(texts: Path, run_python: Run) -> None:
         assert done.stdout.startswith("download: 4 documents")
         found.append((texts / "data/corpus/manifest.json").read_bytes())
     assert found[0] == found[1]
+
+
+def test_a_mistake_in_a_later_section_stops_the_first_stage(texts: Path, run_python: Run) -> None:
+    params = texts / "params.yaml"
+    params.write_text(params.read_text().replace("max_steps: 1000", "max_steps: many"))
+    done = run_python("-m", "stages", "download")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "download: params.yaml: train.max_steps is 'many': input should be a valid integer\n"
+    )
+    assert not (texts / "data").exists()
+
+
+def test_a_prompt_the_vocabulary_lacks_stops_the_training_not_the_sampling(
+    texts: Path, run_python: Run
+) -> None:
+    save_tokenizer(texts / "data/shards/tokenizer", CharTokenizer(" egiost"))
+    done = run_python("-m", "stages", "train")
+    assert done.returncode == 2
+    assert done.stderr.startswith("train: params.yaml: sample.prompts: the character 'A' is not in")
+    assert not (texts / "runs").exists()
 
 
 def test_its_failure_is_told(run_python: Run) -> None:

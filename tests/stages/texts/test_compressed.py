@@ -2,6 +2,7 @@ import gzip
 import io
 import lzma
 import random
+import resource
 import stat
 import tarfile
 import tracemalloc
@@ -280,6 +281,17 @@ def test_an_archive_cut_short_is_refused_wherever(read: Read, kind: str) -> None
     for size in range(0, end, max(1, end // 40)):
         with pytest.raises(ValueError, match=r"^x\.\S+ (is cut short|cannot be read|has 0 bytes)"):
             read(f"x.{kind}", content[:size])
+
+
+def test_no_room_for_an_archive_is_not_called_damage(read: Read) -> None:
+    packed = gzip.compress(tarred({"a.txt": b"so it goes\n" * 200_000}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            read("songs.tar.gz", packed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_tar_with_a_damaged_header_does_not_end_there(read: Read) -> None:
