@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
@@ -161,14 +161,19 @@ def descendants(pid: int) -> dict[int, psutil.Process]:
 
 
 def stop_gently(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
-    """Ask every process below to stop, not the one that manages them, and give them time."""
-    family.update(descendants(process.pid))
-    for child in family.values():
-        signal_process(child, signal.SIGTERM)
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    """Ask every process below to stop, not the one that manages them, and give them time.
+
+    Those too that it had not started yet: otherwise they would go on until their time is over.
+    """
+    deadline, asked = time.monotonic() + GRACE_SECONDS, set[int]()
+    while process.poll() is None and time.monotonic() < deadline:
+        family.update(descendants(process.pid))
+        for pid in family.keys() - asked:
+            signal_process(family[pid], signal.SIGTERM)
+            asked.add(pid)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+    process.kill()  # no harm to one that is gone
 
 
 def end_all(family: dict[int, psutil.Process]) -> None:
