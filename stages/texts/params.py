@@ -57,7 +57,7 @@ class CorpusParams(Section):
     """The section `corpus`."""
 
     source: Literal["package", "files", "url", "huggingface", "mixture"]
-    path: str
+    path: str = Field(min_length=1)
     glob: str
     separator: str | None = Field(min_length=1)
     text_column: str
