@@ -15,6 +15,7 @@ import pytest
 
 from nanogpt.files import file_sha256, link
 from stages import tokenize
+from stages.params import read_params
 from stages.texts.cleaned import Cleaned
 from stages.tokenize import TokenizeParams
 from stages.tokens.engine import Engine
@@ -30,10 +31,7 @@ Digests = Callable[[Path], dict[str, str]]
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
 SPLIT = SplitParams(val_fraction=0.4, seed=1)
-PARAMS = """
-tokenize: {tokenizer: bytes, vocab_size: null, engine: tiktoken}
-split: {val_fraction: 0.4, seed: 1}
-"""
+SECTIONS = {"tokenize": BYTES.model_dump(), "split": SPLIT.model_dump()}
 PARTS = [[f"{part}.{n} " + "of all the land " * 3000 for n in range(6)] for part in range(8)]
 
 
@@ -226,7 +224,9 @@ def test_killed_at_any_point_and_run_again_it_makes_the_same_bytes(
     workers: int, count: int, long: Cleaned, right: dict[str, str], tmp_path: Path, digests: Digests
 ) -> None:
     shutil.copytree(long.corpus.parent, tmp_path / "data", ignore=lambda *_: ["tokens", "cache"])
-    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "params.yaml").write_text(
+        json.dumps(read_params(ROOT / "params.yaml") | SECTIONS)  # JSON is YAML
+    )
     cache, draw = tmp_path / ".cache" / "tokens", random.Random(workers)
     kills, reused = 0, set()
     while kills < count:
