@@ -1,26 +1,40 @@
 #!/usr/bin/env bash
-# Everything to run on a machine with one GPU, correctness first: without it nothing else is run.
-# Needs python3 with torch, numpy and safetensors. The last lines of each part are JSON to keep.
-# With PEER_NANOGPT, a clone of karpathy/nanoGPT, its speed is measured in turn with ours; with TEXT
-# as well, a text file, also the time to its loss.
+# Everything to run on a machine with one GPU, in less than ten minutes; correctness first, for
+# without it nothing else is worth running.
+#     benchmarks/gpu_session.sh [check] [speed] [sample] [loss]    (all when none is named)
+# Needs python3 with torch, numpy and safetensors. Each measurement is told as a line of JSON as soon
+# as it is made. With PEER_NANOGPT, a clone of karpathy/nanoGPT, its speed is measured in turn with
+# ours; `loss` needs TEXT too, a text file.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONUNBUFFERED=1
 peer=(${PEER_NANOGPT:+--peer-nanogpt "$PEER_NANOGPT"})
-run() {
+
+within() {
+  local seconds=$1 status
+  shift
   echo "== $*"
-  timeout 150 "$@"
-  local status=$?
-  echo "== exit $status"
+  timeout "$seconds" python3 -m "$@"
+  status=$?
+  echo "== exit $status after $SECONDS s in all"
   return $status
 }
+
+check() { within 90 benchmarks.cuda_check || exit 1; }
+speed() {
+  within 150 benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 "${peer[@]}" \
+    --batch-tokens 491520 --micro-batch-tokens 16384
+  within 90 benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 --family modern \
+    --optimizer muon --batch-tokens 491520 --micro-batch-tokens 65536
+}
+sample() { within 90 benchmarks.sample_speed --shape gpt2 --tokens 300 --repeats 1 "${peer[@]}"; }
+loss() { within 300 benchmarks.time_to_loss --text "$TEXT" --recipe gpu --seeds 1 "${peer[@]}"; }
+
+[ $# -gt 0 ] || set -- check speed sample ${TEXT:+loss}
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
-run python3 -m benchmarks.cuda_check || exit 1
-run python3 -m benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 "${peer[@]}" \
-  --batch-tokens 491520 --micro-batch-tokens 16384
-run python3 -m benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 --family modern \
-  --optimizer muon --batch-tokens 491520 --micro-batch-tokens 65536
-run python3 -m benchmarks.sample_speed --shape gpt2 --tokens 300 --repeats 1 "${peer[@]}"
-if [ -n "${TEXT:-}" ]; then
-  run python3 -m benchmarks.time_to_loss --text "$TEXT" --recipe gpu --seeds 1 "${peer[@]}"
-fi
+for part in "$@"; do
+  case $part in
+    check | speed | sample | loss) "$part" ;;
+    *) echo "there is no part '$part': check, speed, sample or loss" && exit 2 ;;
+  esac
+done

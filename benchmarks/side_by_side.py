@@ -23,7 +23,7 @@ def peer_module(clone: Path, name: str) -> ModuleType:
 
 
 def measured_elsewhere(who: str, options: Sequence[str] = ()) -> dict[str, Any]:
-    """What this script prints last when run again with `--measure who`, as JSON.
+    """What this script prints last when run again with `--measure who`, as JSON; told at once.
 
     Ours gets the memory settings that `stages.train` gives its processes.
     """
@@ -34,7 +34,9 @@ def measured_elsewhere(who: str, options: Sequence[str] = ()) -> dict[str, Any]:
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env={**settings, **os.environ}
     )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    line = done.stdout.splitlines()[-1]
+    print(f"{who} {' '.join(options)}: {line}", file=sys.stderr, flush=True)
+    result: dict[str, Any] = json.loads(line)
     return result
 
 

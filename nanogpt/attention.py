@@ -4,13 +4,21 @@ Shapes: B batch, H heads, T queries, S keys, D head size.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # The most (query, key) pairs whose weights the plain product may keep for the backward pass.
 MAX_PAIRS = 1 << 27
+
+WITHOUT_CUDNN = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 def attend(
@@ -28,9 +36,19 @@ def attend(
         )
     if mask is None and 1 < T < S:
         mask = causal_mask(T, S, q.device)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and T > 1
-    )
+    with kernels(q, mask):
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and T > 1
+        )
+
+
+def kernels(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
+    """Where cuDNN's would be chosen and is no good: under a mask its gradients may be NaN
+    (pytorch/pytorch#196678), and in decoding it plans anew for each number of keys.
+    """
+    if q.device.type == "cuda" and (mask is not None or q.size(2) == 1):
+        return sdpa_kernel(WITHOUT_CUDNN)
+    return nullcontext()
 
 
 def plain_is_faster(q: Tensor, k: Tensor) -> bool:

@@ -10,6 +10,7 @@ from nanogpt.model import GPT
 # NVIDIA's data sheets (half of what they print "with sparsity"). The first that matches counts.
 PEAK_FLOPS = {
     r"B200": 2250e12,
+    r"H200 NVL": 835e12,
     r"H200|GH200": 989e12,
     r"H100 PCIe": 756e12,
     r"H100 NVL": 835e12,
@@ -22,8 +23,9 @@ PEAK_FLOPS = {
     r"L40S": 362e12,
     r"L40": 181e12,
     r"L4": 121e12,
-    r"RTX 4090": 165.2e12,
-    r"RTX 3090": 71e12,
+    r"RTX 4090(?! D| Laptop)": 165.2e12,
+    r"RTX 3090(?! Ti)": 71e12,
+    r"V100-PCIE": 112e12,
     r"V100": 125e12,
     r"T4": 65e12,
 }

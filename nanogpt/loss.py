@@ -87,7 +87,7 @@ class MeanLoss(torch.autograd.Function):
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
             grad = log_p.exp_()  # of the logits: softmax, less one at the target
-            grad.scatter_add_(1, target, grad.new_tensor(-1.0).expand(target.shape))
+            grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
             if head.softcap:
                 grad = torch.ops.aten.tanh_backward(grad, squashed)
             grad = grad.to(x.dtype)

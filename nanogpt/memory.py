@@ -9,7 +9,8 @@ import torch
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 
-OPTIMIZER_BYTES = 8  # per parameter: AdamW's two moments in float32
+# Per parameter in float32: AdamW's two moments, and the gradients of earlier micro-batches.
+RESERVED_BYTES = 12
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -23,15 +24,17 @@ def peak_memory_bytes(device: torch.device) -> int:
 def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:
     """The first of `sizes`, sequences per micro-batch, that every process has memory for.
 
-    Tried by a forward and backward pass, room for the optimizer set aside. Raises ValueError when
-    none fits.
+    Tried by a forward and backward pass, room for the optimizer set aside; what that took at most
+    is forgotten. Raises ValueError when none fits.
     """
     reserved = torch.empty(
-        OPTIMIZER_BYTES * model.n_params(), dtype=torch.uint8, device=runtime.device
+        RESERVED_BYTES * model.n_params(), dtype=torch.uint8, device=runtime.device
     )
     ranks_that_fit = (i for i, size in enumerate(sizes) if fits(model, size, runtime))
     mine = next(ranks_that_fit, len(sizes))
     del reserved
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
     slowest = int(runtime.all_reduce_max(torch.tensor(float(mine), device=runtime.device)).item())
     if slowest == len(sizes):
         raise ValueError(

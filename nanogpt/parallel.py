@@ -31,7 +31,12 @@ def wrap(model: GPT, runtime: Runtime) -> nn.Module:
     wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment] # torch types it as a callable
     if runtime.distributed:
         ids = [runtime.device.index] if runtime.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(wrapped, device_ids=ids)
+        wrapped = DistributedDataParallel(
+            wrapped,
+            device_ids=ids,
+            broadcast_buffers=False,  # the angles of rotary positions, the same everywhere
+            gradient_as_bucket_view=True,
+        )
     return wrapped
 
 

@@ -119,7 +119,8 @@ def launched(
 ) -> Iterator[Runtime]:
     """The runtime of a process that torchrun started, its process group open meanwhile.
 
-    dtype None means the fastest, compile None means where it pays (on CUDA).
+    dtype None means the fastest, compile None means where it pays (on CUDA). After an error the
+    group is left as it is: to close it may mean to wait for processes that wait for this one.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     where = choose_device(device, local_rank)
@@ -131,17 +132,15 @@ def launched(
             "nccl" if where.type == "cuda" else "gloo",
             device_id=where if where.type == "cuda" else None,
         )
-    try:
-        yield Runtime(
-            device=where,
-            dtype=dtype or fastest_dtype(where),
-            compile=where.type == "cuda" if compile is None else compile,
-            rank=dist.get_rank() if distributed else 0,
-            world_size=dist.get_world_size() if distributed else 1,
-            distributed=distributed,
-            parallel=parallel,
-            recompute=recompute,
-        )
-    finally:
-        if distributed:
-            dist.destroy_process_group()
+    yield Runtime(
+        device=where,
+        dtype=dtype or fastest_dtype(where),
+        compile=where.type == "cuda" if compile is None else compile,
+        rank=dist.get_rank() if distributed else 0,
+        world_size=dist.get_world_size() if distributed else 1,
+        distributed=distributed,
+        parallel=parallel,
+        recompute=recompute,
+    )
+    if distributed:
+        dist.destroy_process_group()
