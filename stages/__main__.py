@@ -6,11 +6,12 @@ the stage itself is imported.
 
 import argparse
 import gc
+import sys
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from stages.processes import start_server
+from stages.failures import EXIT_CODES
 
 if TYPE_CHECKING:
     from stages.settings import Settings
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     name = parser.parse_args().stage
     if name in WORK:
+        from stages.processes import start_server
+
         start_server(WORK[name])
     from stages.command import main as run  # settings and all take their time
 
@@ -42,4 +45,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # while `stages.command`, which would tell of it, was imported
+        sys.exit(EXIT_CODES["interrupted"])

@@ -8,18 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.clean import CleanParams
+from stages.clean import FILTERS, CleanParams
 from stages.command import main
 from stages.evaluate import EvaluateParams, check_stride
 from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read_params, unknown_key
 from stages.sample import SampleParams
 from stages.settings import Settings
 from stages.shard import ShardParams
+from stages.texts.filters import filter_file
 from stages.texts.params import CorpusParams
 from stages.tokenize import TokenizeParams
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 from stages.train import ModelParams, TrainParams, check_batch
+from stages.training.initial_weights import check_there
 
 TOKENIZER = Path("data/shards/tokenizer")
 
@@ -82,9 +84,16 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
 
 
 def check_before(stage: str) -> None:
-    """Raise ParamsError at what would stop this stage or a later one, as far as it can be known."""
-    sample = check_params(PARAMS_FILE)["sample"]
+    """Raise ValueError at what would stop this stage or a later one, as far as it can be known."""
+    sections = check_params(PARAMS_FILE)
+    clean, train, sample = sections["clean"], sections["train"], sections["sample"]
+    assert isinstance(clean, CleanParams)
+    assert isinstance(train, TrainParams)
     assert isinstance(sample, SampleParams)
+    for name in clean.filters:
+        filter_file(FILTERS, name)
+    if train.init_from:
+        check_there(Path(train.init_from))
     if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
         check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
 

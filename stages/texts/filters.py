@@ -33,14 +33,20 @@ class Filter:
         )
 
 
-def load_filter(folder: Path, name: str) -> Filter:
-    """The filter of that name. Raises ValueError when it is not there or cannot be loaded."""
+def filter_file(folder: Path, name: str) -> Path:
+    """Where the filter of that name is. Raises ValueError when it is not there."""
     file = folder / f"{name}.py"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
         raise ValueError(
             f"clean.filters names {name!r}, but there is no {file}; there are: {known}"
         )
+    return file
+
+
+def load_filter(folder: Path, name: str) -> Filter:
+    """The filter of that name. Raises ValueError when it is not there or cannot be loaded."""
+    file = filter_file(folder, name)
     spec = importlib.util.spec_from_file_location(f"filter_{name}", file)
     assert spec is not None  # the file ends in .py
     assert spec.loader is not None

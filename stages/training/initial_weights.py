@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 FREE = ("block_size", "dropout")  # may be otherwise than in the model that is started from
 
 
-def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
-    """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
-    from nanogpt.checkpoint import read_config
-
+def check_there(folder: Path) -> None:
+    """Raise ValueError when there is no such folder."""
     if not folder.is_dir():
         raise ValueError(
             f"train.init_from: there is no folder {folder}; weights/README.md says how to get one"
         )
+
+
+def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
+    """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
+    from nanogpt.checkpoint import read_config
+
+    check_there(folder)
     found = vars(read_config(folder))
     differing = [
         f"model.{key} is {model[key]!r}, there {found[key]!r}"

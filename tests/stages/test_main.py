@@ -57,6 +57,33 @@ def test_a_prompt_the_vocabulary_lacks_stops_the_training_not_the_sampling(
     assert not (texts / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("filters: []", "filters: [mine]", "clean.filters names 'mine', but there is no filters/"),
+        ("init_from: null", "init_from: weights/a", "train.init_from: there is no folder weights/"),
+    ],
+)
+def test_what_a_later_stage_would_miss_stops_the_first(
+    texts: Path, run_python: Run, before: str, after: str, words: str
+) -> None:
+    params = texts / "params.yaml"
+    params.write_text(params.read_text().replace(before, after))
+    done = run_python("-m", "stages", "download")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"download: {words}")
+    assert not (texts / "data").exists()
+
+
+@pytest.mark.parametrize("library", ["psutil", "pydantic"])
+def test_a_stage_stopped_while_it_is_imported_shows_no_traceback(
+    texts: Path, run_python: Run, library: str
+) -> None:
+    (texts / f"{library}.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
+    done = run_python("-m", "stages", "download")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_its_failure_is_told(run_python: Run) -> None:
     done = run_python("-m", "stages", "tokenize")
     assert done.returncode == 2
