@@ -107,14 +107,25 @@ def guess(fault: Fault) -> str | None:
     """The encoding of the text around a byte, or None where none fits."""
     from charset_normalizer import from_bytes
 
+    if is_utf8_with_nul(fault.content):
+        return None
+    wide = b"\0" in fault.content
     matches = list(from_bytes(sample(fault), cp_isolation=GUESSES))
-    if b"\0" in fault.content:
-        matches = [match for match in matches if match.encoding in WIDE]
+    matches = [match for match in matches if (match.encoding in WIDE) == wide]
     if not matches:
         return None
     best = [match for match in matches if match.chaos == matches[0].chaos]
     equal = {codec for match in best for codec in match.could_be_from_charset}
     return "cp1252" if "cp1252" in equal else best[0].encoding  # the commonest by far
+
+
+def is_utf8_with_nul(content: bytes) -> bool:
+    """Whether a NUL byte strayed into UTF-8: where a character has two bytes, blanks have one."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return 0 < content.count(0) < len(content) / 16
 
 
 def sample(fault: Fault) -> bytes:
@@ -149,12 +160,27 @@ def not_text(fault: Fault, codec: str) -> ValueError:
     """What to say of a byte that is no text: where it is, and what the file may be instead."""
     byte = fault.content[fault.at]
     where = f"byte {fault.offset}: 0x{byte:02x}"
+    if codecs.lookup(codec).name == "utf-8" and ends_in_a_character(fault):
+        return ValueError(
+            f"{fault.name} ends in the middle of a character ({where}); is it cut short? Use one "
+            "that is whole"
+        )
     likely = guess(fault)
     if likely is not None and codecs.lookup(likely).name != codecs.lookup(codec).name:
         words = excerpt(fault, likely)
         hint = f"; it looks like {likely} ({words!r}): set corpus.encoding: {likely}, or convert it"
     elif byte == 0:
-        return ValueError(f"{fault.name} is a binary file, not text ({where})")
+        return ValueError(f"{fault.name} holds a NUL byte ({where}); is it a binary file?")
     else:
         hint = ", nor text in any encoding that can be guessed; is it a binary file?"
     return ValueError(f"{fault.name} is not {codec.upper()} ({where}){hint}")
+
+
+def ends_in_a_character(fault: Fault) -> bool:
+    """Whether all is UTF-8, not by chance (some of it is not ASCII), but for a last character cut."""
+    before, rest = fault.content[: fault.at], fault.content[fault.at :]
+    try:
+        rest.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data" and not before.isascii()
+    return False

@@ -8,6 +8,7 @@ in the end is the sha256.
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -45,9 +46,10 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
                 f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is "
                 "removed. If you trust the file, write the found one there"
             )
-    except ValueError:
-        with suppress(OSError):  # it is not empty
+    except (ValueError, OSError):
+        with suppress(OSError):  # one that is not empty stays
             file.parent.rmdir()
+            file.parent.parent.rmdir()
         raise
     return partial.rename(file)
 
@@ -63,12 +65,32 @@ def download(url: str, partial: Path) -> None:
                 take(response, partial)
             return
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise ValueError(f"{url} is no address: {error}") from None
+            raise ValueError(f"corpus.urls: {url} is no address: {error}") from None
+        except requests.TooManyRedirects:
+            raise ValueError(f"corpus.urls: {url} leads in a circle; is it right?") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if size(partial) > furthest:
                 furthest = size(partial)
                 patience.renew()
-            patience.wait(error, answer)
+            patience.wait(in_words(error, urlsplit(url).netloc), answer)
+
+
+def in_words(error: Exception, host: str) -> Exception:
+    """What a library says of a network's failure, as a user would."""
+    match error:
+        case Refused():
+            return error
+        case requests.ConnectTimeout():
+            return TimeoutError(f"nobody answers at {host} within {TIMEOUT_SECONDS[0]:g} s")
+        case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
+            return TimeoutError(f"{host} has sent nothing for {TIMEOUT_SECONDS[1]:g} s")
+        case requests.exceptions.SSLError():
+            return ConnectionError(f"no secure connection to {host}: {error}")
+        case requests.exceptions.ProxyError():
+            return ConnectionError(f"the proxy on the way to {host} does not answer")
+        case requests.ConnectionError():
+            return ConnectionError(f"nobody answers at {host}")
+    return ConnectionError(f"the connection to {host} broke")
 
 
 def size(file: Path) -> int:
@@ -102,7 +124,7 @@ def take(response: requests.Response, partial: Path) -> None:
         )  # not the range that was asked for: from the beginning, then
         raise Refused(f"it cannot go on at byte {start}")
     if 400 <= status < 500 and status not in TRANSIENT:
-        raise ValueError(f"{response.url} answers {status}; is it right?")
+        raise ValueError(f"corpus.urls: {response.url} answers {status}; is it right?")
     if status not in (200, 206):
         raise Refused(f"it answers {status}")
     if status == 200:

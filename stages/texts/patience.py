@@ -33,12 +33,16 @@ class Patience:
         Raises ConnectionError or, when the last failure was one of time, TimeoutError after the
         last try.
         """
-        kind = TimeoutError if "timed out" in str(error).lower() else ConnectionError
+        kind = TimeoutError if isinstance(error, TimeoutError) else ConnectionError
         try:
             self.retry = self.retry.increment("GET", error=error)
         except MaxRetryError:
-            raise kind(f"{self.undertaking} could not be fetched: {error}") from None
-        print(f"{self.undertaking}: {error}; trying again", flush=True)
+            raise kind(
+                f"{self.undertaking} could not be fetched: {error}; check the name and your "
+                "connection, and run it again: what came is kept"
+            ) from None
+        number, tries = 1 + len(self.retry.history), 1 + (POLICY.total or 0)
+        print(f"{self.undertaking}: {error}; try {number} of {tries} follows", flush=True)
         try:
             self.retry.sleep(answer)
         except InvalidHeader:  # a Retry-After that is neither seconds nor a date

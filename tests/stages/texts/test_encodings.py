@@ -19,7 +19,7 @@ def read(content: bytes, encoding: str = "utf-8") -> str:
 
 
 def refused(content: bytes, *words: str, encoding: str = "utf-8") -> None:
-    with pytest.raises(ValueError, match=r"^a\.txt is ") as caught:
+    with pytest.raises(ValueError, match=r"^a\.txt ") as caught:
         read(content, encoding)
     for word in words:
         assert word in str(caught.value)
@@ -77,7 +77,8 @@ def test_the_place_of_a_bad_byte_counts_the_byte_order_mark() -> None:
 @pytest.mark.usefixtures("pieces")
 def test_the_place_of_a_bad_byte_is_that_in_the_whole_file() -> None:
     refused("字字字x".encode() + b"\xe9 cd", "byte 10: 0xe9")
-    refused("字字字字".encode()[:-1], "byte 9: 0xe5")  # cut short in a character
+    refused("字字字字".encode()[:-1], "in the middle of a character (byte 9: 0xe5)", "cut short?")
+    refused(b"caf\xc3", "looks like cp125")  # all before it is the same in any encoding
     refused("字字".encode("shift_jis") + b"\x80!", "SHIFT_JIS (byte 4: 0x80)", encoding="shift_jis")
 
 
@@ -112,6 +113,8 @@ def test_the_words_around_a_bad_byte_are_shown() -> None:
         b"\x7fELF\x02\x01\x01" + bytes(100),
         b"text" + bytes(range(256)) * 4,
         b"text\0",
+        b"text\nhello\0world\n",
+        "naïve text\n".encode() * 20 + b"hello\0world",
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)),
     ],
 )
@@ -120,13 +123,20 @@ def test_a_binary_file_is_refused(content: bytes, encoding: str) -> None:
 
 
 def test_the_place_of_a_nul_is_named_in_bytes() -> None:
-    refused("字a\0b".encode(), "binary file", "byte 4: 0x00")
+    refused("字a\0b".encode(), "holds a NUL byte (byte 4: 0x00)", "binary file")
+
+
+@pytest.mark.parametrize("text", ["plain text\n", "Привет, мир! Как дела?\n"])
+def test_a_text_of_two_bytes_a_character_that_would_be_utf8_too_is_told(text: str) -> None:
+    content = (text * 5).encode("utf-16-le")
+    assert content.decode()
+    refused(content, "looks like utf_16_le")
 
 
 def test_a_nul_in_a_text_of_two_bytes_a_character_is_no_text_either() -> None:
     refused(
         (FRENCH + "\0" + FRENCH).encode("utf-16"),
-        f"binary file, not text (byte {2 * len(FRENCH) + 2}",
+        f"holds a NUL byte (byte {2 * len(FRENCH) + 2}",
     )
 
 

@@ -48,9 +48,9 @@ def test_an_address_that_is_wrong_is_refused_at_once(
     assert pauses == []
 
 
-@pytest.mark.parametrize("address", ["http://", "http://[1", "gopher://here/a.txt"])
+@pytest.mark.parametrize("address", ["http:///a.txt", "http://[1", "gopher://here/a.txt"])
 def test_what_is_no_address_is_a_wrong_input(pauses: list[float], address: str) -> None:
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match=r"^corpus\.urls: .* is no address"):
         fetch(address, sha256(b""), FILE)
     assert pauses == []
 
@@ -76,11 +76,25 @@ def test_a_server_that_stays_in_trouble_is_a_connection_error(
 
 
 def test_a_server_that_is_not_there_is_a_connection_error(
-    dead_url: str, pauses: list[float]
+    dead_url: str, pauses: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConnectionError, match="could not be fetched"):
+    host = dead_url.removeprefix("http://")
+    with pytest.raises(ConnectionError, match=f"could not be fetched: nobody answers at {host}; "):
         fetch(f"{dead_url}/a.txt", sha256(b""), FILE)
     assert grows(pauses, 5)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{dead_url}/a.txt: nobody answers at {host}; try 2 of 6 follows"
+    assert len(told) == 5
+    assert not FILE.parent.exists()
+
+
+def test_an_address_that_leads_in_a_circle_is_refused_at_once(
+    site: Any, pauses: list[float], make_answer: Make
+) -> None:
+    address = site.put("/a.txt", make_answer(302, headers=(("Location", "/a.txt"),)))
+    with pytest.raises(ValueError, match=rf"^corpus\.urls: {address} leads in a circle"):
+        fetch(address, sha256(b""), FILE)
+    assert pauses == []
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -107,7 +121,7 @@ def test_a_server_that_falls_silent_is_timed_out(
 ) -> None:
     monkeypatch.setattr(room, "TIMEOUT_SECONDS", (0.1, 0.1))
     address = site.put("/a.txt", make_answer(body=HALF, stall=True))
-    with pytest.raises(TimeoutError, match="could not be fetched"):
+    with pytest.raises(TimeoutError, match=r"127\.0\.0\.1:\d+ has sent nothing for 0\.1 s"):
         fetch(address, sha256(WHOLE), FILE)
     assert grows(pauses, 5)
 
