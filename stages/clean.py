@@ -188,7 +188,11 @@ def run(
         seen = replace(seen, verdicts=compared(params, seen, signatures, reasons))
         totals = counted(seen.verdicts, seen.sizes, reasons)
         if not totals["kept"]:
-            raise ValueError(f"`clean` would drop every document: {totals['dropped']}")
+            told = ", ".join(f"{count} {reason}" for reason, count in totals["dropped"].items())
+            raise ValueError(
+                f"`clean` would drop every document ({told}); loosen clean.min_bytes, "
+                "clean.max_bytes or clean.filters"
+            )
         manifest = {
             "version": 1,
             "clean": params.model_dump(),

@@ -39,7 +39,10 @@ def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
     if root.is_file():
         files = [root]
     elif root.is_dir():
-        files = sorted(path for path in root.glob(params.glob) if path.is_file())
+        found = sorted(path for path in root.glob(params.glob) if not path.is_dir())
+        files = [path for path in found if path.is_file()]
+        if len(files) < len(found):
+            skipped["broken link or device"] += len(found) - len(files)
     else:
         raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
     shown = [path for path in files if not is_hidden(path.relative_to(root))]

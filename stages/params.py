@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 PARAMS_FILE = Path("params.yaml")
 S = TypeVar("S", bound="Section")
@@ -36,10 +36,17 @@ def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
     except FileNotFoundError:
         raise ParamsError(f"{file} is missing; `make use PRESET=shakespeare` writes one") from None
     except YAMLError as error:
-        raise ParamsError(f"{file} is not valid YAML: {error}") from None
+        raise ParamsError(f"{file} is not valid YAML: {yaml_fault(error)}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file} must hold sections, such as `train:`")
     return content
+
+
+def yaml_fault(error: YAMLError) -> str:
+    """What is wrong and where, in one line."""
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def load_section(name: str, model: type[S], file: Path = PARAMS_FILE) -> S:
@@ -66,6 +73,8 @@ def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
         return unknown_key(key, part_at(model, error["loc"][:-1]))
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "model_type":
+        return f"{key} is {error['input']!r}, where a section with keys of its own should be"
     if error["type"] == "value_error":  # ours, raised by a validator
         return f"{key}: {error['ctx']['error']}"
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -25,7 +25,12 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-COMPRESSIONS = (".gz", ".zst", ".xz")
+# What a file of each kind begins with; zstd's may do so with a frame to be skipped.
+COMPRESSIONS = {
+    ".gz": (b"\x1f\x8b",),
+    ".zst": (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"),
+    ".xz": (b"\xfd7zXZ\0",),
+}
 ARCHIVES = (".zip", ".tar")  # also compressed
 
 CHUNK = 1 << 20
@@ -109,9 +114,15 @@ def unpacked(name: str, stream: io.BufferedReader, budget: Budget) -> io.Buffere
     compression, _ = packing(name)
     if not compression:
         return stream
-    if not stream.peek(1):  # gzip and zstd take that for an empty text
+    start = stream.peek(1)[: len(COMPRESSIONS[compression][0])]
+    if not start:  # gzip and zstd take that for an empty text
         raise ValueError(
             f"{name} has 0 bytes, which is no {compression} file; use one that is whole"
+        )
+    if not any(magic.startswith(start) for magic in COMPRESSIONS[compression]):
+        raise ValueError(
+            f"{name} is no {compression} file, it begins with {start!r}; use one that is, or "
+            "give it the ending of what it is"
         )
     return io.BufferedReader(Unpacked(name, decompressor(compression, stream), budget), CHUNK)
 

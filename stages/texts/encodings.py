@@ -177,7 +177,7 @@ def not_text(fault: Fault, codec: str) -> ValueError:
 
 
 def ends_in_a_character(fault: Fault) -> bool:
-    """Whether all is UTF-8, not by chance (some of it is not ASCII), but for a last character cut."""
+    """Whether all is UTF-8 but for a last character, cut; and not by chance: not all is ASCII."""
     before, rest = fault.content[: fault.at], fault.content[fault.at :]
     try:
         rest.decode()

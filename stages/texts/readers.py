@@ -152,6 +152,11 @@ def jsonl_documents(name: str, text: Iterator[str], column: str) -> Iterator[Doc
         if line.isspace():
             continue
         place = f"{name}, line {i}"
+        if line.lstrip().startswith(b"["):
+            raise ValueError(
+                f"{place} begins a JSON list; a .jsonl file has one object a line, such as "
+                f'{{"{column}": "…"}}'
+            )
         yield Document(f"{name}#{i}", column_text(json_row(line, place), column, place), name)
 
 
@@ -164,7 +169,8 @@ def json_row(line: bytes, place: str) -> Any:
     try:
         return json.loads(line.decode("utf-8", "surrogatepass").rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error.msg} at character {error.pos + 1}") from None
+        what = error.msg.removesuffix(" at")
+        raise ValueError(f"{place} is not JSON: {what} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{place} cannot be read: too long a number, or too deep") from None
 

@@ -51,7 +51,9 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"tokenize.tokenizer": "char"}, ["tokenize", "vocab_size is", "takes null"]),
         ({"tokenize.vocab_size": None}, ["tokenize", "vocab_size is None", "such as 1024"]),
         ({"tokenize.vocab_size": 256}, ["tokenize.vocab_size is 256", "equal to 257"]),
+        ({"corpus": [1]}, ["corpus is [1], where a section with keys of its own should be"]),
         ({"corpus.package": None}, ["source is package, but corpus.package"]),
+        ({"corpus.path": ""}, ["corpus.path is ''", "at least 1"]),
         ({"corpus.source": "url"}, ["source is url, but corpus.urls"]),
         ({"corpus.source": "huggingface"}, ["source is huggingface, but corpus.huggingface"]),
         ({"corpus.source": "mixture"}, ["source is mixture, but corpus.mixture"]),
@@ -140,7 +142,12 @@ def test_the_command_accepts_each_preset(run_python: Run, preset: Path) -> None:
     ("content", "words"),
     [
         ("", "must hold sections"),
-        ("train: {max_steps: [\n", "not valid YAML"),
+        ("train: {max_steps: [\n", "is not valid YAML: line 2, column 1: expected the node"),
+        (
+            "train: 1\ntrain: 2\n",
+            'is not valid YAML: line 2, column 1: found duplicate key "train"',
+        ),
+        ("train: \x01\n", "is not valid YAML: unacceptable character #x0001"),
         ("train: {max_steps: many}\n", "train.max_steps is 'many'"),
     ],
 )

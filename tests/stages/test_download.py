@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -156,6 +157,15 @@ def test_hidden_files_are_left_out() -> None:
     write("texts/a.txt", "yes")
     run(files(), OUT)
     assert texts() == ["yes"]
+
+
+def test_what_is_no_file_is_left_out_and_counted() -> None:
+    write("texts/a.txt", "yes")
+    Path("texts/b.txt").symlink_to("gone.txt")
+    os.mkfifo("texts/c.txt")
+    run(files(), OUT)
+    assert texts() == ["yes"]
+    assert manifest()["skipped"] == {"broken link or device": 2}
 
 
 def test_files_in_hidden_folders_are_left_out() -> None:
