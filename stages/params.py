@@ -43,10 +43,13 @@ def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
 
 
 def yaml_fault(error: YAMLError) -> str:
-    """What is wrong and where, in one line."""
-    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return str(error).splitlines()[0]
+    """What is wrong, where, and in what, in one line."""
+    if not isinstance(error, MarkedYAMLError) or not (mark := error.problem_mark):
+        return str(error).splitlines()[0]
+    about = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if not (begun := error.context_mark):
+        return about
+    return f"{about}, {error.context} that begins in line {begun.line + 1}"
 
 
 def load_section(name: str, model: type[S], file: Path = PARAMS_FILE) -> S:

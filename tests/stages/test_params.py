@@ -102,7 +102,7 @@ def test_a_missing_section_is_named(file: Path) -> None:
 
 @pytest.mark.parametrize("content", ["oven:\n", "oven: [1, 2]\n", "oven: hot\n"])
 def test_a_section_that_holds_no_keys_is_refused(file: Path, content: str) -> None:
-    with pytest.raises(ParamsError, match=r"oven is .*dictionary"):
+    with pytest.raises(ParamsError, match=r"oven is .*, where a section with keys"):
         load(file, content)
 
 
