@@ -43,8 +43,10 @@ def attend(
 
 
 def kernels(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
-    """Where cuDNN's would be chosen and is no good: under a mask its gradients may be NaN
-    (pytorch/pytorch#196678), and in decoding it plans anew for each number of keys.
+    """All kernels but cuDNN's where that is no good, which is the first choice on new GPUs.
+
+    Under a mask its gradients may be NaN (pytorch/pytorch#196678), and in decoding it plans anew
+    for each number of keys.
     """
     if q.device.type == "cuda" and (mask is not None or q.size(2) == 1):
         return sdpa_kernel(WITHOUT_CUDNN)

@@ -1,8 +1,9 @@
 """One module per DVC stage (verbs), and what several of them share (nouns).
 
 A stage module holds its params model, a `run` and a short `main`; it is started by
-`python -m stages.NAME`, or by DVC as `python -m stages NAME`. Heavy libraries are imported where
-they are used, so that checking the params or printing an error takes no second.
+`python -m stages.NAME`, or by DVC as `python -m stages NAME`, which checks all params. Heavy
+libraries are imported where they are used, so that checking the params or printing an error takes
+no second.
 """
 
 import os
