@@ -34,6 +34,7 @@ from nanogpt.optim import OptimConfig, build_optimizers
 from nanogpt.parallel import wrap
 from nanogpt.runtime import launched
 from nanogpt.train import CheckpointWritten, Ended, Evaluated, StepDone, TrainConfig, agree, train
+from nanogpt.train import check_same_step
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -63,6 +64,10 @@ def run(name, runtime, double):
             case Ended(): seen["ended"] = event.progress.step
     half = torch.tensor(0.5)
     seen["agreed"] = [agree(half, runtime.rank == 1, runtime), agree(half, False, runtime)]
+    try:
+        check_same_step(10 * runtime.rank, runtime)
+    except ValueError as error:
+        seen["refused"] = str(error)
     seen["held"] = sum(p.to_local().numel() if runtime.sharded else p.numel()
                        for p in model.parameters())
     (folder / f"{name}-{runtime.rank}.json").write_text(json.dumps(seen))
@@ -116,6 +121,7 @@ class Seen:
     written: list[int] = field(default_factory=list)
     ended: int | None = None
     agreed: list[Any] = field(default_factory=list)
+    refused: str = ""  # when each process began from another step
     held: int = 0
 
 
@@ -193,6 +199,10 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     assert (two.steps, two.evaluations, two.ended) == (other.steps, other.evaluations, other.ended)
     assert (two.written, other.written, two.ended) == ([10, 20], [], 20)
     assert two.agreed == other.agreed == [[1.0, True], [1.0, False]]
+    for rank in range(4):
+        other_step = 0 if rank == 3 else 30
+        words = f"a checkpoint of step {10 * rank}, others one of step {other_step};"
+        assert words in seen_by(tmp_path, "ddp4", rank).refused
     assert list(two.steps) == list(sharded.steps) == list(four.steps) == list(range(1, 21))
 
     assert_near(two, one, abs=1e-4)
