@@ -21,7 +21,7 @@ from stages.tokenize import TokenizeParams
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 from stages.train import ModelParams, TrainParams, check_batch
-from stages.training.initial_weights import check_there
+from stages.training.initial_weights import check_initial_folder
 
 TOKENIZER = Path("data/shards/tokenizer")
 
@@ -93,7 +93,7 @@ def check_before(stage: str) -> None:
     for name in clean.filters:
         filter_file(FILTERS, name)
     if train.init_from:
-        check_there(Path(train.init_from))
+        check_initial_folder(Path(train.init_from))
     if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
         check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FREE = ("block_size", "dropout")  # may be otherwise than in the model that is started from
 
 
-def check_there(folder: Path) -> None:
+def check_initial_folder(folder: Path) -> None:
     """Raise ValueError when there is no such folder."""
     if not folder.is_dir():
         raise ValueError(
@@ -29,7 +29,7 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
     """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
     from nanogpt.checkpoint import read_config
 
-    check_there(folder)
+    check_initial_folder(folder)
     found = vars(read_config(folder))
     differing = [
         f"model.{key} is {model[key]!r}, there {found[key]!r}"
