@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from nanogpt.files import file_sha256, whole_folder
 from nanogpt.ngram import count_tokens
-from stages.arrow import to_numbers
 from stages.command import main
 from stages.settings import Settings
 from stages.tokens.shards import Shards
-from stages.tokens.tokenized import Tokenized, batches
+from stages.tokens.tokenized import Tokenized
 from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
@@ -45,10 +44,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def document_bytes(tokens: Path) -> Counts:
-    """(documents,) bytes of text of each; no other column is read."""
-    parts = Tokenized.open(tokens).parts
-    found = [batch.column("n_bytes") for part in parts for batch in batches(part.file, "n_bytes")]
-    return np.concatenate([to_numbers(sizes) for sizes in found])
+    """(documents,) bytes of text of each."""
+    return Tokenized.open(tokens).sizes().bytes
 
 
 def document_tokens(shards: Shards, split: str) -> Counts:

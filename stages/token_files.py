@@ -142,23 +142,36 @@ def found_files(folder: Path, split: str, form: Format) -> list[Path]:
 def import_split(
     files: list[Path], form: Format, tokenizer: Tokenizer, out: Path
 ) -> dict[str, Any]:
-    """Write one split with a separator after each document; its description."""
+    """Write one split with a separator after each document; its description.
+
+    Raises ValueError when there are no tokens.
+    """
     sizes, separator = token_bytes(tokenizer), tokenizer.separator
-    at_start, last = True, -1
-    with SplitWriter(out, SHARD_TOKENS, ID) as writer:
-        for file in files:
-            for tokens in read_pieces(file, form, tokenizer.n_vocab):
-                last = int(tokens[-1])
-                if at_start and form == "llmc" and tokens[0] == separator:
-                    tokens = tokens[1:]
-                at_start = False
-                ends = np.flatnonzero(tokens == separator) + 1
-                writer.add(tokens, ends, int(sizes[tokens].sum()))
-        if at_start:
-            raise ValueError(f"{files[0]} holds no tokens")
-        if form == "llmc" or last != separator:
-            writer.add(np.array([separator], ID), np.array([1]), 0)
-        return writer.finish()
+    n_tokens = sum(map(len, separated(files, form, tokenizer)))
+    if not n_tokens:
+        raise ValueError(f"{files[0]} holds no tokens")
+    with SplitWriter(out, n_tokens, SHARD_TOKENS, ID) as writer:
+        ends = []
+        done = n_bytes = 0
+        for tokens in separated(files, form, tokenizer):
+            writer.write(done, tokens)
+            ends.append(done + np.flatnonzero(tokens == separator) + 1)
+            done, n_bytes = done + len(tokens), n_bytes + int(sizes[tokens].sum())
+        return writer.finish(np.concatenate(ends), n_bytes)
+
+
+def separated(
+    files: list[Path], form: Format, tokenizer: Tokenizer
+) -> Iterator[NDArray[np.uint16]]:
+    """The tokens in the files, some at a time; at the end, not at the start, a separator."""
+    separator, last = tokenizer.separator, -1
+    for file in files:
+        for tokens in read_pieces(file, form, tokenizer.n_vocab):
+            begins = last == -1 and form == "llmc" and tokens[0] == separator
+            last = int(tokens[-1])
+            yield tokens[1:] if begins else tokens
+    if last != -1 and (form == "llmc" or last != separator):
+        yield np.array([separator], ID)
 
 
 def read_pieces(file: Path, form: Format, n_vocab: int) -> Iterator[NDArray[np.uint16]]:

@@ -1,14 +1,14 @@
 """Writes one split of the shards: a stream of tokens cut into `.npy` files, and `ends.npy`.
 
-All goes to the disk as it comes, by a thread of its own that leaves the interpreter to who makes
-more: memory grows neither with the split nor with the size of a shard.
+Its length is known before, so that several threads can write at several places of it at once: the
+files are the same whoever comes first. Memory grows with neither their number nor their size.
 """
 
 import io
-from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,117 +16,92 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanogpt.files import flushed_sha256
 
-AHEAD = 1  # groups of tokens that may wait to be written
+HASHERS = 2  # threads: what is left to be hashed once all is written
 
 
 class NpyFile:
-    """A `.npy` file of one dimension that grows; in the end it is as `np.save` would write it."""
+    """A `.npy` file of `length` values, written in any order; it is as `np.save` would write it.
 
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
-        self.path, self.dtype, self.length = path, np.dtype(dtype), 0
-        self.file = path.open("wb")
-        self.file.write(self.header())
+    It is open only while something is written: a split can have more files than may be open.
+    """
 
-    def header(self) -> bytes:
-        """What stands before the values; numpy pads it to one size for any length."""
-        content = io.BytesIO()
-        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(content, about)
-        return content.getvalue()
+    def __init__(self, path: Path, length: int, dtype: DTypeLike) -> None:
+        self.path, self.length, self.dtype = path, length, np.dtype(dtype)
+        self.missing = length
+        header = io.BytesIO()
+        about = {"descr": self.dtype.str, "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(header, about)
+        self.start = path.write_bytes(header.getvalue())
 
-    def append(self, values: NDArray[Any]) -> None:
-        """Write values behind those that are there."""
-        self.file.write(np.ascontiguousarray(values, self.dtype).data)
-        self.length += len(values)
-
-    def close(self) -> None:
-        """Write how many values there are, and nothing more."""
-        self.file.seek(0)
-        self.file.write(self.header())
-        self.file.close()
+    def write(self, first: int, values: NDArray[Any]) -> None:
+        """Write values from the `first` on. Raises OSError."""
+        with self.path.open("r+b") as file:
+            file.seek(self.start + first * self.dtype.itemsize)
+            file.write(np.ascontiguousarray(values, self.dtype).data)
 
 
 class SplitWriter:
-    """Writes one split: a new file whenever the last one holds `shard_tokens`.
+    """Writes one split of `n_tokens`, `shard_tokens` to a file. Used in a `with`.
 
-    To be used in a `with`: its threads end with that.
+    A file is hashed, and brought to the disk, once all of it is there, while others are written.
     """
 
-    def __init__(self, folder: Path, shard_tokens: int, dtype: DTypeLike) -> None:
+    def __init__(self, folder: Path, n_tokens: int, shard_tokens: int, dtype: DTypeLike) -> None:
         folder.mkdir()
-        self.folder, self.shard_tokens, self.dtype = folder, shard_tokens, dtype
-        self.thread, self.hashing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.under_way: deque[Future[None]] = deque()
-        self.shard: NpyFile | None = None
-        self.ends = NpyFile(folder / "ends.npy", np.int64)
-        self.n_tokens = self.n_bytes = 0
-        self.finished: list[tuple[NpyFile, Future[str]]] = []  # and the sha256 of each
+        self.folder, self.n_tokens, self.shard_tokens = folder, n_tokens, shard_tokens
+        self.shards = [
+            NpyFile(folder / f"{number:05d}.npy", min(shard_tokens, n_tokens - first), dtype)
+            for number, first in enumerate(range(0, n_tokens, shard_tokens))
+        ]
+        self.hashing, self.counting = ThreadPoolExecutor(HASHERS), Lock()
+        self.hashed: dict[Path, Future[str]] = {}
 
     def __enter__(self) -> "SplitWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Write nothing any more once this is over, however it ended."""
-        self.thread.shutdown()
-        self.hashing.shutdown()
-        for unfinished in filter(None, (self.shard, self.ends)):
-            with suppress(OSError):  # of what nobody will read
-                unfinished.file.close()
+        self.hashing.shutdown(cancel_futures=True)
 
-    def add(
-        self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
-    ) -> None:
-        """Append tokens, separators included, after each of which a document `ends`.
+    def write(self, first: int, tokens: NDArray[np.unsignedinteger]) -> None:
+        """Write tokens, separators included, from the `first` of the stream on; by any thread.
 
-        Raises OSError when what was added more than AHEAD calls before could not be written, as
-        `finish` does of the rest.
+        No place may be written twice. Raises OSError.
         """
-        self.wait(AHEAD)
-        self.under_way.append(self.thread.submit(self.write, tokens, ends, n_bytes))
+        for shard, within, some in self.pieces(first, tokens):
+            shard.write(within, some)
+            with self.counting:
+                shard.missing -= len(some)
+                if not shard.missing:
+                    self.hashed[shard.path] = self.hashing.submit(flushed_sha256, shard.path)
 
-    def wait(self, most: int = 0) -> None:
-        """Wait until `most` of what was added are not written yet. Raises OSError as `add` does."""
-        while len(self.under_way) > most:
-            self.under_way.popleft().result()
-
-    def write(
-        self, tokens: NDArray[np.unsignedinteger], ends: NDArray[np.int64], n_bytes: int
-    ) -> None:
-        """Write what was added."""
-        self.ends.append(self.n_tokens + ends)
-        self.n_tokens += len(tokens)
-        self.n_bytes += n_bytes
+    def pieces(
+        self, first: int, tokens: NDArray[np.unsignedinteger]
+    ) -> Iterator[tuple[NpyFile, int, NDArray[np.unsignedinteger]]]:
+        """What goes into which file, and where in it."""
         while len(tokens):
-            self.shard = self.shard or NpyFile(self.folder / self.next_name(), self.dtype)
-            room = self.shard_tokens - self.shard.length
-            self.shard.append(tokens[:room])
-            tokens = tokens[room:]
-            if self.shard.length == self.shard_tokens:
-                self.finish_shard(self.shard)
+            number, within = divmod(first, self.shard_tokens)
+            some = tokens[: self.shard_tokens - within]
+            yield self.shards[number], within, some
+            first, tokens = first + len(some), tokens[len(some) :]
 
-    def next_name(self) -> str:
-        """The name of the file after those that are finished."""
-        return f"{len(self.finished):05d}.npy"
+    def finish(self, ends: NDArray[np.int64], n_bytes: int) -> dict[str, Any]:
+        """The split's description, once all is written.
 
-    def finish_shard(self, shard: NpyFile) -> None:
-        """Let a file that is complete be hashed, and reach the disk, while the next is written."""
-        shard.close()
-        self.finished.append((shard, self.hashing.submit(flushed_sha256, shard.path)))
-        self.shard = None
-
-    def finish(self) -> dict[str, Any]:
-        """Complete the last files; the split's description."""
-        self.wait()
-        if self.shard:
-            self.finish_shard(self.shard)
-        self.ends.close()
+        `ends`: where each document ends in the stream; n_bytes of text are in them.
+        """
+        assert not any(shard.missing for shard in self.shards)
+        np.save(self.folder / "ends.npy", ends)
         return {
-            "documents": self.ends.length,
+            "documents": len(ends),
             "tokens": self.n_tokens,
-            "bytes": self.n_bytes,
-            "ends_sha256": flushed_sha256(self.ends.path),
+            "bytes": n_bytes,
+            "ends_sha256": flushed_sha256(self.folder / "ends.npy"),
             "files": [
-                {"name": shard.path.name, "tokens": shard.length, "sha256": sha256.result()}
-                for shard, sha256 in self.finished
+                {
+                    "name": shard.path.name,
+                    "tokens": shard.length,
+                    "sha256": self.hashed[shard.path].result(),
+                }
+                for shard in self.shards
             ],
         }

@@ -19,7 +19,7 @@ from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.texts.text_hash import TEXT_HASH
 from stages.tokens.engine import Encoder
 
-VERSION = 5  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 6  # of what a part of tokens looks like; another one makes all parts anew
 
 # Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
 # and five to read (docs/lab-notes.md). Compressing them would take half as long as encoding does.
@@ -46,6 +46,7 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
     columns = {
         "id": pa.string(),
         "tokens": ids,
+        "n_tokens": pa.int64(),
         "n_bytes": pa.int64(),
         "text_hash": TEXT_HASH,
     }
@@ -53,15 +54,16 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
 
 
 def encode_group(encoder: Encoder, group: pa.RecordBatch) -> pa.RecordBatch:
-    """Documents (id, text, text_hash) to rows (id, tokens, n_bytes, text_hash)."""
+    """Documents (id, text, text_hash) to rows as `schema` has them."""
     columns = schema(encoder.dtype)
     ids = encoder.encode(group.column("text"))
     values = from_numbers(ids.values)
     ends = from_numbers(ids.ends)
     tokens = pa.LargeListArray.from_arrays(ends, values, type=columns.field("tokens").type)
+    n_tokens = from_numbers(np.diff(ids.ends))
     n_bytes = from_numbers(byte_lengths(group.column("text")))
     return pa.RecordBatch.from_arrays(
-        [group.column("id"), tokens, n_bytes, group.column("text_hash")], schema=columns
+        [group.column("id"), tokens, n_tokens, n_bytes, group.column("text_hash")], schema=columns
     )
 
 

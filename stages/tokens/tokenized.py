@@ -18,29 +18,22 @@ from stages.texts.text_hash import TEXT_HASH_BYTES, Hashes, column_hashes
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Some documents, as they stand one after the other in the shards."""
+    """Some neighbouring documents of a part."""
 
+    rows: slice  # their places among all
     ids: Sequence[memoryview]  # of each, without the separator, as bytes
-    separator: np.unsignedinteger
-    n_bytes: NDArray[np.int64]  # (documents,) of text
-    lengths: NDArray[np.int64]  # (documents,) with the separator
-    rows: slice  # places among all documents, of the group they are from
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Documents":
-        """Of a whole group those that are chosen, by an array over all documents."""
-        own = chosen[self.rows]
-        return Documents(
-            ids=list(compress(self.ids, own.tolist())),
-            separator=self.separator,
-            n_bytes=self.n_bytes[own],
-            lengths=self.lengths[own],
-            rows=self.rows,
-        )
+    def chosen(self, which: NDArray[np.bool_]) -> list[memoryview]:
+        """The ids of those that are chosen, by an array over all documents."""
+        return list(compress(self.ids, which[self.rows].tolist()))
 
-    def tokens(self) -> NDArray[np.unsignedinteger]:
-        """(sum of lengths,) each document followed by the separator."""
-        content = self.separator.tobytes().join([*self.ids, b""])  # np.insert takes twice as long
-        return np.frombuffer(content, self.separator.dtype)
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How long all documents are; (documents,) each."""
+
+    tokens: NDArray[np.int64]  # with the separator
+    bytes: NDArray[np.int64]  # of text
 
 
 def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
@@ -87,6 +80,12 @@ class Tokenized:
         return sum(file["documents"] for file in self.manifest["files"])
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the ids in the shards."""
+        dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
+        return dtype
+
+    @property
     def separator(self) -> int:
         """The id that ends every document, after all others."""
         n_vocab: int = self.manifest["n_vocab"]
@@ -100,31 +99,40 @@ class Tokenized:
             hashes[part.rows] = column_hashes(table.column(0))
         return hashes
 
+    def sizes(self) -> Sizes:
+        """The lengths of all documents."""
+        columns = ("n_tokens", "n_bytes")
+        found = {name: np.empty(self.n_documents, np.int64) for name in columns}
+        for part in self.parts:
+            table = pa.Table.from_batches(batches(part.file, *columns))
+            for name in columns:
+                found[name][part.rows] = to_numbers(table.column(name))
+        return Sizes(tokens=found["n_tokens"] + 1, bytes=found["n_bytes"])
+
     def documents(self, part: TokenizedPart) -> Iterator[Documents]:
         """A part's documents, as many at a time as were written at a time.
 
         Raises ValueError at an id beyond the vocabulary.
         """
         first = part.rows.start
-        for batch in batches(part.file, "tokens", "n_bytes"):
+        for batch in batches(part.file, "tokens"):
             rows = slice(first, first := first + batch.num_rows)
-            yield self.separated(batch, rows)
+            yield Documents(rows=rows, ids=self.ids(batch.column("tokens")))
 
-    def separated(self, batch: pa.RecordBatch, rows: slice) -> Documents:
-        """Rows (tokens, n_bytes) as documents."""
-        lists = batch.column("tokens")
+    def ids(self, lists: pa.LargeListArray) -> list[memoryview]:
+        """The ids of each document as bytes, in the type of the shards."""
         offsets = to_numbers(lists.offsets)
         ids = to_numbers(lists.values)[offsets[0] : offsets[-1]]
         if len(ids) and ids.max() >= self.separator:
             raise ValueError(
                 f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
             )
-        ids = ids.astype(self.manifest["dtype"], copy=False)
+        ids = ids.astype(self.dtype, copy=False)
         content, places = ids.view(np.uint8).data, (offsets - offsets[0]) * ids.itemsize
-        return Documents(
-            ids=[content[start:stop] for start, stop in pairwise(places.tolist())],
-            separator=ids.dtype.type(self.separator),
-            n_bytes=to_numbers(batch.column("n_bytes")),
-            lengths=np.diff(offsets).astype(np.int64) + 1,
-            rows=rows,
-        )
+        return [content[start:stop] for start, stop in pairwise(places.tolist())]
+
+    def separated(self, ids: Sequence[memoryview]) -> NDArray[np.unsignedinteger]:
+        """The tokens of documents as they stand in a stream: after each the separator."""
+        separator = self.dtype.type(self.separator).tobytes()
+        content = separator.join([*ids, b""])  # np.insert takes twice as long
+        return np.frombuffer(content, self.dtype)

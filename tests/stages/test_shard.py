@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.shard import ShardParams, run
+from stages.shard import ShardParams, apart, run
 from stages.texts.text_hash import hash_column, hash_rows, text_hash
 from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenized import Tokenized
@@ -191,6 +191,7 @@ def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
         ids = random.integers(len(LETTERS), size=(documents, length)).astype(np.uint16)
         table = {
             "tokens": pa.array(list(ids), pa.large_list(pa.uint16())),
+            "n_tokens": pa.array([length] * documents, pa.int64()),
             "n_bytes": pa.array([2 * length] * documents, pa.int64()),
             "text_hash": hash_column(b"".join(text_hash(row.tobytes()) for row in ids)),
         }
@@ -226,6 +227,31 @@ def mixed(folder: Path, weights: dict[str, float], max_repetition: int, *parts: 
 
 
 TALES, LAWS = ("tales", 30, 9), ("laws", 400, 19)
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 10])
+def test_parts_written_at_a_time_are_one_stream(tmp_path: Path, n_parts: int) -> None:
+    tokens = tokens_of(tmp_path / "tokens", *[("tales", 20, 30 + n) for n in range(n_parts)])
+    run(SMALL, HALF, tokens, tmp_path / "shards")
+    for name, rows in documents(tokens, HALF).items():
+        expected = [tuple(row["tokens"]) for row in rows]
+        assert stream_documents(tmp_path / "shards" / name) == expected
+
+
+@pytest.mark.parametrize(("n", "order"), [(1, "abcde"), (2, "adbec"), (9, "abcde")])
+def test_neighbours_are_set_apart(n: int, order: str) -> None:
+    assert "".join(apart("abcde", n)) == order
+
+
+def test_one_bad_part_of_many_leaves_nothing_behind(tmp_path: Path) -> None:
+    tokens = tokens_of(tmp_path / "tokens", *[("tales", 20, 30)] * 9)
+    bad = tokens / "part-00004.arrow"
+    content = bad.read_bytes()
+    ids = pa.ipc.open_file(bad).get_batch(0).column("tokens").values.to_numpy().tobytes()
+    bad.write_bytes(content.replace(ids, b"\xff" * len(ids)))
+    with pytest.raises(ValueError, match="holds id 65535"):
+        run(SMALL, HALF, tokens, tmp_path / "out" / "shards")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_corpora_are_mixed_by_weight(tmp_path: Path) -> None:
