@@ -1,20 +1,29 @@
-"""That CUDA computes what the CPU does: losses, evaluation, samples, and a resume bit for bit.
+"""That CUDA computes what the CPU does, in every way it can be told to.
 
-In float32 and uncompiled, where sums are made in the same order every time.
+In float32 and uncompiled, where sums are made in the same order every time: losses, evaluation and
+samples nearly equal, a resume bit for bit. Then what is fast: bfloat16 and float16, compiled,
+recomputed activations, gradients averaged and weights sharded by NCCL (of one process, all that one
+GPU takes), and a micro-batch there is no room for.
 """
 
+import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from benchmarks.train_speed import config_of, train_config
 from nanogpt.data import TokenStream
 from nanogpt.decoding import decoding_copy
 from nanogpt.evaluate import evaluate_split
 from nanogpt.generate import Sampling, generate
+from nanogpt.memory import largest_that_fits
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train import Ended, StepDone, train
@@ -23,7 +32,11 @@ STEPS = 10
 # Of losses ten updates apart. Muon multiplies in bfloat16, so another order of sums tells: by up to
 # 1.9e-3 on a CPU.
 LOSS_TOLERANCE = {"adamw": 1e-4, "muon": 1e-2}
+HALF_TOLERANCE = 5e-3  # of losses near 6; on a CPU 1e-3
 EVALUATION_TOLERANCE = 1e-5
+
+CPU = Runtime(device=torch.device("cpu"), dtype=torch.float32)
+CUDA = Runtime(device=torch.device("cuda"), dtype=torch.float32)
 
 
 def trained(
@@ -56,39 +69,82 @@ def trained(
     return model, losses
 
 
-def check_training(optimizer: str, cpu: Runtime, cuda: Runtime) -> tuple[GPT, GPT]:
-    """The model as each device trained it, nearly equal, and equal to one that was interrupted."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        on_cpu, cpu_losses = trained(root / "cpu", cpu, optimizer)
-        on_cuda, cuda_losses = trained(root / "cuda", cuda, optimizer)
-        difference = max(abs(a - b) for a, b in zip(cpu_losses, cuda_losses, strict=True))
-        print(f"{optimizer}: largest difference of losses {difference:.2e}")
-        assert difference < LOSS_TOLERANCE[optimizer]
+def largest_difference(some: list[float], others: list[float]) -> float:
+    """Of two trainings' losses, update by update."""
+    return max(abs(a - b) for a, b in zip(some, others, strict=True))
 
-        _, first = trained(root / "resumed", cuda, optimizer, stop_after=4)
-        resumed, rest = trained(root / "resumed", cuda, optimizer)
-        assert first + rest == cuda_losses
-        pairs = zip(resumed.parameters(), on_cuda.parameters(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-        print(f"{optimizer}: resumed, the same losses and weights bit for bit")
+
+def check_training(root: Path, optimizer: str) -> tuple[GPT, GPT]:
+    """The model as each device trained it, nearly equal, and equal to one that was interrupted."""
+    on_cpu, cpu_losses = trained(root / f"{optimizer}-cpu", CPU, optimizer)
+    on_cuda, cuda_losses = trained(root / f"{optimizer}-cuda", CUDA, optimizer)
+    difference = largest_difference(cpu_losses, cuda_losses)
+    print(f"{optimizer}: largest difference of losses {difference:.2e}")
+    assert difference < LOSS_TOLERANCE[optimizer]
+
+    folder = root / f"{optimizer}-resumed"
+    _, first = trained(folder, CUDA, optimizer, stop_after=4)
+    resumed, rest = trained(folder, CUDA, optimizer)
+    assert first + rest == cuda_losses
+    pairs = zip(resumed.parameters(), on_cuda.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    print(f"{optimizer}: resumed, the same losses and weights bit for bit")
     return on_cpu, on_cuda
 
 
-def main() -> None:
-    """`python -m benchmarks.cuda_check`."""
-    cpu = Runtime(device=torch.device("cpu"), dtype=torch.float32)
-    cuda = Runtime(device=torch.device("cuda"), dtype=torch.float32)
-    for optimizer in LOSS_TOLERANCE:
-        on_cpu, on_cuda = check_training(optimizer, cpu, cuda)
+@contextmanager
+def alone_by_nccl() -> Iterator[None]:
+    """A process group of this process."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "WORLD_SIZE": "1"}
+    os.environ.update(place)
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", device_id=torch.device("cuda", 0))
+    yield
+    dist.destroy_process_group()
+
+
+def check_ways(root: Path) -> None:
+    """Every way to train gives the losses of the plain one, up to its number format."""
+    _, plain = trained(root / "plain", CUDA, "adamw")
+    half = replace(CUDA, dtype=torch.bfloat16)
+    many = replace(CUDA, device=torch.device("cuda", 0), distributed=True)
+    ways = {
+        "bfloat16": (half, HALF_TOLERANCE),
+        "bfloat16, compiled": (replace(half, compile=True), HALF_TOLERANCE),
+        "float16, scaled": (replace(CUDA, dtype=torch.float16), HALF_TOLERANCE),
+        "recomputed": (replace(CUDA, recompute=True), LOSS_TOLERANCE["adamw"]),
+        "ddp by NCCL": (many, LOSS_TOLERANCE["adamw"]),
+        "fsdp by NCCL": (replace(many, parallel="fsdp"), LOSS_TOLERANCE["adamw"]),
+    }
+    with alone_by_nccl():
+        for name, (runtime, tolerance) in ways.items():
+            _, losses = trained(root / name, runtime, "adamw")
+            difference = largest_difference(losses, plain)
+            print(f"{name}: largest difference of losses {difference:.2e}")
+            assert difference < tolerance
+
+
+def check_memory() -> None:
+    """Ten times the GPU's memory does not fit, and what is taken instead does."""
+    model = GPT(config_of("gpt2", "gpt2")).to(CUDA.device)
+    total = torch.cuda.get_device_properties(0).total_memory
+    far_too_many = 10 * total // (12 * 1024 * 768 * 2)  # counting one vector per token and layer
+    found = largest_that_fits(model, [far_too_many, 1], replace(CUDA, dtype=torch.bfloat16))
+    print(f"memory: {far_too_many} sequences of 1,024 do not fit, {found} does")
+    assert found == 1
+
+
+def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
+    """The same weights give the same evaluation and text."""
     on_cuda.load_state_dict(on_cpu.state_dict())
     stream = TokenStream([(np.arange(5000) ** 2 % 1000).astype(np.uint16)])
     losses = [
         evaluate_split(model, stream, separator=1023, runtime=runtime).loss
-        for model, runtime in ((on_cpu, cpu), (on_cuda, cuda))
+        for model, runtime in ((on_cpu, CPU), (on_cuda, CUDA))
     ]
     print(f"evaluation: {losses[0]:.6f} and {losses[1]:.6f}")
     assert abs(losses[0] - losses[1]) < EVALUATION_TOLERANCE
+    likeliest = Sampling(temperature=0.0)
     texts = [
         torch.stack(
             list(
@@ -96,14 +152,30 @@ def main() -> None:
                     decoding_copy(model, runtime),
                     [torch.tensor([1, 4, 9])],
                     200,
-                    sampling=Sampling(temperature=0.0),
+                    sampling=likeliest,
                     seeds=[0],
+                    compile=compiled,
                 )
             )
         ).cpu()
-        for model, runtime in ((on_cpu, cpu), (on_cuda, cuda))
+        for model, runtime, compiled in (
+            (on_cpu, CPU, False),
+            (on_cuda, CUDA, False),
+            (on_cuda, CUDA, True),
+        )
     ]
-    print(f"greedy sample: {(texts[0] == texts[1]).float().mean():.1%} of tokens equal")
+    for name, text in zip(("on CUDA", "on CUDA, compiled"), texts[1:], strict=True):
+        print(f"greedy sample {name}: {(text == texts[0]).float().mean():.1%} of tokens equal")
+
+
+def main() -> None:
+    """`python -m benchmarks.cuda_check`."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        models = [check_training(root, optimizer) for optimizer in LOSS_TOLERANCE]
+        check_reading(*models[-1])
+        check_ways(root)
+        check_memory()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything to run on a machine with one GPU, in less than ten minutes; correctness first, for
+# Everything to run on a machine with one GPU, in less than eight minutes; correctness first, for
 # without it nothing else is worth running.
 #     benchmarks/gpu_session.sh [check] [speed] [sample] [loss]    (all when none is named)
 # Needs python3 with torch, numpy and safetensors. Each measurement is told as a line of JSON as soon
@@ -21,14 +21,15 @@ within() {
 }
 
 check() { within 90 benchmarks.cuda_check || exit 1; }
+# GPT-2 124M: the peer with the 12 sequences of its own configuration, then with as many as ours.
 speed() {
-  within 150 benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 "${peer[@]}" \
-    --batch-tokens 491520 --micro-batch-tokens 16384
-  within 90 benchmarks.train_speed --shape gpt2 --rounds 1 --steps 12 --family modern \
-    --optimizer muon --batch-tokens 491520 --micro-batch-tokens 65536
+  local gpt2=(--shape gpt2 --rounds 1 --steps 9 --batch-tokens 245760 --micro-batch-tokens 61440)
+  within 120 benchmarks.train_speed "${gpt2[@]}" "${peer[@]}" --peer-micro-batch-tokens 12288
+  [ -z "${PEER_NANOGPT:-}" ] || within 60 benchmarks.train_speed "${gpt2[@]}" --measure peer "${peer[@]}"
+  within 60 benchmarks.train_speed "${gpt2[@]}" --family modern --optimizer muon
 }
 sample() { within 90 benchmarks.sample_speed --shape gpt2 --tokens 300 --repeats 1 "${peer[@]}"; }
-loss() { within 300 benchmarks.time_to_loss --text "$TEXT" --recipe gpu --seeds 1 "${peer[@]}"; }
+loss() { within 300 benchmarks.time_to_loss --text "$TEXT" --recipe gpu --peer-rounds 1 "${peer[@]}"; }
 
 [ $# -gt 0 ] || set -- check speed sample ${TEXT:+loss}
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv

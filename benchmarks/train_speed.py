@@ -156,7 +156,8 @@ def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[lis
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         context = torch.autocast("cuda", dtype=torch.bfloat16)
         model = torch.compile(model)
-    rows = max(1, min(options.batch_tokens, options.micro_batch_tokens) // block_size)
+    most = options.peer_micro_batch_tokens or options.micro_batch_tokens
+    rows = max(1, min(options.batch_tokens, most) // block_size)
     accumulation = options.batch_tokens // (rows * block_size)
     draw = torch.Generator().manual_seed(0)
     idx = torch.randint(vocab_size, (rows, block_size + 1), generator=draw).to(device)
@@ -221,6 +222,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="ours")
     parser.add_argument("--recompute", action="store_true", help="ours: activations anew")
     parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
+    parser.add_argument("--peer-micro-batch-tokens", type=int, help="by default as many as ours")
     parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")
     return parser.parse_args()
 

@@ -49,9 +49,9 @@ def widened(x: Tensor) -> Tensor:
 
 
 def chunks(n_tokens: int, n_logits: int, device: torch.device) -> Iterator[slice]:
-    """Slices of equal size, but for the last, over all tokens."""
-    most = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE)
-    size = max(1, most // n_logits)
+    """As few slices as may be over all tokens, of equal size but for the last."""
+    most = max(1, CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE) // n_logits)
+    size = max(1, math.ceil(n_tokens / math.ceil(n_tokens / most)))
     return (slice(i, min(i + size, n_tokens)) for i in range(0, n_tokens, size))
 
 
@@ -81,13 +81,14 @@ class MeanLoss(torch.autograd.Function):
         total = torch.zeros((), device=x.device, dtype=weight.dtype)
         x_grad = torch.empty_like(x)
         weight_grad = torch.zeros_like(weight)
+        ids = torch.arange(len(w), device=x.device)
         for s in chunks(len(x), len(w), x.device):
             squashed = head.squash(widened(x[s] @ w.t()))
             log_p = head.stretch(squashed).log_softmax(dim=1)
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
             grad = log_p.exp_()  # of the logits: softmax, less one at the target
-            grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+            grad -= (ids == target).to(grad)  # compiled, all this is one pass; a scatter is not
             if head.softcap:
                 grad = torch.ops.aten.tanh_backward(grad, squashed)
             grad = grad.to(x.dtype)

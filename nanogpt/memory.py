@@ -9,6 +9,10 @@ import torch
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 
+# Tokens per forward pass that keep a device busy: a CPU by 8,192, a GPU by many more, if they fit.
+BUSY_TOKENS = {"cuda": 65_536}
+BUSY_TOKENS_ELSEWHERE = 8_192
+
 # Per parameter in float32: AdamW's two moments, and the gradients of earlier micro-batches.
 RESERVED_BYTES = 12
 
@@ -19,6 +23,11 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def busy_tokens(device: torch.device) -> int:
+    """How many tokens per forward pass make the most of a device."""
+    return BUSY_TOKENS.get(device.type, BUSY_TOKENS_ELSEWHERE)
 
 
 def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:

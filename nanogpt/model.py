@@ -91,6 +91,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
 
 
+def residual(x: Tensor) -> Tensor:
+    """The sum that layers add to, in bfloat16 on GPUs where autocast multiplies in that.
+
+    There every pass over it waits for memory; on a CPU half the bytes gain nothing
+    (docs/lab-notes.md). float16 has not the range for it.
+    """
+    autocast = x.is_cuda and torch.is_autocast_enabled("cuda")
+    return x.bfloat16() if autocast and torch.get_autocast_dtype("cuda") == torch.bfloat16 else x
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which no token sees a later one (Vaswani et al. 2017)."""
 
@@ -249,7 +259,7 @@ class GPT(nn.Module):
         x = self.wte(idx)  # (B, T, C)
         if self.wpe is not None:
             x = x + self.wpe(positions)
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = F.dropout(residual(x), self.config.dropout, self.training)
         angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
         mask = None if cache is None else cache.mask
         if self.config.mask_documents:

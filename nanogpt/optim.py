@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from nanogpt.muon import Muon
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -68,7 +70,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     ]
     if config.optimizer == "muon":
         optimizers.append(
-            torch.optim.Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
+            Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:

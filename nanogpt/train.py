@@ -139,6 +139,7 @@ def train(
     if runtime.device.type == "cuda" and not runtime.sharded:  # a CPU's system ends what is too big
         micro = largest_that_fits(model.train(), sizes, runtime)
     accumulation = config.batch_tokens // (micro * block_size * runtime.world_size)
+    evaluation_tokens = micro_batch_tokens if micro == sizes[0] else micro * block_size
     wrapped = wrap(model.train(), runtime)
     optimizers = build_optimizers(model, config.optim)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
@@ -196,7 +197,7 @@ def train(
                         val_stream,
                         separator=separator,
                         runtime=runtime,
-                        batch_tokens=micro_batch_tokens,
+                        batch_tokens=evaluation_tokens,
                         max_windows=max(1, config.eval_tokens // block_size),
                     )
                 if not math.isfinite(evaluation.loss):

@@ -99,6 +99,7 @@ def run(
 
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
+    from nanogpt.memory import busy_tokens
     from nanogpt.runtime import Runtime, choose_device
 
     check_tokenizer(model, shards)
@@ -115,7 +116,7 @@ def run(
         shards.stream("val"),
         separator=shards.manifest["separator"],
         runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
-        batch_tokens=settings.micro_batch_tokens,
+        batch_tokens=settings.micro_batch_tokens or busy_tokens(where),
         block_size=context,
         stride=params.stride,
     )

@@ -30,7 +30,9 @@ class Settings(BaseModel):
     )
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     recompute: bool = Field(default=False, description="activations anew: less memory, slower")
-    micro_batch_tokens: int = Field(default=8_192, ge=1, description="most tokens per forward pass")
+    micro_batch_tokens: int | None = Field(
+        default=None, ge=1, description="most tokens per forward pass; by default what suits"
+    )
     workers: int | None = Field(
         default=None, ge=1, description="to read, clean and tokenize; all cores"
     )

@@ -20,6 +20,7 @@ import torch
 
 from nanogpt.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.files import file_sha256, whole_folder, write_json, write_whole
+from nanogpt.memory import busy_tokens
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, launched
@@ -106,7 +107,7 @@ class Job:
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,
-            micro_batch_tokens=self.settings.micro_batch_tokens,
+            micro_batch_tokens=self.settings.micro_batch_tokens or busy_tokens(runtime.device),
             stop=self.stop,
         )
 

@@ -63,6 +63,9 @@ def test_in_bfloat16_it_is_as_close_as_the_rounding() -> None:
 def test_chunks_cover_every_token_once() -> None:
     parts = list(chunks(10, (1 << 20) // 4, torch.device("cpu")))
     assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 8), (8, 10)]
+    parts = list(chunks(10, (1 << 20) // 7, torch.device("cpu")))  # not seven and then three
+    assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 10)]
+    assert [(part.start, part.stop) for part in chunks(1, 1 << 30, torch.device("cpu"))] == [(0, 1)]
 
 
 def test_padding_has_no_probability() -> None:

@@ -1,0 +1,49 @@
+"""Muon by batches of one shape is PyTorch's Muon."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from nanogpt.muon import Muon, orthogonalised
+
+SHAPES = [(24, 8), (8, 8), (8, 32), (24, 8), (8, 32), (24, 8)]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def drawn(seed: int) -> list[nn.Parameter]:
+    """Matrices, of which some have the same shape."""
+    draw = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=draw)) for shape in SHAPES]
+
+
+def test_it_moves_matrices_as_pytorch_does() -> None:
+    matrices, others = drawn(0), drawn(0)
+    settings = {"lr": 0.02, "weight_decay": 0.1}
+    ours, theirs = Muon(matrices, **settings), torch.optim.Muon(others, **settings)
+    for step in range(5):
+        for p, q, gradient in zip(matrices, others, drawn(step + 1), strict=True):
+            p.grad, q.grad = gradient.detach().clone(), gradient.detach().clone()
+        matrices[1].grad = others[1].grad = None if step == 2 else others[1].grad
+        if step == 3:  # each goes on with what the other kept
+            state, other_state = deepcopy(ours.state_dict()), deepcopy(theirs.state_dict())
+            ours.load_state_dict(other_state)
+            theirs.load_state_dict(state)
+        ours.step()
+        theirs.step()
+        for p, q in zip(matrices, others, strict=True):
+            torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 32), (3, 32, 8), (1, 16, 16)])
+def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    matrices *= torch.tensor([1e-3, 1.0, 1e3])[: len(matrices), None, None]  # whatever the size
+    values = torch.linalg.svdvals(orthogonalised(matrices, COEFFICIENTS, 5, 1e-7).float())
+    assert values.max() < 1.3
+    assert values.min() > 0.3
+    u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonalised(matrices, COEFFICIENTS, 5, 1e-7).float()
+    alike = (found * (u @ vt)).sum((1, 2)) / (found.norm(dim=(1, 2)) * (u @ vt).norm(dim=(1, 2)))
+    assert (alike > 0.95).all()
