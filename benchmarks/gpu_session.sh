@@ -29,7 +29,9 @@ speed() {
   within 60 benchmarks.train_speed "${gpt2[@]}" --family modern --optimizer muon
 }
 sample() { within 90 benchmarks.sample_speed --shape gpt2 --tokens 300 --repeats 1 "${peer[@]}"; }
-loss() { within 300 benchmarks.time_to_loss --text "$TEXT" --recipe gpu --peer-rounds 1 "${peer[@]}"; }
+loss() {
+  within 240 benchmarks.time_to_loss --text "$TEXT" --recipe gpu --lengths short --peer-rounds 1 "${peer[@]}"
+}
 
 [ $# -gt 0 ] || set -- check speed sample ${TEXT:+loss}
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv

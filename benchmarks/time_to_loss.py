@@ -71,7 +71,7 @@ class Recipe:
 OURS = {
     ("cpu", "short"): Recipe(
         block_size=64, n_layer=2, n_head=2, n_embd=128, dropout=0.0,
-        batch_tokens=2048, steps=165, learning_rate=0.04,
+        batch_tokens=2048, steps=190, learning_rate=0.04,
         muon_learning_rate=0.02, weight_decay=0.0,
     ),
     ("cpu", "long"): Recipe(
@@ -81,13 +81,13 @@ OURS = {
     ),
     ("gpu", "short"): Recipe(
         block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.1,
-        batch_tokens=16384, steps=350, learning_rate=0.002,
-        muon_learning_rate=0.01, weight_decay=0.1,
+        batch_tokens=16384, steps=300, learning_rate=0.002,
+        muon_learning_rate=0.01, weight_decay=0.4,
     ),
     ("gpu", "long"): Recipe(
         block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.25,
         batch_tokens=16384, steps=1200, learning_rate=0.002,
-        muon_learning_rate=0.01, weight_decay=0.1,
+        muon_learning_rate=0.01, weight_decay=0.4,
     ),
 }  # fmt: skip
 
@@ -250,11 +250,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--recipe", choices=PEER, default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of ours")
+    lengths = ("short", "long")
+    parser.add_argument("--lengths", choices=lengths, nargs="+", default=lengths, help="of ours")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
     parser.add_argument("--peer-rounds", type=int, default=3, help="at most one for each seed")
     parser.add_argument("--measure", choices=("ours", "peer"), help="one training, here")
-    parser.add_argument("--length", choices=("short", "long"), help="of ours, with --measure")
+    parser.add_argument("--length", choices=lengths, help="of ours, with --measure")
     parser.add_argument("--seed", type=int, default=1, help="of ours, with --measure")
     return parser.parse_args()
 
@@ -270,7 +272,7 @@ def main() -> None:
     for i, seed in enumerate(options.seeds):  # in turn; the peer's seed is fixed
         if options.peer_nanogpt and i < options.peer_rounds:
             rows["nanoGPT"] += in_turn({"peer": ()}, 1)["peer"]
-        for length in ("short", "long"):
+        for length in options.lengths:
             chosen = ("--length", length, "--seed", str(seed))
             rows[length] += in_turn({"ours": chosen}, 1)["ours"]
     print("| | seconds, median | validation loss of each | mean |")

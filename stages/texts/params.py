@@ -23,7 +23,7 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
 
 NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
 RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
-ADDRESS = matching(r"https?://.+", "an address that begins with http:// or https://")
+ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
 SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
 
 
