@@ -6,7 +6,7 @@ that corpus, or the stage stops. There is no way back to tiktoken in silence.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,9 @@ from stages.tokens.tokenizer import (
 )
 
 Engine = Literal["tiktoken", "gigatoken"]
+
+# A whole part, more or less: of eight groups' distinct pieces half stand in another of them too.
+PIECES_BYTES = 32 << 20
 
 SAMPLE_GROUPS = 12  # spread over the corpus
 SAMPLE_BYTES = 64 << 10  # about, of each
@@ -75,7 +78,8 @@ ADVERSARIAL = (
 )
 
 
-Encode = Callable[[pa.LargeStringArray], Ids]
+# The ids of the texts of each group.
+Encode = Callable[[Sequence[pa.LargeStringArray]], Iterator[Ids]]
 Dtype = type[np.unsignedinteger]
 
 
@@ -85,6 +89,7 @@ class Encoder:
 
     encode: Encode  # to ids of the type `dtype`
     dtype: Dtype  # holds every id
+    at_once: int = 0  # bytes of text that are better encoded together
 
 
 def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
@@ -93,15 +98,14 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
     dtype = token_dtype(reference.n_vocab)
-    encode = one_by_one(reference)
     if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
-        encode = PieceEncoder(reference).encode
-    return Encoder(encode, dtype)
+        return Encoder(PieceEncoder(reference).encode, dtype, PIECES_BYTES)
+    return Encoder(one_by_one(reference), dtype)
 
 
 def one_by_one(tokenizer: Tokenizer) -> Encode:
     """Encode by the tokenizer itself."""
-    return lambda texts: joined(map(tokenizer.encode, texts.to_pylist()))
+    return lambda groups: (joined(map(tokenizer.encode, texts.to_pylist())) for texts in groups)
 
 
 def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:
@@ -127,9 +131,10 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
     fast = gigatoken.Tokenizer.from_tiktoken(ranks, pretokenizer="gpt2")
     dtype = token_dtype(fast.vocab_size + 1)
 
-    def encode(texts: pa.LargeStringArray) -> Ids:
-        utf8 = texts.view(pa.large_binary()).to_pylist()  # as it is, not decoded
-        return joined(fast.backend.encode(text).astype(dtype) for text in utf8)
+    def encode(groups: Sequence[pa.LargeStringArray]) -> Iterator[Ids]:
+        for texts in groups:
+            utf8 = texts.view(pa.large_binary()).to_pylist()  # as it is, not decoded
+            yield joined(fast.backend.encode(text).astype(dtype) for text in utf8)
 
     return Encoder(encode, dtype)
 
@@ -139,7 +144,8 @@ def admit(
 ) -> None:
     """Raise ValueError at the first of the (name, text) pairs whose ids are not the reference's."""
     for name, text in texts:
-        found = candidate.encode(from_texts([text.encode()])).values
+        (ids,) = candidate.encode([from_texts([text.encode()])])
+        found = ids.values
         try:
             right = reference.encode(text)
         except ValueError as error:

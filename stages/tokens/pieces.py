@@ -1,5 +1,7 @@
 r"""GPT-2's pieces of text, cut by operations on whole arrays, each distinct piece encoded once.
 
+The more text at once, the fewer of its pieces are new, and the cheaper it is to encode.
+
 GPT-2's pattern splits a text into pieces, and a piece has the same ids wherever it stands:
 
     '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
@@ -9,7 +11,8 @@ space before a run belongs to it; of several white spaces the last is a piece ap
 where something follows; and an apostrophe where a piece begins takes one of seven endings with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -115,6 +118,14 @@ def contractions(content: Bytes, apostrophes: Positions, breaks: Positions) -> P
     return 2 * short + 3 * long
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Some texts as pieces."""
+
+    windows: list[pa.DictionaryArray]  # the pieces, one window of text after the other
+    ends: Positions  # (1 + texts,) a zero, then after how many pieces each text ends
+
+
 class PieceEncoder:
     """GPT-2's encoding of many texts at once, whatever the tokenizer's ranks."""
 
@@ -129,19 +140,42 @@ class PieceEncoder:
             special_tokens={MARK: self.mark},
         )
 
-    def encode(self, texts: pa.LargeStringArray) -> Ids:
-        """The ids that tiktoken gives these texts."""
+    def encode(self, groups: Sequence[pa.LargeStringArray]) -> Iterator[Ids]:
+        """The ids that tiktoken gives the texts of each group."""
+        cuts = [self.cut(texts) for texts in groups]
+        windows = [window for cut in cuts for window in cut.windows]
+        if not windows:
+            yield from (Ids(np.empty(0, self.dtype), cut.ends) for cut in cuts)
+            return
+        unified = pa.chunked_array(windows).unify_dictionaries().chunks
+        ids = self.merged(unified[0].dictionary)
+        for cut in cuts:
+            some, unified = unified[: len(cut.windows)], unified[len(cut.windows) :]
+            taken = [ids.take(window.indices) for window in some]
+            yield self.joined(taken, cut.ends)
+
+    def cut(self, texts: pa.LargeStringArray) -> Cut:
+        """The pieces of some texts, each distinct one of a window numbered."""
         content, ends = utf8(texts)
-        values, token_ends = [np.empty(0, self.dtype)], np.zeros_like(ends)
-        done = tokens = 0  # bytes and their ids
+        windows, piece_ends = [], np.zeros_like(ends)
+        done = pieces = 0  # bytes and the pieces in them
         while done < len(content):
             bounds = self.first_pieces(content[done:], ends - done, WINDOW_BYTES)
-            ids, before = self.ids_of(content[done : done + bounds[-1]], bounds)
-            here = (ends > done) & (ends <= done + bounds[-1])
-            token_ends[here] = tokens + before[np.searchsorted(bounds, ends[here] - done)]
-            values.append(ids)
-            done, tokens = done + int(bounds[-1]), tokens + len(ids)
-        return Ids(np.concatenate(values), token_ends)
+            stop = done + int(bounds[-1])
+            here = (ends > done) & (ends <= stop)
+            piece_ends[here] = pieces + np.searchsorted(bounds, ends[here] - done)
+            windows.append(strings(bounds, content[done:stop]).dictionary_encode())
+            done, pieces = stop, pieces + len(bounds) - 1
+        return Cut(windows, piece_ends)
+
+    def joined(self, taken: Sequence[pa.LargeBinaryArray], ends: Positions) -> Ids:
+        """The ids of pieces, given as bytes, of texts that end after so many pieces."""
+        if not taken:
+            return Ids(np.empty(0, self.dtype), ends)
+        pieces = taken[0] if len(taken) == 1 else pa.concat_arrays(taken)
+        _, offsets, values = pieces.buffers()
+        before = np.frombuffer(offsets, np.int64) // self.dtype.itemsize
+        return Ids(np.frombuffer(values, self.dtype), before[ends])
 
     def first_pieces(self, content: Bytes, ends: Positions, size: int) -> Positions:
         """Where each of the first pieces starts and, at last, where they end: at most about `size`.
@@ -158,16 +192,6 @@ class PieceEncoder:
             return bounds
         certain = bounds[bounds <= stop - LOOK_AHEAD]
         return certain if len(certain) > 1 else self.first_pieces(content, ends, 2 * size)
-
-    def ids_of(
-        self, content: Bytes, bounds: Positions
-    ) -> tuple[NDArray[np.unsignedinteger], Positions]:
-        """The ids of the pieces between bounds, and how many are before each bound."""
-        pieces = strings(bounds, content).dictionary_encode()
-        ids = self.merged(pieces.dictionary).take(pieces.indices)
-        _, offsets, values = ids.buffers()
-        before = np.frombuffer(offsets, np.int64) // self.dtype.itemsize
-        return np.frombuffer(values, self.dtype), before
 
     def merged(self, pieces: pa.LargeBinaryArray) -> pa.LargeBinaryArray:
         """The ids of each piece, as bytes, by one call of tiktoken."""

@@ -7,6 +7,8 @@ killed, what is there under its name is whole.
 
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,7 +19,8 @@ from nanogpt.files import flushed_sha256, write_whole
 from stages.arrow import from_numbers, to_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.texts.text_hash import TEXT_HASH
-from stages.tokens.engine import Encoder
+from stages.tokens.engine import Dtype, Encoder
+from stages.tokens.tokenizer import Ids
 
 VERSION = 6  # of what a part of tokens looks like; another one makes all parts anew
 
@@ -53,10 +56,30 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-def encode_group(encoder: Encoder, group: pa.RecordBatch) -> pa.RecordBatch:
-    """Documents (id, text, text_hash) to rows as `schema` has them."""
-    columns = schema(encoder.dtype)
-    ids = encoder.encode(group.column("text"))
+def together(groups: Iterable[pa.RecordBatch], n_bytes: int) -> Iterator[list[pa.RecordBatch]]:
+    """Groups of documents in runs of at least n_bytes of text, but for the last."""
+    run: list[pa.RecordBatch] = []
+    size = 0
+    for group in groups:
+        run.append(group)
+        size += group.column("text").nbytes
+        if size >= n_bytes:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
+
+
+def encoded(encoder: Encoder, groups: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Groups of documents (id, text, text_hash) as rows of tokens."""
+    found = encoder.encode([group.column("text") for group in groups])
+    for group, ids in zip(groups, found, strict=True):
+        yield token_rows(group, ids, encoder.dtype)
+
+
+def token_rows(group: pa.RecordBatch, ids: Ids, dtype: Dtype) -> pa.RecordBatch:
+    """Documents (id, text, text_hash) and the ids of their texts as `schema` has them."""
+    columns = schema(dtype)
     values = from_numbers(ids.values)
     ends = from_numbers(ids.ends)
     tokens = pa.LargeListArray.from_arrays(ends, values, type=columns.field("tokens").type)
@@ -76,8 +99,8 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
             pa.OSFile(str(beside), "wb") as file,
             pa.ipc.new_file(file, schema(encoder.dtype)) as writer,
         ):
-            for group in part.groups():
-                rows = encode_group(encoder, group)
+            runs = together(part.groups(), encoder.at_once)
+            for rows in chain.from_iterable(encoded(encoder, run) for run in runs):
                 writer.write_batch(rows)
                 documents += rows.num_rows
                 tokens += len(rows.column("tokens").values)

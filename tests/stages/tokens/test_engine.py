@@ -56,7 +56,7 @@ def reference(gpt2: Path) -> Tokenizer:
 
 def encoded(encoder: Encoder, texts: list[str]) -> list[list[int]]:
     """The ids of each text, all encoded at once."""
-    ids = encoder.encode(pa.array(texts, pa.large_string()))
+    (ids,) = encoder.encode([pa.array(texts, pa.large_string())])
     assert len(ids.ends) == len(texts) + 1
     assert ids.ends[-1] == len(ids.values)
     return [tokens.tolist() for tokens in np.split(ids.values, ids.ends[1:-1])]

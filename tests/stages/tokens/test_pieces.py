@@ -47,13 +47,14 @@ def encoder(gpt2: BpeTokenizer) -> PieceEncoder:
     return PieceEncoder(gpt2)
 
 
-def check(encoder: PieceEncoder, gpt2: BpeTokenizer, texts: list[str]) -> None:
+def check(encoder: PieceEncoder, gpt2: BpeTokenizer, *groups: list[str]) -> None:
     """Encoded together they have the ids, and the ends, that each has alone."""
-    found = encoder.encode(pa.array(texts, pa.large_string()))
-    right = [gpt2.encode(text) for text in texts]
-    assert found.ends.tolist() == np.cumsum([0, *map(len, right)]).tolist()
-    assert np.array_equal(found.values, np.concatenate(right))
-    assert found.values.dtype == np.uint16
+    arrays = [pa.array(texts, pa.large_string()) for texts in groups]
+    for texts, found in zip(groups, encoder.encode(arrays), strict=True):
+        right = [gpt2.encode(text) for text in texts]
+        assert found.ends.tolist() == np.cumsum([0, *map(len, right)]).tolist()
+        assert found.values.tolist() == [token for ids in right for token in ids.tolist()]
+        assert found.values.dtype == np.uint16
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
@@ -64,14 +65,14 @@ def test_texts_have_the_ids_that_tiktoken_gives_each(
     check(encoder, gpt2, texts)
 
 
-@given(texts=st.lists(TEXTS, min_size=1, max_size=5), window=st.integers(9, 40))
+@given(groups=st.lists(st.lists(TEXTS, max_size=3), max_size=4), window=st.integers(9, 40))
 @settings(max_examples=500, deadline=None)
-def test_it_does_not_show_where_a_long_text_is_cut_for_the_work(
-    texts: list[str], window: int, encoder: PieceEncoder, gpt2: BpeTokenizer
+def test_it_does_not_show_how_texts_are_grouped_or_cut_for_the_work(
+    groups: list[list[str]], window: int, encoder: PieceEncoder, gpt2: BpeTokenizer
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "WINDOW_BYTES", window)
-        check(encoder, gpt2, texts)
+        check(encoder, gpt2, *groups)
 
 
 def test_every_character_is_what_tiktoken_takes_it_for(
@@ -90,10 +91,11 @@ def test_part_of_an_array_of_texts_is_encoded_alone(
     encoder: PieceEncoder, gpt2: BpeTokenizer
 ) -> None:
     some = pa.array(["one's", "", "two  ", " three", ""], pa.large_string()).slice(1, 3)
-    assert encoder.encode(some).values.tolist() == [*gpt2.encode("two  ").tolist(), 1115]
-    assert encoder.encode(some).ends.tolist() == [0, 0, 3, 4]
-    assert encoder.encode(some.slice(0, 1)).ends.tolist() == [0, 0]
-    assert len(encoder.encode(some.slice(0, 0)).values) == 0
+    found, first, none = encoder.encode([some, some.slice(0, 1), some.slice(0, 0)])
+    assert found.values.tolist() == [*gpt2.encode("two  ").tolist(), 1115]
+    assert found.ends.tolist() == [0, 0, 3, 4]
+    assert first.ends.tolist() == [0, 0]
+    assert len(none.values) == 0
 
 
 def test_a_piece_longer_than_a_window_comes_whole(
