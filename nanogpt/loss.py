@@ -88,7 +88,10 @@ class MeanLoss(torch.autograd.Function):
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
             grad = log_p.exp_()  # of the logits: softmax, less one at the target
-            grad -= (ids == target).to(grad)  # compiled, all this is one pass; a scatter is not
+            if torch.compiler.is_compiling():  # then all this is one pass, which no scatter is
+                grad -= (ids == target).to(grad)
+            else:
+                grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
             if head.softcap:
                 grad = torch.ops.aten.tanh_backward(grad, squashed)
             grad = grad.to(x.dtype)

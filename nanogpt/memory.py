@@ -9,9 +9,8 @@ import torch
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 
-# Tokens per forward pass that keep a device busy: a CPU by 8,192, a GPU by many more, if they fit.
-BUSY_TOKENS = {"cuda": 65_536}
-BUSY_TOKENS_ELSEWHERE = 8_192
+# Tokens per forward pass that keep a device busy: a CPU by few, a GPU by many more, if they fit.
+BUSY_TOKENS, BUSY_TOKENS_ON_CUDA = 8_192, 65_536
 
 # Per parameter in float32: AdamW's two moments, and the gradients of earlier micro-batches.
 RESERVED_BYTES = 12
@@ -25,9 +24,17 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def busy_tokens(device: torch.device) -> int:
-    """How many tokens per forward pass make the most of a device."""
-    return BUSY_TOKENS.get(device.type, BUSY_TOKENS_ELSEWHERE)
+def tries_what_fits(runtime: Runtime) -> bool:
+    """Whether `largest_that_fits` can tell.
+
+    A CPU's system ends what is too large, and sharded weights are never there as a whole to try.
+    """
+    return runtime.device.type == "cuda" and not runtime.sharded
+
+
+def busy_tokens(runtime: Runtime) -> int:
+    """How many tokens per forward pass make the most of a device; many only where one may try."""
+    return BUSY_TOKENS_ON_CUDA if tries_what_fits(runtime) else BUSY_TOKENS
 
 
 def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:

@@ -2,12 +2,12 @@
 
 PyTorch's own orthogonalises matrix after matrix: for small models that is hundreds of small
 kernels per update, and a GPU waits for them to be called. Here those of one shape are one batch.
-What is computed, the settings and the state are PyTorch's.
+What is computed, and the state, are PyTorch's with its own settings.
 
 Shapes: N matrices of R rows and C columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with another `step`."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+        super().__init__(list(params), lr=lr, weight_decay=weight_decay)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -22,7 +22,7 @@ from nanogpt.checkpoint import CheckpointWriter, Progress, checkpoints, copy_sta
 from nanogpt.data import TokenStream, WindowOrder, mix
 from nanogpt.evaluate import evaluate_split
 from nanogpt.loader import micro_batches
-from nanogpt.memory import largest_that_fits
+from nanogpt.memory import largest_that_fits, tries_what_fits
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
 from nanogpt.parallel import check_optimizer, sync_gradients, whole_weights, wrap
@@ -135,11 +135,11 @@ def train(
     )
     order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
     check_optimizer(config.optim, runtime)
-    micro = sizes[0]
-    if runtime.device.type == "cuda" and not runtime.sharded:  # a CPU's system ends what is too big
+    micro, evaluation_tokens = sizes[0], micro_batch_tokens
+    if tries_what_fits(runtime):
         micro = largest_that_fits(model.train(), sizes, runtime)
+        evaluation_tokens = micro * block_size  # more was not tried
     accumulation = config.batch_tokens // (micro * block_size * runtime.world_size)
-    evaluation_tokens = micro_batch_tokens if micro == sizes[0] else micro * block_size
     wrapped = wrap(model.train(), runtime)
     optimizers = build_optimizers(model, config.optim)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)

@@ -26,6 +26,8 @@ MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
 STATISTICS = Path("statistics")  # of what the model was trained on: recorded with it
 
+BATCH_TOKENS = 8_192  # in float32, on any device: nothing was tried before
+
 
 class EvaluateParams(Section):
     """The section `evaluate`."""
@@ -99,7 +101,6 @@ def run(
 
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
-    from nanogpt.memory import busy_tokens
     from nanogpt.runtime import Runtime, choose_device
 
     check_tokenizer(model, shards)
@@ -116,7 +117,7 @@ def run(
         shards.stream("val"),
         separator=shards.manifest["separator"],
         runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
-        batch_tokens=settings.micro_batch_tokens or busy_tokens(where),
+        batch_tokens=settings.micro_batch_tokens or BATCH_TOKENS,
         block_size=context,
         stride=params.stride,
     )

@@ -119,11 +119,12 @@ def contractions(content: Bytes, apostrophes: Positions, breaks: Positions) -> P
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Some texts as pieces."""
+class Window:
+    """Some bytes of a group of texts as pieces."""
 
-    windows: list[pa.DictionaryArray]  # the pieces, one window of text after the other
-    ends: Positions  # (1 + texts,) a zero, then after how many pieces each text ends
+    pieces: pa.DictionaryArray
+    texts: slice  # those that end in it, among the ends of the group's
+    ends: Positions  # after how many of its pieces each of them ends
 
 
 class PieceEncoder:
@@ -142,40 +143,34 @@ class PieceEncoder:
 
     def encode(self, groups: Sequence[pa.LargeStringArray]) -> Iterator[Ids]:
         """The ids that tiktoken gives the texts of each group."""
-        cuts = [self.cut(texts) for texts in groups]
-        windows = [window for cut in cuts for window in cut.windows]
-        if not windows:
-            yield from (Ids(np.empty(0, self.dtype), cut.ends) for cut in cuts)
-            return
-        unified = pa.chunked_array(windows).unify_dictionaries().chunks
-        ids = self.merged(unified[0].dictionary)
-        for cut in cuts:
-            some, unified = unified[: len(cut.windows)], unified[len(cut.windows) :]
-            taken = [ids.take(window.indices) for window in some]
-            yield self.joined(taken, cut.ends)
+        cuts = [list(self.windows(texts)) for texts in groups]
+        pieces = [window.pieces for cut in cuts for window in cut]
+        kind = pa.dictionary(pa.int32(), pa.large_binary())
+        unified = iter(pa.chunked_array(pieces, kind).unify_dictionaries().chunks)
+        ids: pa.LargeBinaryArray | None = None  # of each distinct piece
+        for texts, cut in zip(groups, cuts, strict=True):
+            values, ends = [np.empty(0, self.dtype)], np.zeros(len(texts) + 1, np.int64)
+            tokens = 0
+            for window, numbered in zip(cut, unified, strict=False):  # takes no more than cut has
+                ids = self.merged(numbered.dictionary) if ids is None else ids
+                _, offsets, content = ids.take(numbered.indices).buffers()
+                before = np.frombuffer(offsets, np.int64)[window.ends] // self.dtype.itemsize
+                ends[window.texts] = tokens + before
+                values.append(np.frombuffer(content, self.dtype))
+                tokens += len(values[-1])
+            yield Ids(np.concatenate(values), ends)
 
-    def cut(self, texts: pa.LargeStringArray) -> Cut:
+    def windows(self, texts: pa.LargeStringArray) -> Iterator[Window]:
         """The pieces of some texts, each distinct one of a window numbered."""
         content, ends = utf8(texts)
-        windows, piece_ends = [], np.zeros_like(ends)
-        done = pieces = 0  # bytes and the pieces in them
+        done, first = 0, int(np.searchsorted(ends, 0, side="right"))
         while done < len(content):
             bounds = self.first_pieces(content[done:], ends - done, WINDOW_BYTES)
             stop = done + int(bounds[-1])
-            here = (ends > done) & (ends <= stop)
-            piece_ends[here] = pieces + np.searchsorted(bounds, ends[here] - done)
-            windows.append(strings(bounds, content[done:stop]).dictionary_encode())
-            done, pieces = stop, pieces + len(bounds) - 1
-        return Cut(windows, piece_ends)
-
-    def joined(self, taken: Sequence[pa.LargeBinaryArray], ends: Positions) -> Ids:
-        """The ids of pieces, given as bytes, of texts that end after so many pieces."""
-        if not taken:
-            return Ids(np.empty(0, self.dtype), ends)
-        pieces = taken[0] if len(taken) == 1 else pa.concat_arrays(taken)
-        _, offsets, values = pieces.buffers()
-        before = np.frombuffer(offsets, np.int64) // self.dtype.itemsize
-        return Ids(np.frombuffer(values, self.dtype), before[ends])
+            here = slice(first, int(np.searchsorted(ends, stop, side="right")))
+            pieces = strings(bounds, content[done:stop]).dictionary_encode()
+            yield Window(pieces, here, np.searchsorted(bounds, ends[here] - done))
+            done, first = stop, here.stop
 
     def first_pieces(self, content: Bytes, ends: Positions, size: int) -> Positions:
         """Where each of the first pieces starts and, at last, where they end: at most about `size`.

@@ -107,7 +107,7 @@ class Job:
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,
-            micro_batch_tokens=self.settings.micro_batch_tokens or busy_tokens(runtime.device),
+            micro_batch_tokens=self.settings.micro_batch_tokens or busy_tokens(runtime),
             stop=self.stop,
         )
 

@@ -60,6 +60,18 @@ def test_in_bfloat16_it_is_as_close_as_the_rounding() -> None:
         assert (ours - theirs).norm() / theirs.norm() < 1e-2
 
 
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_compiled_it_is_the_same(softcap: float) -> None:
+    head = Head(vocab_size=50, softcap=softcap)
+    x, weight, targets = drawn()
+    expected = mean_loss(x, weight, targets, head)
+    wanted = torch.autograd.grad(expected, (x, weight))
+    found = torch.compile(mean_loss, fullgraph=True)(x, weight, targets, head)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, (x, weight)), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_chunks_cover_every_token_once() -> None:
     parts = list(chunks(10, (1 << 20) // 4, torch.device("cpu")))
     assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 8), (8, 10)]

@@ -1,11 +1,12 @@
 """The largest micro-batch that fits, on a model that runs out of memory as CUDA would say it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from nanogpt.memory import largest_that_fits, peak_memory_bytes
+from nanogpt.memory import busy_tokens, largest_that_fits, peak_memory_bytes
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 
@@ -37,6 +38,13 @@ def test_nothing_that_fits_is_refused_with_a_way_out(
     room_for(0, model)
     with pytest.raises(ValueError, match="NANOGPT_RECOMPUTE=true"):
         largest_that_fits(model, [2, 1], cpu)
+
+
+def test_many_tokens_at_once_are_for_devices_that_may_try_what_fits(cpu: Runtime) -> None:
+    cuda = replace(cpu, device=torch.device("cuda"))
+    sharded = replace(cuda, distributed=True, parallel="fsdp")
+    assert busy_tokens(cpu) == busy_tokens(sharded) == 8_192
+    assert busy_tokens(cuda) == busy_tokens(replace(sharded, parallel="ddp")) == 65_536
 
 
 def test_peak_memory_is_more_than_what_is_held() -> None:

@@ -20,8 +20,8 @@ def drawn(seed: int) -> list[nn.Parameter]:
 
 def test_it_moves_matrices_as_pytorch_does() -> None:
     matrices, others = drawn(0), drawn(0)
-    settings = {"lr": 0.02, "weight_decay": 0.1}
-    ours, theirs = Muon(matrices, **settings), torch.optim.Muon(others, **settings)
+    ours = Muon(matrices, lr=0.02, weight_decay=0.1)
+    theirs = torch.optim.Muon(others, lr=0.02, weight_decay=0.1)
     for step in range(5):
         for p, q, gradient in zip(matrices, others, drawn(step + 1), strict=True):
             p.grad, q.grad = gradient.detach().clone(), gradient.detach().clone()
