@@ -21,8 +21,8 @@ class Muon(torch.optim.Muon):
         super().__init__(list(params), lr=lr, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # theirs returns what a closure tells
+        """Move every matrix that has a gradient; there is no closure to ask for a loss."""
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
