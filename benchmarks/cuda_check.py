@@ -114,7 +114,7 @@ def stays_near(
 
 
 def check_ways(root: Path) -> None:
-    """Every way to train gives the losses of the plain one, up to its number format."""
+    """Each of these ways to train gives the plain one's losses, up to its number format."""
     _, plain = trained(root / "plain", CUDA, "adamw")
     half = replace(CUDA, dtype=torch.bfloat16)
     ways = {
@@ -154,7 +154,6 @@ def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
     ]
     print(f"evaluation: {losses[0]:.6f} and {losses[1]:.6f}")
     assert abs(losses[0] - losses[1]) < EVALUATION_TOLERANCE
-    likeliest = Sampling(temperature=0.0)
     texts = [
         torch.stack(
             list(
@@ -162,20 +161,14 @@ def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
                     decoding_copy(model, runtime),
                     [torch.tensor([1, 4, 9])],
                     200,
-                    sampling=likeliest,
+                    sampling=Sampling(temperature=0.0),
                     seeds=[0],
-                    compile=compiled,
                 )
             )
         ).cpu()
-        for model, runtime, compiled in (
-            (on_cpu, CPU, False),
-            (on_cuda, CUDA, False),
-            (on_cuda, CUDA, True),
-        )
+        for model, runtime in ((on_cpu, CPU), (on_cuda, CUDA))
     ]
-    for name, text in zip(("on CUDA", "on CUDA, compiled"), texts[1:], strict=True):
-        print(f"greedy sample {name}: {(text == texts[0]).float().mean():.1%} of tokens equal")
+    print(f"greedy sample: {(texts[0] == texts[1]).float().mean():.1%} of tokens equal")
 
 
 def main() -> None:
