@@ -11,7 +11,7 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
-from nanogpt.runtime import KEEP_FREED_MEMORY
+from nanogpt.malloc import KEEP_FREED_MEMORY
 
 
 def peer_module(clone: Path, name: str) -> ModuleType:

@@ -13,14 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The environment a training wants. glibc gives freed tensors back to the system, which clears them
-# again at the next step; keeping them makes a step on 2 cores a sixth faster (docs/lab-notes.md).
-KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:

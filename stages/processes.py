@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -12,8 +12,12 @@ from functools import partial
 from multiprocessing import active_children, forkserver, get_context, resource_tracker
 from typing import Any, Generic, TypeVar
 
+from nanogpt.malloc import KEEP_FREED_MEMORY
 from stages.failures import Crashed
 from stages.supervise import end_with_parent
+
+# What workers are started with: Arrow's arrays come from glibc's memory too.
+ENVIRONMENT = {**KEEP_FREED_MEMORY, "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +48,7 @@ def start_server(module: str) -> None:
     A process of its own: copies of this one, which has threads and their locks, may deadlock.
     """
     forkserver.set_forkserver_preload([module])
-    with interrupts_waiting():
+    with interrupts_waiting(), in_environment(ENVIRONMENT):
         forkserver.ensure_running()
 
 
@@ -105,6 +109,18 @@ def interrupts_waiting() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes started in this context have these variables, but for those that are set."""
+    added = variables.keys() - os.environ.keys()
+    os.environ.update({name: variables[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def begin(make: Callable[[], Callable[[Any], Any]]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.files import drop_cached, file_sha256, whole_folder, write_json
 from stages.command import main
 from stages.params import Section, load_section
 from stages.settings import Settings
@@ -160,6 +160,8 @@ def write(plan: Plan, tokens: Tokenized, writers: Mapping[str, SplitWriter]) -> 
                 some = tokens.separated(documents.chosen(stretch.chosen))
                 writers[stretch.split].write(places[number], some)
                 places[number] += len(some)
+        if len(plan.turns) == 1:
+            drop_cached(part.file)  # room for what is written
 
     with ThreadPoolExecutor(WRITERS) as pool:
         written = [

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 import nanogpt
 from nanogpt.files import file_sha256, write_whole
+from nanogpt.malloc import KEEP_FREED_MEMORY
 from stages.command import main
 from stages.failures import Crashed, Interrupted
 from stages.params import Section, load_section
@@ -211,8 +212,6 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
 
     Raises Crashed, with what they said, when one died, Interrupted when asked to stop too early.
     """
-    from nanogpt.runtime import KEEP_FREED_MEMORY
-
     log = folder / f"stderr-{socket.gethostname()}.log"
     outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
     if outcome.code == 0:

@@ -15,7 +15,7 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from nanogpt.files import flushed_sha256, write_whole
+from nanogpt.files import drop_cached, flushed_sha256, write_whole
 from stages.arrow import from_numbers, to_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.texts.text_hash import TEXT_HASH
@@ -105,6 +105,7 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
                 documents += rows.num_rows
                 tokens += len(rows.column("tokens").values)
                 n_bytes += int(to_numbers(rows.column("n_bytes")).sum())
+        drop_cached(part.texts)  # room for what is written
         sha256 = flushed_sha256(beside)
         beside.rename(target)
     finally:

@@ -1,13 +1,17 @@
 """Folders and files are whole or not there, whatever happens while they are written."""
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nanogpt import files
-from nanogpt.files import file_sha256, flushed_sha256, whole_folder, write_whole
+from nanogpt.files import drop_cached, file_sha256, flush, flushed_sha256, whole_folder, write_whole
 
 FoundAfterKills = Callable[[str], list[Any]]
 
@@ -138,3 +142,32 @@ def test_a_file_that_cannot_reach_the_disk_has_no_sha256(
     (tmp_path / "abc").write_bytes(b"abc")
     with pytest.raises(OSError, match="broken disk"):
         flushed_sha256(tmp_path / "abc")
+
+
+def cached_pages(file: Path) -> int:
+    """How many pages of a file the system holds in memory, by mincore(2)."""
+    size = file.stat().st_size
+    state = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), size) as mapped:
+        start = (ctypes.c_char * size).from_buffer(mapped)
+        assert ctypes.CDLL(None, use_errno=True).mincore(start, ctypes.c_size_t(size), state) == 0
+        del start
+    return sum(page & 1 for page in state)
+
+
+def test_a_file_dropped_from_memory_is_still_there(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(b"abcd" * 100_000)
+    flush(file)
+    assert sys.platform != "linux" or cached_pages(file) > 0
+    drop_cached(file)
+    if sys.platform == "linux" and on_disk(tmp_path):
+        assert cached_pages(file) == 0
+    assert file.read_bytes() == b"abcd" * 100_000
+
+
+def on_disk(folder: Path) -> bool:
+    """Whether a folder lies on a disk and not in memory."""
+    mounts = psutil.disk_partitions(all=True)
+    within = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
+    return max(within, key=lambda mount: len(mount.mountpoint)).fstype not in ("tmpfs", "ramfs")

@@ -9,10 +9,11 @@ from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from stages.failures import Crashed
-from stages.processes import in_order, in_processes
+from stages.processes import ENVIRONMENT, in_order, in_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +70,11 @@ def killed(number: int) -> int:
     return number
 
 
+def memory_teller() -> Callable[[int], tuple[str, str | None]]:
+    """What tells where Arrow's memory is from, and whether glibc maps large arrays apart."""
+    return lambda _: (pa.default_memory_pool().backend_name, os.environ.get("MALLOC_MMAP_MAX_"))
+
+
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_results_come_in_order_from_processes_that_are_prepared(workers: int) -> None:
     found = list(in_processes(partial(teller, "well"), range(9), workers))
@@ -104,6 +110,13 @@ def test_workers_get_ready_before_an_answer_is_asked_for(tmp_path: Path) -> None
     results = in_processes(partial(prepared, tmp_path), [-1, -2, -3], 2)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     assert list(results) == [1, 2, 3]
+
+
+def test_workers_keep_freed_memory_and_the_stage_its_environment() -> None:
+    before = dict(os.environ)
+    found = list(in_processes(memory_teller, range(4), 2))
+    assert set(found) == {("system", ENVIRONMENT["MALLOC_MMAP_MAX_"])}
+    assert dict(os.environ) == before
 
 
 def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
