@@ -186,7 +186,7 @@ def sample(cleaned: Cleaned) -> Iterator[tuple[str, str]]:
     parts = list(zip(cleaned.parts, kept, strict=True))
     chosen = parts[:: math.ceil(len(parts) / SAMPLE_GROUPS)]
     for part, n_bytes in chosen:
-        for group in spread(part, n_bytes, math.ceil(SAMPLE_GROUPS / len(chosen))):
+        for group in spread(part, n_bytes, round(SAMPLE_GROUPS / len(chosen))):
             sizes = byte_lengths(group.column("text"))
             before = np.cumsum(sizes) - sizes
             some = group.slice(0, int(np.searchsorted(before, SAMPLE_BYTES)))
