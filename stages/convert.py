@@ -258,4 +258,4 @@ def run_stage(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main("convert", run_stage)
+    main("convert", run_stage, takes_arguments=True)

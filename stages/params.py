@@ -32,11 +32,17 @@ class Section(BaseModel):
 def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
     """The file's content as plain dicts and lists. Raises ParamsError when it is no mapping."""
     try:
-        content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+        return parse_params(file.read_text(encoding="utf-8"), file)
     except UnicodeDecodeError as error:
         raise ParamsError(f"{file} is not UTF-8: {error}") from None
     except FileNotFoundError:
         raise ParamsError(f"{file} is missing; `make use PRESET=shakespeare` writes one") from None
+
+
+def parse_params(text: str, file: Path) -> dict[str, Any]:
+    """Return the content of a text that is, or will be, in `file`. Raises ParamsError."""
+    try:
+        content = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ParamsError(f"{file} is not valid YAML: {yaml_fault(error)}") from None
     if not isinstance(content, dict):

@@ -75,7 +75,7 @@ def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-        main("convert", run_stage)
+        main("convert", run_stage, takes_arguments=True)
 
     return run
 
