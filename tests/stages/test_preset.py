@@ -1,3 +1,5 @@
+import json
+import random
 import re
 import shutil
 import subprocess
@@ -6,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from stages.__main__ import STAGES
 from stages.check import check_params
 from stages.params import ParamsError, read_params
 from stages.preset import use
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "presets"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -69,6 +74,41 @@ def test_a_preset_that_is_not_valid_is_refused_and_nothing_touched(
     with pytest.raises(ParamsError, match=r"mine\.yaml"):
         use("mine", presets, params)
     assert params.read_text() == "mine: {}\n"
+
+
+def test_the_preset_for_own_text_says_where_to_put_it(run_python: Run, workspace: Path) -> None:
+    shutil.copy(PRESETS / "own-text.yaml", workspace / "params.yaml")
+    (workspace / "texts").mkdir()
+    (workspace / "texts/.gitkeep").touch()
+    done = run_python("-m", "stages", "download")
+    assert done.returncode == 2
+    assert done.stderr.startswith("download: corpus.path 'texts' holds no .txt")
+    assert "put your texts there" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_preset_for_own_text_takes_a_few_small_files_and_any_length(
+    run_python: Run, workspace: Path
+) -> None:
+    text = (PRESETS / "own-text.yaml").read_text()
+    short = text.replace("max_steps: 1000 ", "max_steps: 3 ")  # and nothing else
+    (workspace / "params.yaml").write_text(short)
+    (workspace / "texts/more").mkdir(parents=True)
+    sentence = "we walked by the old café and talked of naïve things till the lamps went out"
+    words = sentence.split()
+    for number in range(10):
+        draw = random.Random(number)
+        lines = (" ".join(draw.choices(words, k=8)) for _ in range(120))
+        encoding = "cp1252" if number == 4 else "utf-8"
+        file = workspace / "texts" / ("more" if number % 2 else "") / f"note {number}.txt"
+        file.write_text("\n".join(lines), encoding=encoding)
+    for stage in STAGES:
+        done = run_python("-m", "stages", stage, NANOGPT_TRACKING="false", NANOGPT_DEVICE="cpu")
+        assert done.returncode == 0, done.stderr
+    samples = (workspace / "samples/samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in samples] == [""] * 4
+    tokenizer = json.loads((workspace / "models/gpt/tokenizer/tokenizer.json").read_text())
+    assert set("éï") < set(tokenizer["characters"]) == set("".join(words)) | set(" \n")
 
 
 OWN = """\
@@ -153,9 +193,7 @@ def test_there_must_be_params_to_keep_something_of(params: Path) -> None:
     assert not params.exists()
 
 
-def test_the_command_keeps_what_it_is_told(
-    run_python: Callable[..., "subprocess.CompletedProcess[str]"], workspace: Path
-) -> None:
+def test_the_command_keeps_what_it_is_told(run_python: Run, workspace: Path) -> None:
     shutil.copytree(PRESETS, workspace / "presets")
     (workspace / "params.yaml").write_text(OWN)
     done = run_python("-m", "stages.preset", "own-text", "--keep", "corpus, split")
@@ -164,9 +202,7 @@ def test_the_command_keeps_what_it_is_told(
     assert "# since May" in (workspace / "params.yaml").read_text()
 
 
-def test_the_command_says_what_it_did(
-    run_python: Callable[..., "subprocess.CompletedProcess[str]"], workspace: Path
-) -> None:
+def test_the_command_says_what_it_did(run_python: Run, workspace: Path) -> None:
     shutil.copytree(PRESETS, workspace / "presets")
     (workspace / "params.yaml").write_text("mine: {}\n")
     done = run_python("-m", "stages.preset", "shakespeare-char")
