@@ -1,4 +1,4 @@
-"""README and docs/ name only what exists: files, headings, commands, settings, dated measurements."""
+"""README and docs name only what exists: files, headings, commands, settings, dated runs."""
 
 import re
 from importlib.util import find_spec
@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 NOTES = ROOT / "docs/lab-notes.md"
 FOLDERS = ("docs", "docs/decisions", "infra", "benchmarks", "weights", "filters")
 # The lab notes are left out: they tell of commits past, with the names of their time.
-GUIDES = sorted({ROOT / "README.md", *(f for d in FOLDERS for f in (ROOT / d).glob("*.md"))} - {NOTES})
+GUIDES = sorted(
+    {ROOT / "README.md", *(f for d in FOLDERS for f in (ROOT / d).glob("*.md"))} - {NOTES}
+)
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
