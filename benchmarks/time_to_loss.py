@@ -41,6 +41,7 @@ from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 from nanogpt.train import StepDone, TrainConfig, train
+from nanogpt.workers import default_workers
 
 # What nanoGPT's README gives for a CPU, evaluated at the end; for a GPU its configuration file, but
 # for the 200 batches of each evaluation, which take as long as the training: 20 are three times the
@@ -199,6 +200,7 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
         dropout=recipe.dropout,
     )
     model = GPT(config).to(device)
+    runtime = replace(runtime, workers=default_workers(model, recipe.batch_tokens, runtime))
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for event in train(

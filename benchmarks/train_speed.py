@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +33,7 @@ from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 from nanogpt.train import StepDone, TrainConfig, train
+from nanogpt.workers import default_workers
 
 # name: (block_size, n_layer, n_head, n_embd, vocab_size)
 SHAPES = {
@@ -192,6 +194,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         torch.manual_seed(0)
         model = GPT(config_of(options.shape, options.family)).to(device)
         config = train_config(options.optimizer, options.batch_tokens, options.steps)
+        workers = default_workers(model, options.batch_tokens, runtime)
+        runtime = replace(runtime, workers=workers if options.workers is None else options.workers)
         seconds, memory = updates(model, config, runtime, options.micro_batch_tokens)
     speed = options.batch_tokens / median(seconds)
     result: dict[str, Any] = {
@@ -202,6 +206,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         share = speed * flops_per_token(model) / matmul_flops_per_second(runtime)
         result["mfu_of_measured_peak"] = round(share, 3)
         result |= {"parameters": model.n_params(), "dtype": str(runtime.dtype)}
+        result["workers"] = runtime.workers
     return result
 
 
@@ -218,6 +223,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, help="ours: threads that share an update")
     parser.add_argument("--float32", action="store_true", help="ours; the peer's on a CPU always")
     parser.add_argument("--no-compile", action="store_true", help="ours")
     parser.add_argument("--recompute", action="store_true", help="ours: activations anew")

@@ -16,6 +16,7 @@ from torch import Tensor
 from nanogpt.data import TokenStream, check_vocabulary
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
+from nanogpt.workers import worker_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,6 @@ def window_at(stream: TokenStream, start: int, block_size: int, separator: int) 
     return torch.from_numpy(np.concatenate(([separator], tokens)) if start == 0 else tokens)
 
 
-@torch.inference_mode()
 def evaluate_split(
     model: GPT,
     stream: TokenStream,
@@ -75,15 +75,25 @@ def evaluate_split(
     sums = Sums(len(stream), block_size, stride)
     was_training = model.training
     model.eval()
-    for batch in batches(mine, max(1, batch_tokens // block_size)):
-        windows = [window_at(stream, starts[i], block_size, separator) for i in batch]
-        for group in by_length(windows):  # only the last window of a split is shorter
-            rows = torch.stack([windows[j] for j in group])  # (B, 1 + T)
-            check_vocabulary(rows.numpy(), model.config.vocab_size)
-            rows = rows.to(runtime.device)
-            with runtime.autocast():
-                losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
-            sums.add([starts[batch[j]] for j in group], losses.cpu().double())
+    groups = (
+        group
+        for batch in batches(mine, max(1, batch_tokens // runtime.workers // block_size))
+        for group in by_length(
+            [(starts[i], window_at(stream, starts[i], block_size, separator)) for i in batch]
+        )
+    )  # only the last window of a split is shorter
+
+    def losses_of(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+        rows = torch.stack([window for _, window in group])  # (B, 1 + T)
+        check_vocabulary(rows.numpy(), model.config.vocab_size)
+        rows = rows.to(runtime.device)
+        with torch.inference_mode(), runtime.autocast():
+            losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
+        return [start for start, _ in group], losses.cpu().double()
+
+    with worker_pool(runtime.workers) as pool:
+        for found in map(losses_of, groups) if pool is None else pool.map(losses_of, groups):
+            sums.add(*found)
     model.train(was_training)
     return sums.summarise(runtime)
 
@@ -130,9 +140,9 @@ def batches(indices: range, size: int) -> list[range]:
     return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
-def by_length(windows: list[Tensor]) -> list[list[int]]:
-    """Positions of the windows, grouped by their length."""
-    groups: dict[int, list[int]] = {}
-    for i, window in enumerate(windows):
-        groups.setdefault(len(window), []).append(i)
+def by_length(windows: list[tuple[int, Tensor]]) -> list[list[tuple[int, Tensor]]]:
+    """(start, window) pairs in groups of windows of one length."""
+    groups: dict[int, list[tuple[int, Tensor]]] = {}
+    for start, window in windows:
+        groups.setdefault(len(window), []).append((start, window))
     return list(groups.values())

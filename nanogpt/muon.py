@@ -2,12 +2,15 @@
 
 PyTorch's own orthogonalises matrix after matrix: for small models that is hundreds of small
 kernels per update, and a GPU waits for them to be called. Here those of one shape are one batch.
-What is computed, and the state, are PyTorch's with its own settings.
+What is computed, and the state, are PyTorch's with its own settings, but for the number format:
+PyTorch's multiplies in bfloat16 everywhere, which most processors emulate.
 
 Shapes: N matrices of R rows and C columns.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +18,23 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with another `step`."""
+    """`torch.optim.Muon` with another `step`: it multiplies in `dtype`, shared among a pool."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype,
+        pool: Executor | None = None,
+    ) -> None:
         super().__init__(list(params), lr=lr, weight_decay=weight_decay)
+        self.dtype, self.pool = dtype, pool
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # theirs returns what a closure tells
-        """Move every matrix that has a gradient; there is no closure to ask for a loss."""
+        """Apply one Muon update to every parameter with a gradient."""
         assert closure is None
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
@@ -42,23 +54,32 @@ class Muon(torch.optim.Muon):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # as Nesterov's
         lr, (rows, columns) = group["lr"], matrices[0].shape
-        orthogonal = orthogonalised(
-            torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"]
+        orthogonalise = partial(
+            orthogonalised,
+            coefficients=group["ns_coefficients"],
+            steps=group["ns_steps"],
+            eps=group["eps"],
         )
+        stacked = torch.stack(updates).to(self.dtype)
+        if self.pool is None:
+            steps = orthogonalise(stacked).to(matrices[0]).unbind()
+        else:
+            one_by_one = self.pool.map(orthogonalise, stacked[:, None].unbind())
+            steps = tuple(matrix[0].to(matrices[0]) for matrix in one_by_one)
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
-        steps = orthogonal.to(matrices[0]).unbind()
         torch._foreach_add_(matrices, steps, alpha=-lr * max(1, rows / columns) ** 0.5)
 
 
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """For each matrix U S Vᵀ of (N, R, C) nearly U Vᵀ, in bfloat16, by Newton and Schulz's way."""
+    """Return nearly U Vᵀ for each matrix U S Vᵀ of (N, R, C), by Newton-Schulz iterations.
+
+    Computed in the format of the matrices: bfloat16 is precise enough (Jordan et al. 2024).
+    """
     a, b, c = coefficients
-    x = matrices.bfloat16()
-    tall = x.size(1) > x.size(2)
-    if tall:
-        x = x.mT
+    tall = matrices.size(1) > matrices.size(2)
+    x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT  # the shorter side's

@@ -5,6 +5,7 @@ matrices to Muon (Jordan et al. 2024) and leaves embeddings, head and vectors to
 """
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,8 +51,17 @@ def lr_ratio(step: int, config: OptimConfig, max_steps: int) -> float:
     return config.min_lr_ratio + (1 - config.min_lr_ratio) * falling
 
 
-def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """One or two optimizers which together hold every parameter of `model` once."""
+def build_optimizers(
+    model: nn.Module,
+    config: OptimConfig,
+    dtype: torch.dtype = torch.float32,
+    pool: Executor | None = None,
+) -> list[torch.optim.Optimizer]:
+    """Return one or two optimizers which together hold every parameter of `model` once.
+
+    `dtype` is what the training multiplies matrices in. Muon does so too, but for float16, whose
+    range is too small for it; it shares its matrices among the threads of `pool`.
+    """
     named = list(model.named_parameters())
     hidden = [p for name, p in named if p.ndim == 2 and name.startswith("h.")]
     vectors = [p for _, p in named if p.ndim < 2]
@@ -70,7 +80,13 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     ]
     if config.optimizer == "muon":
         optimizers.append(
-            Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
+            Muon(
+                hidden,
+                lr=config.muon_learning_rate,
+                weight_decay=config.weight_decay,
+                dtype=torch.float32 if dtype == torch.float16 else dtype,
+                pool=pool,
+            )
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:

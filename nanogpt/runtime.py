@@ -3,7 +3,9 @@
 What stands here changes speed, never what is computed beyond rounding.
 """
 
+import functools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,6 +14,12 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+TRIAL_SECONDS, MIN_TRIALS = 0.004, 3  # how long a product is repeated to find its speed
+
+# Below it the conversions that autocast adds eat what bfloat16 gains; far from both kinds of
+# processor that were measured (0.01 and 1.7 to 5), so that noise does not decide.
+MIN_BFLOAT16_GAIN = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +34,7 @@ class Runtime:
     distributed: bool = False
     parallel: Literal["ddp", "fsdp"] = "ddp"  # among processes: see nanogpt.parallel
     recompute: bool = False  # activations in the backward pass, instead of keeping them
+    workers: int = 1  # threads that share the sequences of an update: see nanogpt.workers
 
     @property
     def sharded(self) -> bool:
@@ -34,8 +43,12 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Multiply matrices in `dtype` inside this context."""
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled)
+        return torch.autocast(
+            self.device.type,
+            dtype=self.dtype,
+            enabled=self.dtype != torch.float32,
+            cache_enabled=self.workers == 1,  # the cache of cast weights is one for all threads
+        )
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum of `value` over all processes."""
@@ -90,15 +103,63 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 
+def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 512) -> float:
+    """Return the operations per second of a (size, size) product, the best of a few."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    torch.mm(a, a)  # the first one also starts threads and compiles a kernel
+    seconds: list[float] = []
+    while sum(seconds) < TRIAL_SECONDS or len(seconds) < MIN_TRIALS:
+        started = time.perf_counter()
+        torch.mm(a, a)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+@functools.cache
+def bfloat16_gain(device: torch.device) -> float:
+    """Return how many times as fast as in float32 a processor multiplies in bfloat16.
+
+    Measured once per process, in some 20 ms: flags tell what a processor can do, not whether the
+    library in use does it. A small product comes first, for emulated bfloat16 is a hundred times
+    slower than float32.
+    """
+    for size in (128, 512):
+        bfloat16, float32 = (
+            matmul_flops(device, dtype, size) for dtype in (torch.bfloat16, torch.float32)
+        )
+        if bfloat16 < float32 / 4:  # emulated
+            break
+    return bfloat16 / float32
+
+
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a processor has no instructions for products in bfloat16, and is slow at them."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and bfloat16_gain(device) < 0.5
+
+
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32, on older GPUs float16."""
+    """bfloat16 where the hardware multiplies it faster than float32, on older GPUs float16.
+
+    On MPS float32: M1 and M2 emulate bfloat16, and operations of mixed types are refused there.
+    """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu":
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else torch.float32
+    if device.type == "cpu" and bfloat16_gain(device) > MIN_BFLOAT16_GAIN:
+        return torch.bfloat16
     return torch.float32
+
+
+def common_dtype(dtype: torch.dtype, device: torch.device, distributed: bool) -> torch.dtype:
+    """Return the format that every process can multiply fast: float32 where they differ."""
+    if not distributed:
+        return dtype
+    formats = (torch.bfloat16, torch.float16, torch.float32)
+    number = torch.tensor(formats.index(dtype), device=device)
+    bounds = torch.stack((number, -number))
+    dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
+    highest, lowest = bounds[0].item(), -bounds[1].item()
+    return dtype if highest == lowest else torch.float32
 
 
 @contextmanager
@@ -111,8 +172,9 @@ def launched(
 ) -> Iterator[Runtime]:
     """The runtime of a process that torchrun started, its process group open meanwhile.
 
-    dtype None means the fastest, compile None means where it pays (on CUDA). After an error the
-    group is left as it is: to close it may mean to wait for processes that wait for this one.
+    dtype None means the fastest that all processes have, compile None means where it pays (on
+    CUDA). After an error the group is left as it is: to close it may mean to wait for processes
+    that wait for this one.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     where = choose_device(device, local_rank)
@@ -126,7 +188,7 @@ def launched(
         )
     yield Runtime(
         device=where,
-        dtype=dtype or fastest_dtype(where),
+        dtype=dtype or common_dtype(fastest_dtype(where), where, distributed),
         compile=where.type == "cuda" if compile is None else compile,
         rank=dist.get_rank() if distributed else 0,
         world_size=dist.get_world_size() if distributed else 1,

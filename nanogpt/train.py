@@ -10,6 +10,8 @@ same every time (CUDA's are not in bfloat16 or compiled: docs/decisions/0005).
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -27,6 +29,7 @@ from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
 from nanogpt.parallel import check_optimizer, sync_gradients, whole_weights, wrap
 from nanogpt.runtime import Runtime, whole
+from nanogpt.workers import worker_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def train(
     """
     block_size = model.config.block_size
     sizes = micro_batch_sizes(
-        config.batch_tokens, block_size, runtime.world_size, micro_batch_tokens
+        config.batch_tokens, block_size, runtime.world_size * runtime.workers, micro_batch_tokens
     )
     order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
     check_optimizer(config.optim, runtime)
@@ -140,38 +143,40 @@ def train(
         micro = largest_that_fits(model.train(), sizes, runtime)
         evaluation_tokens = micro * block_size  # more was not tried
     accumulation = config.batch_tokens // (micro * block_size * runtime.world_size)
-    wrapped = wrap(model.train(), runtime)
-    optimizers = build_optimizers(model, config.optim)
-    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-    progress = Progress(step=0, best_step=None, best_loss=None)
-    if found := checkpoints(folder):
-        progress, scaler_state = load_state(found[-1], model, optimizers, identity)
-        if scaler_state:  # none when it was trained in another number format until now
-            scaler.load_state_dict(scaler_state)
-    check_same_step(progress.step, runtime)
-    batches = micro_batches(
-        train_stream,
-        order,
-        numbers=range(progress.step * accumulation, config.max_steps * accumulation),
-        micro=micro,
-        vocab_size=model.config.vocab_size,
-        runtime=runtime,
-    )
-    yield Started(
-        step=progress.step,
-        micro_batch=micro,
-        accumulation=accumulation,
-        too_large=sizes[0] if micro < sizes[0] else None,
-    )
+    with ExitStack() as stack:
+        pool = stack.enter_context(worker_pool(runtime.workers))
+        wrapped = wrap(model.train(), runtime)
+        optimizers = build_optimizers(model, config.optim, runtime.dtype, pool)
+        scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        progress = Progress(step=0, best_step=None, best_loss=None)
+        if found := checkpoints(folder):
+            progress, scaler_state = load_state(found[-1], model, optimizers, identity)
+            if scaler_state:  # none when it was trained in another number format until now
+                scaler.load_state_dict(scaler_state)
+        check_same_step(progress.step, runtime)
+        batches = micro_batches(
+            train_stream,
+            order,
+            numbers=range(progress.step * accumulation, config.max_steps * accumulation),
+            micro=micro,
+            vocab_size=model.config.vocab_size,
+            runtime=runtime,
+        )
+        yield Started(
+            step=progress.step,
+            micro_batch=micro,
+            accumulation=accumulation,
+            too_large=sizes[0] if micro < sizes[0] else None,
+        )
 
-    stopping = False
-    with CheckpointWriter(folder, identity) as writer:
+        stopping = False
+        writer = stack.enter_context(CheckpointWriter(folder, identity))
         while progress.step < config.max_steps and not stopping:
             started, step = time.perf_counter(), progress.step + 1
             ratio = lr_ratio(progress.step, config.optim, config.max_steps)
             set_lr(optimizers, ratio)
             seeds = dropout_seeds(config.seed, progress.step, accumulation, runtime)
-            share, loader_seconds = add_gradients(wrapped, batches, seeds, scaler, runtime)
+            share, loader_seconds = add_gradients(wrapped, batches, seeds, scaler, runtime, pool)
             unscale(optimizers, scaler)
             grad_norm = clip_gradients(model, config.optim.grad_clip)
             loss, stopping = agree(share, stop.is_set(), runtime)
@@ -229,11 +234,14 @@ def add_gradients(
     seeds: Sequence[int],
     scaler: torch.amp.GradScaler,
     runtime: Runtime,
+    pool: Executor | None,
 ) -> tuple[Tensor, float]:
-    """Gradients of one update's mean loss over a micro-batch per seed.
+    """Add the gradients of one update's mean loss over a micro-batch per seed.
 
     Returns this process's share of that loss, a scalar, and the seconds it waited for data.
     """
+    if pool is not None:
+        return add_gradients_by_workers(wrapped, batches, len(seeds), runtime, pool)
     total, waited = torch.zeros((), device=runtime.device), 0.0
     for i, seed in enumerate(seeds, start=1):
         started = time.perf_counter()
@@ -245,6 +253,36 @@ def add_gradients(
                 loss = wrapped(x, y) / len(seeds)
             scaler.scale(loss).backward()
         total += loss.detach() / runtime.world_size
+    return total, waited
+
+
+def add_gradients_by_workers(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    n: int,
+    runtime: Runtime,
+    pool: Executor,
+) -> tuple[Tensor, float]:
+    """Do as `add_gradients` with `n` micro-batches, each by one thread of the pool.
+
+    They are summed in the order of the micro-batches, so the same whichever thread is first.
+    """
+    params = [p for p in model.parameters() if p.requires_grad]
+
+    def gradients(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with runtime.autocast():
+            loss = model(*batch) / n
+        return loss.detach(), torch.autograd.grad(loss, params)
+
+    total, waited = torch.zeros((), device=runtime.device), 0.0
+    for first in range(0, n, runtime.workers):
+        started = time.perf_counter()
+        own = [next(batches) for _ in range(first, min(n, first + runtime.workers))]
+        waited += time.perf_counter() - started
+        for loss, parts in pool.map(gradients, own):
+            total += loss
+            for p, part in zip(params, parts, strict=True):
+                p.grad = part if p.grad is None else p.grad.add_(part)
     return total, waited
 
 

@@ -34,13 +34,18 @@ def code_state() -> dict[str, Any]:
     }
 
 
+def device_name(device: torch.device) -> str:
+    """Return a GPU's name, or the kind of another device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def hardware(runtime: Runtime) -> dict[str, Any]:
-    """What the model was trained on."""
-    on_gpu = runtime.device.type == "cuda"
+    """Return what the model is trained on, and how that is used."""
     return {
-        "device": torch.cuda.get_device_name(runtime.device) if on_gpu else runtime.device.type,
+        "device": device_name(runtime.device),
         "processes": runtime.world_size,
         "threads": torch.get_num_threads(),
+        "workers": runtime.workers,
         "number_format": str(runtime.dtype).removeprefix("torch."),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from nanogpt.files import file_sha256, whole_folder, write_json, write_whole
 from nanogpt.memory import busy_tokens
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
-from nanogpt.runtime import Runtime, launched
+from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, launched
 from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
+from nanogpt.workers import default_workers
 from stages.failures import EXPECTED
 from stages.settings import Settings, read_settings
 from stages.supervise import exit_at_once, starters, when_gone
@@ -32,7 +33,7 @@ from stages.tokens.shards import Shards
 from stages.tracking import Tracker
 from stages.train import ModelParams, TrainParams, code_sha256
 from stages.training.initial_weights import load_initial
-from stages.training.lineage import lineage
+from stages.training.lineage import device_name, lineage
 from stages.training.recorder import Hardware, Recorder
 
 DTYPES = {
@@ -80,17 +81,21 @@ class Job:
 
     def run(self) -> Ended:
         """Train; in rank 0 also record, and at the end write the model."""
-        dtype, settings = DTYPES[self.params.precision], self.settings
+        settings, earlier = self.settings, self.last_hardware()
+        device = choose_device(settings.device)
+        dtype = DTYPES[self.params.precision] or format_of(earlier, device)
         with launched(
             settings.device, dtype, settings.compile, settings.parallel, settings.recompute
-        ) as runtime:
+        ) as alone:
             torch.manual_seed(self.params.seed)
             model = GPT(self.config)
+            runtime = replace(alone, workers=workers_of(earlier, model, self.params, alone))
             if self.params.init_from and not checkpoints(self.folder):
                 load_initial(model, Path(self.params.init_from))
             model.to(runtime.device)
             events = self.events(model, runtime)
             if runtime.rank == 0:
+                print(number_format_line(runtime), flush=True)
                 return self.record(events, model, runtime)
             *_, ended = events
             assert isinstance(ended, Ended)  # the loop's last event
@@ -137,6 +142,13 @@ class Job:
                 tracker.record_files("model", self.out)
             tracker.record("status", status="FINISHED" if event.finished else "KILLED")
         return event
+
+    def last_hardware(self) -> dict[str, Any]:
+        """Return what the last session of this training ran on; nothing if there was none."""
+        file = self.folder / "sessions.json"
+        sessions = json.loads(file.read_text()) if file.exists() else []
+        found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
+        return found
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
         """Note by which code and on what hardware the training goes on; all such notes so far."""
@@ -203,6 +215,43 @@ class Job:
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
             write_json(beside / "lineage.json", about)
         return best
+
+
+def number_format_line(runtime: Runtime) -> str:
+    """Say what matrices are multiplied in and, where that is emulated, what it costs."""
+    name = str(runtime.dtype).removeprefix("torch.")
+    line = f"train: on {device_name(runtime.device)}, multiplying in {name}"
+    if runtime.dtype == torch.bfloat16 and is_emulated(runtime.dtype, runtime.device):
+        times = 1 / bfloat16_gain(runtime.device)
+        line += (
+            f", as `train.precision` asks; this processor emulates it, {times:.0f} times slower "
+            "than float32, which `auto` would choose"
+        )
+    return line
+
+
+def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | None:
+    """Return the number format of an earlier session on such a device; None: choose one.
+
+    What was measured once is taken up again, so that a resumed training computes the same bits. A
+    checkpoint that came to a processor which emulates its format goes on in another.
+    """
+    if earlier.get("device") != device_name(device):
+        return None
+    dtype = DTYPES[earlier["number_format"]]
+    return None if dtype == torch.bfloat16 and is_emulated(dtype, device) else dtype
+
+
+def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime: Runtime) -> int:
+    """Return how many threads share an update: as many as in an earlier session that can.
+
+    The order of its sums depends on them, so a resumed training keeps them.
+    """
+    workers = default_workers(model, params.batch_tokens, runtime)
+    here = {"processes": runtime.world_size, "device": device_name(runtime.device)}
+    if runtime.compile or any(earlier.get(key) != value for key, value in here.items()):
+        return workers
+    return int(earlier.get("workers", workers))
 
 
 def train_config(params: TrainParams) -> TrainConfig:

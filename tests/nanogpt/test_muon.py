@@ -20,7 +20,7 @@ def drawn(seed: int) -> list[nn.Parameter]:
 
 def test_it_moves_matrices_as_pytorch_does() -> None:
     matrices, others = drawn(0), drawn(0)
-    ours = Muon(matrices, lr=0.02, weight_decay=0.1)
+    ours = Muon(matrices, lr=0.02, weight_decay=0.1, dtype=torch.bfloat16)  # as theirs always is
     theirs = torch.optim.Muon(others, lr=0.02, weight_decay=0.1)
     for step in range(5):
         for p, q, gradient in zip(matrices, others, drawn(step + 1), strict=True):
@@ -36,14 +36,31 @@ def test_it_moves_matrices_as_pytorch_does() -> None:
             torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 8, 32), (3, 32, 8), (1, 16, 16)])
-def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
+def test_singular_values_come_near_one(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     matrices *= torch.tensor([1e-3, 1.0, 1e3])[: len(matrices), None, None]  # whatever the size
-    values = torch.linalg.svdvals(orthogonalised(matrices, COEFFICIENTS, 5, 1e-7).float())
+    found = orthogonalised(matrices.to(dtype), COEFFICIENTS, 5, 1e-7)
+    assert found.dtype == dtype
+    values = torch.linalg.svdvals(found.float())
     assert values.max() < 1.3
     assert values.min() > 0.3
     u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
-    found = orthogonalised(matrices, COEFFICIENTS, 5, 1e-7).float()
+    found = found.float()
     alike = (found * (u @ vt)).sum((1, 2)) / (found.norm(dim=(1, 2)) * (u @ vt).norm(dim=(1, 2)))
     assert (alike > 0.95).all()
+
+
+def test_products_are_in_the_format_given() -> None:
+    """float32 differs from bfloat16 by its rounding, and by no more."""
+    matrices, others = drawn(0), drawn(0)
+    full = Muon(matrices, lr=0.02, weight_decay=0.0, dtype=torch.float32)
+    half = Muon(others, lr=0.02, weight_decay=0.0, dtype=torch.bfloat16)
+    for p, q, gradient in zip(matrices, others, drawn(1), strict=True):
+        p.grad, q.grad = gradient.detach().clone(), gradient.detach().clone()
+    full.step()
+    half.step()
+    for p, q in zip(matrices, others, strict=True):
+        torch.testing.assert_close(p, q, atol=1e-3, rtol=0)
+        assert not torch.equal(p, q)

@@ -1,9 +1,19 @@
 """Devices are there or refused, and number formats are what was asked for."""
 
+import platform
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from nanogpt.runtime import Runtime, choose_device, fastest_dtype, launched
+from nanogpt.runtime import (
+    Runtime,
+    choose_device,
+    fastest_dtype,
+    is_emulated,
+    launched,
+    matmul_flops,
+)
 
 CPU = torch.device("cpu")
 
@@ -48,6 +58,39 @@ def test_the_fastest_dtype_is_one_that_computes() -> None:
     dtype = fastest_dtype(CPU)
     assert dtype in (torch.float32, torch.bfloat16)
     assert (torch.ones(2, 2, dtype=dtype) @ torch.ones(2, 2, dtype=dtype)).sum().item() == 8
+
+
+def test_the_fastest_dtype_is_decided_by_measured_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What bfloat16 gains on processors that were measured, and the format that follows."""
+    for gain, expected in ((0.008, torch.float32), (1.0, torch.float32), (1.7, torch.bfloat16)):
+        monkeypatch.setattr("nanogpt.runtime.bfloat16_gain", lambda device, gain=gain: gain)
+        assert fastest_dtype(CPU) == expected
+        assert is_emulated(torch.bfloat16, CPU) == (gain < 0.5)
+        assert not is_emulated(torch.float32, CPU)
+
+
+def test_mps_trains_in_float32() -> None:
+    assert fastest_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these switches are oneDNN's on x86")
+def test_a_processor_that_emulates_bfloat16_is_found_out(
+    python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN is told to use no instruction beyond AVX2, which has none for bfloat16."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    script = (
+        "import torch\nfrom nanogpt.runtime import *\ncpu = torch.device('cpu')\n"
+        "print(fastest_dtype(cpu), bfloat16_gain(cpu) < 0.5)"
+    )
+    assert python(script).split() == ["torch.float32", "True"]
+
+
+def test_a_product_is_timed_in_the_format_given() -> None:
+    assert matmul_flops(CPU, torch.float32, size=64) > 1e8  # a processor of the last century
 
 
 def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
