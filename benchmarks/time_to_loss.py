@@ -107,11 +107,19 @@ class Text:
     def read(cls, file: Path) -> "Text":
         """Split as nanoGPT's prepare.py does."""
         text = file.read_text(encoding="utf-8")
-        characters = sorted(set(text))
+        cut = int(len(text) * 0.9)
+        return cls.of(text[:cut], text[cut:])
+
+    @classmethod
+    def of(cls, train: str, val: str) -> "Text":
+        """Number the characters of both parts."""
+        characters = sorted(set(train + val))
         number = {character: i for i, character in enumerate(characters)}
-        ids = np.array([number[character] for character in text], dtype=np.uint16)
-        cut = int(len(ids) * 0.9)
-        return cls(characters, ids[:cut], ids[cut:])
+        train_ids, val_ids = (
+            np.array([number[character] for character in part], dtype=np.uint16)
+            for part in (train, val)
+        )
+        return cls(characters, train_ids, val_ids)
 
 
 def val_loss(model: GPT, text: Text, device: torch.device) -> float:
