@@ -32,8 +32,8 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 	python -m stages.report
 
 .PHONY: use
-use: setup  ## put a preset into params.yaml: make use PRESET=shakespeare-char
-	python -m stages.preset '$(PRESET)'
+use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
+	python -m stages.preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001

@@ -175,13 +175,30 @@ def read_nanogpt(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} is damaged or no checkpoint of nanoGPT: {reason}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise ValueError(  # torch's own words advise to load it with all that it may run
+            f"{file} is damaged or no checkpoint of nanoGPT: it must be a ckpt.pt as nanoGPT's "
+            "train.py writes it, which holds tensors and plain values and no code; nothing in it "
+            "was run"
+        ) from None
     for key in ("model_args", "model"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
             raise ValueError(f"{file} is no checkpoint of nanoGPT: it has no `{key}`")
     return content["model_args"], content["model"]
+
+
+def with_new_row(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with an embedding more, the mean of the others, for a token they lack.
+
+    With a tied head its logit is the mean of the logits, so the new token is never likelier than
+    1 / V and what was learned hardly moves (Hewitt 2021). As an input it stands for no character.
+    """
+    return {
+        name: torch.cat((value, value.mean(0, keepdim=True)))
+        if own_name(name) in ("wte.weight", "lm_head.weight")
+        else value
+        for name, value in weights.items()
+    }
 
 
 def gpt2_model(

@@ -1,5 +1,7 @@
 """A stage as DVC starts it, `python -m stages NAME`: all params are checked before it begins.
 
+With a prompt `python -m stages sample` is no stage: it writes to the terminal and nowhere else.
+
 It is sooner at work than `python -m stages.NAME`: what its workers are copied from imports while
 the stage itself is imported.
 """
@@ -9,6 +11,7 @@ import gc
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.failures import EXIT_CODES
@@ -30,18 +33,51 @@ def checked(stage: str, settings: "Settings") -> None:
     run_stage(settings)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(prog="python -m stages", description="Run one stage.")
+    stages = whole.add_subparsers(dest="stage", required=True, metavar=f"{{{','.join(STAGES)}}}")
+    for name in STAGES:
+        one = stages.add_parser(name, description=f"Run the stage {name} of dvc.yaml.")
+        if name == "sample":
+            one.description = "Run the stage, or with --prompt write to the terminal instead."
+            add_prompt_options(one)
+    return whole
+
+
+def add_prompt_options(sample: argparse.ArgumentParser) -> None:
+    """Add what `stages.prompt` takes; what is not given is as params.yaml says."""
+    sample.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help='what a text begins with, may be given several times; "" leaves it to the model',
+    )
+    sample.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
+    sample.add_argument("--max-new-tokens", type=int, metavar="N")
+    sample.add_argument("--temperature", type=float, metavar="T")
+    sample.add_argument("--seed", type=int, metavar="S")
+
+
 def main() -> None:
     """`python -m stages NAME`."""
-    parser = argparse.ArgumentParser(prog="python -m stages", description="Run one stage.")
-    parser.add_argument("stage", choices=STAGES)
-    name = parser.parse_args().stage
+    arguments = parser()
+    given = {key: value for key, value in vars(arguments.parse_args()).items() if value is not None}
+    name = given.pop("stage")
+    if given and "prompt" not in given:
+        arguments.error(f"--{next(iter(given)).replace('_', '-')} goes with --prompt")
     if name in WORK:
         from stages.processes import start_server
 
         start_server(WORK[name])
     from stages.command import main as run  # settings and all take their time
 
-    run(name, partial(checked, name))
+    if given:
+        from stages.prompt import write_texts
+
+        run(name, partial(write_texts, given), takes_arguments=True, keeps_time=False)
+    else:
+        run(name, partial(checked, name), takes_arguments=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ A mistake in a late section stops the first stage, not the last. What one sectio
 another is checked here too.
 """
 
-import sys
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from stages.clean import FILTERS, CleanParams
 from stages.command import main
@@ -40,7 +41,11 @@ SECTIONS: dict[str, type[Section]] = {
 
 def check_params(file: Path) -> dict[str, Section]:
     """Every section of a params file. Raises ParamsError naming all that is wrong."""
-    content = read_params(file)
+    return check_content(read_params(file), file)
+
+
+def check_content(content: Mapping[str, Any], file: Path) -> dict[str, Section]:
+    """Return every section of what is, or will be, in `file`; raises as `check_params` does."""
     problems = [
         f"{file}: {unknown_key(str(key), list(SECTIONS))}" for key in content if key not in SECTIONS
     ]
@@ -109,8 +114,10 @@ def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.check [FILE]`."""
-    check_params(Path(sys.argv[1]) if len(sys.argv) > 1 else PARAMS_FILE)
+    parser = argparse.ArgumentParser(prog="python -m stages.check", description=__doc__)
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=PARAMS_FILE)
+    check_params(parser.parse_args().file)
 
 
 if __name__ == "__main__":
-    main("check", run_stage)
+    main("check", run_stage, takes_arguments=True)

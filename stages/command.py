@@ -5,6 +5,7 @@ its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is told ther
 DVC passes on no exit code, and the flow decides by it whether to try again.
 """
 
+import argparse
 import gc
 import json
 import os
@@ -21,8 +22,23 @@ from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
 TIMES = Path("runs/times")
 
 
-def main(stage: str, run: Callable[[Settings], None]) -> None:
-    """Run one stage and leave the process with its exit code."""
+def main(
+    stage: str,
+    run: Callable[[Settings], None],
+    *,
+    takes_arguments: bool = False,
+    keeps_time: bool = True,
+) -> None:
+    """Run one stage and leave the process with its exit code.
+
+    Where `run` takes no arguments, `--help` says what it does and anything else is refused.
+    """
+    if not takes_arguments:
+        argparse.ArgumentParser(
+            prog=f"python -m stages.{stage}",
+            description=sys.modules[run.__module__].__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        ).parse_args()
     gc.freeze()  # what was imported stays: nothing in it to look through again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
         when_gone(dvc_ancestors(), ask_to_stop)
@@ -42,8 +58,9 @@ def main(stage: str, run: Callable[[Settings], None]) -> None:
         if isinstance(error, KeyboardInterrupt):
             message = "stopped; run it again, nothing is half done"
         fail(stage, kind_of(error), message, status_file)
-    seconds = round(time.perf_counter() - started, 2)
-    write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
+    if keeps_time:
+        seconds = round(time.perf_counter() - started, 2)
+        write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:

@@ -2,7 +2,8 @@
 
     from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face hub
     from-hf FOLDER OUT                 a GPT-2 of your own as transformers saved it
-    from-nanogpt out/ckpt.pt OUT       what nanoGPT trained
+    from-nanogpt out/ckpt.pt OUT       what nanoGPT trained; by characters: with --tokenizer
+                                       data/shakespeare_char/meta.pkl, or --text input.txt
     to-hf models/gpt OUT               a model of ours for transformers, if it is a GPT-2
 
 What comes in is a model folder as `models/gpt` is one: weights, config, tokenizer, and a
@@ -31,15 +32,18 @@ from nanogpt.convert import (
     read_nanogpt,
     size_of,
     weights_to_hf,
+    with_new_row,
 )
 from nanogpt.files import file_sha256, whole_folder, write_json
 from nanogpt.model import GPT
 from stages.command import main
 from stages.settings import Settings
-from stages.tokens.chosen_tokenizer import chosen_tokenizer, own_tokenizer
+from stages.tokens.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
 from stages.tokens.fast_tokenizer import save_fast_tokenizer, written_vocabulary
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
+from stages.tokens.nanogpt_meta import meta_tokenizer, text_tokenizer
 from stages.tokens.tokenizer import (
+    CharTokenizer,
     Tokenizer,
     fingerprint,
     save_tokenizer,
@@ -92,15 +96,52 @@ def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     return Path(name), {"folder": name}
 
 
-def from_nanogpt(checkpoint: Path, out: Path, tokenizer_name: str | None) -> None:
-    """A ckpt.pt of nanoGPT into a model folder."""
+def from_nanogpt(
+    checkpoint: Path, out: Path, tokenizer_name: str | None, text: Path | None
+) -> None:
+    """A ckpt.pt of nanoGPT into a model folder.
+
+    A model of characters has no separator, which here ends every text: it gets one.
+    """
     model_args, weights = read_nanogpt(checkpoint)
     with named(checkpoint):
         rows = size_of(model_args, "vocab_size")
-        tokenizer = chosen_tokenizer(tokenizer_name, rows)
+        tokenizer, files = nanogpt_tokenizer(tokenizer_name, text, rows)
+        if isinstance(tokenizer, CharTokenizer) and rows == len(tokenizer.characters):
+            rows, weights = rows + 1, with_new_row(weights)
+            model_args = {**model_args, "vocab_size": rows}
         config = config_from_nanogpt(model_args, tokenizer.n_vocab)
     model = gpt2_model(config, weights, checkpoint, vocab_rows=rows, conv1d=False)
-    write_model(out, model, tokenizer, {"nanogpt": str(checkpoint)}, [checkpoint])
+    write_model(out, model, tokenizer, {"nanogpt": str(checkpoint)}, [checkpoint, *files])
+
+
+def nanogpt_tokenizer(
+    name: str | None, text: Path | None, ids: int
+) -> tuple[Tokenizer, list[Path]]:
+    """Return the tokenizer of nanoGPT's model of so many ids, and the file it was made of, if any.
+
+    Raises ValueError when none is named and it cannot be GPT-2's, or it has other characters.
+    """
+    if name is None and text is None and ids not in GPT2_IDS:
+        raise ValueError(
+            f"vocab_size is {ids}, GPT-2's is {GPT2_IDS[0]}; name the model's own vocabulary: "
+            "--tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with the text it "
+            "learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
+        )
+    if text is None and not (name and (name.endswith(".pkl") or Path(name).is_file())):
+        return chosen_tokenizer(name, ids), []
+    if text is None:
+        file = Path(name or "")
+        tokenizer, found = meta_tokenizer(file)
+    else:
+        file, tokenizer = text, text_tokenizer(text)
+        found = len(tokenizer.characters)
+    if found != ids:
+        raise ValueError(
+            f"vocab_size is {ids}, {file} has {found} characters; name the one that this model "
+            "was trained on"
+        )
+    return tokenizer, [file]
 
 
 def to_hf(folder: Path, out: Path) -> None:
@@ -235,8 +276,13 @@ def parser() -> argparse.ArgumentParser:
     hf.add_argument("--revision", help="of the hub: a commit, a tag, a branch; pinned by default")
     nanogpt = commands.add_parser("from-nanogpt", help="nanoGPT's ckpt.pt into a model folder")
     nanogpt.add_argument("source", type=Path, help="the ckpt.pt")
-    for command in (hf, nanogpt):
-        command.add_argument("--tokenizer", help="gpt2, or a folder such as models/gpt/tokenizer")
+    folder = "gpt2, or a folder such as models/gpt/tokenizer"
+    hf.add_argument("--tokenizer", help=folder)
+    vocabulary = nanogpt.add_mutually_exclusive_group()
+    vocabulary.add_argument("--tokenizer", help=f"{folder}, or nanoGPT's data/NAME/meta.pkl")
+    vocabulary.add_argument(
+        "--text", type=Path, help="the text whose characters it learned: nanoGPT's input.txt"
+    )
     out = commands.add_parser("to-hf", help="a model folder into one for transformers")
     out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
     for command in (hf, nanogpt, out):
@@ -252,10 +298,10 @@ def run_stage(settings: Settings) -> None:
     if options.command == "from-hf":
         from_hf(options.source, options.out, options.revision, options.tokenizer)
     elif options.command == "from-nanogpt":
-        from_nanogpt(options.source, options.out, options.tokenizer)
+        from_nanogpt(options.source, options.out, options.tokenizer, options.text)
     else:
         to_hf(options.source, options.out)
 
 
 if __name__ == "__main__":
-    main("convert", run_stage)
+    main("convert", run_stage, takes_arguments=True)

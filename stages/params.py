@@ -7,7 +7,7 @@ read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -26,15 +26,23 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    renamed: ClassVar[Mapping[str, tuple[str, str]]] = {}  # old key: (new key, what it takes)
+
 
 def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
     """The file's content as plain dicts and lists. Raises ParamsError when it is no mapping."""
     try:
-        content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+        return parse_params(file.read_text(encoding="utf-8"), file)
     except UnicodeDecodeError as error:
         raise ParamsError(f"{file} is not UTF-8: {error}") from None
     except FileNotFoundError:
         raise ParamsError(f"{file} is missing; `make use PRESET=shakespeare` writes one") from None
+
+
+def parse_params(text: str, file: Path) -> dict[str, Any]:
+    """Return the content of a text that is, or will be, in `file`. Raises ParamsError."""
+    try:
+        content = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ParamsError(f"{file} is not valid YAML: {yaml_fault(error)}") from None
     if not isinstance(content, dict):
@@ -65,13 +73,23 @@ def parse_section(name: str, model: type[S], content: Any, file: Path) -> S:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = [explain(name, model, entry) for entry in error.errors()]
+        lines = [explain(name, model, entry) for entry in without_renamed(model, error)]
         raise ParamsError("\n".join(f"{file}: {line}" for line in lines)) from None
+
+
+def without_renamed(model: type[Section], error: ValidationError) -> list[Mapping[str, Any]]:
+    """Return the errors but for keys that are missing because they have their old names."""
+    entries = error.errors()
+    old = {entry["loc"] for entry in entries if entry["type"] == "extra_forbidden"}
+    new = {(key,) for name, (key, _) in model.renamed.items() if (name,) in old}
+    return [e for e in entries if e["type"] != "missing" or e["loc"] not in new]
 
 
 def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
     """One line on one wrong key."""
     key = ".".join(str(part) for part in (name, *error["loc"]))
+    if error["type"] == "extra_forbidden" and (renamed := model.renamed.get(error["loc"][0])):
+        return f"{key} is now {name}.{renamed[0]}: {renamed[1]}"
     if error["type"] == "extra_forbidden":
         return unknown_key(key, part_at(model, error["loc"][:-1]))
     if error["type"] == "missing":

@@ -193,4 +193,4 @@ def run_stage(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main("peek", run_stage)
+    main("peek", run_stage, takes_arguments=True)

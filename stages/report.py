@@ -20,11 +20,12 @@ from stages.statistics import leak_line
 DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
 NEXT = """\
-source .venv/bin/activate            once per terminal, for the dvc commands
+source .venv/bin/activate            once per terminal, for the dvc and python commands
+python -m stages sample --prompt "…" what the model makes of a beginning of yours
 make ui                              browse the run: curves, figures, samples, the model
 dvc metrics show                     the figures; dvc plots show: the pictures
 dvc exp run -S train.max_steps=2000  train longer; only train, evaluate and sample run again
-your own text: put .txt files into texts/, set corpus.source to files in params.yaml, make run"""
+your own text: put files into texts/, make use PRESET=own-text, make run"""
 
 
 def read_json(file: Path) -> dict[str, Any]:

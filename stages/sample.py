@@ -100,8 +100,11 @@ def rows_per_batch(config: "GPTConfig") -> int:
     return max(1, CACHE_BYTES // (config.n_layer * 2 * config.block_size * config.n_embd * 4))
 
 
-def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
-    """Write `samples.txt` to read and `samples.jsonl` to process; the samples."""
+def written(params: SampleParams, model: Path, *, device: str) -> list[dict[str, Any]]:
+    """Return samples_per_prompt texts for each prompt, those of the first prompt first.
+
+    Raises ValueError when a prompt has characters that the model's tokenizer does not know.
+    """
     import torch
 
     from nanogpt.checkpoint import load_model
@@ -120,16 +123,25 @@ def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[di
     for i in range(0, len(prompts), size):
         batch = slice(i, i + size)
         texts += continuations(prompts[batch], seeds[batch], params, gpt, tokenizer)
-    samples = [
+    return [
         {"prompt": prompt, "number": i % len(numbers), "text": text}
         for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
     ]
+
+
+def to_read(samples: Sequence[dict[str, Any]]) -> str:
+    """Return the texts with their prompts, a rule between one and the next."""
+    rule = "\n" + "-" * 72 + "\n\n"
+    return rule.join(f"{sample['prompt']}{sample['text']}\n" for sample in samples)
+
+
+def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
+    """Write `samples.txt` to read and `samples.jsonl` to process; the samples."""
+    samples = written(params, model, device=device)
     with whole_folder(out) as folder:
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        whole = (f"{sample['prompt']}{sample['text']}\n" for sample in samples)
-        rule = "\n" + "-" * 72 + "\n\n"
-        (folder / "samples.txt").write_text(rule.join(whole), encoding="utf-8")
+        (folder / "samples.txt").write_text(to_read(samples), encoding="utf-8")
     return samples
 
 

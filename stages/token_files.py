@@ -263,4 +263,4 @@ def run_stage(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main("token_files", run_stage)
+    main("token_files", run_stage, takes_arguments=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import field_validator, model_validator
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.files import file_sha256, link, whole_folder, write_json
@@ -46,19 +46,36 @@ BPE_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
+LEAST, MOST = 257, 1 << 20  # of vocab_size; 256 are the single bytes, one is the separator
+
+# `vocab_size: auto` learns a piece for every 2 KiB of training text, and at most what the default
+# recipe has, which on 4.5 MB do as well as 4,096. Up to 2 MB 95 % of the pieces or more then occur
+# at least 100 times in training, what Gowda and May (2020) ask for (docs/lab-notes.md).
+AUTO: Literal["auto"] = "auto"
+AUTO_BYTES, AUTO_MOST = 2048, 2048
+AUTO_RULE = {"training_bytes_per_piece": AUTO_BYTES, "most": AUTO_MOST}  # n_vocab is what it gave
+
 
 class TokenizeParams(Section):
     """The section `tokenize`."""
 
     tokenizer: Literal["gpt2", "char", "bytes", "bpe"]
-    vocab_size: int | None = Field(ge=257, le=1 << 20)
+    vocab_size: int | Literal["auto"] | None
     engine: Engine
+
+    @field_validator("vocab_size", mode="before")
+    @classmethod
+    def vocab_size_is_a_size(cls, value: object) -> object:
+        """A number in the range, or what may stand for one."""
+        if value in (AUTO, None) or (type(value) is int and LEAST <= value <= MOST):
+            return value
+        raise ValueError(f"{value!r} is neither auto nor a number from {LEAST} to {MOST:,}")
 
     @model_validator(mode="after")
     def vocab_size_is_for_bpe(self) -> "TokenizeParams":
         """Only a vocabulary that is learned has a size to choose."""
         if (self.tokenizer == "bpe") != (self.vocab_size is not None):
-            wanted = "a number such as 1024" if self.tokenizer == "bpe" else "null"
+            wanted = "auto or a number such as 1024" if self.tokenizer == "bpe" else "null"
             raise ValueError(
                 f"vocab_size is {self.vocab_size}, tokenizer `{self.tokenizer}` takes {wanted}"
             )
@@ -91,7 +108,20 @@ def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned)
     if params.tokenizer == "char":
         return CharTokenizer("".join(sorted(set().union(*cleaned.texts()))))
     assert params.vocab_size is not None  # the params model saw to it
-    return trained_bpe(training_texts(cleaned, split), params.vocab_size)
+    texts = training_texts(cleaned, split)
+    return auto_bpe(texts) if params.vocab_size == AUTO else trained_bpe(texts, params.vocab_size)
+
+
+def learned_ranks(texts: Iterable[str], vocab_size: int) -> dict[bytes, int]:
+    """Return the bytes and up to vocab_size - 257 pairs of pieces, in the order they are learned.
+
+    They are fewer when the texts have no more pairs.
+    """
+    import rustbpe
+
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=BPE_PATTERN)
+    return {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
 
 
 def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
@@ -99,17 +129,36 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
 
     Raises ValueError when the texts are too short for so many.
     """
-    import rustbpe
-
-    trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=BPE_PATTERN)
-    ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
+    ranks = learned_ranks(texts, vocab_size)
     if len(ranks) < vocab_size - 1:
         raise ValueError(
             f"the corpus has pairs for {len(ranks) + 1} ids only, tokenize.vocab_size asks for "
-            f"{vocab_size}; ask for fewer, or use tokenizer `char`"
+            f"{vocab_size}; ask for fewer or for auto, or use tokenizer `char`"
         )
     return BpeTokenizer.of(BPE_PATTERN, ranks)
+
+
+def auto_vocab_size(training_bytes: int) -> int:
+    """Return how many ids `vocab_size: auto` asks for; the texts may have pairs for fewer."""
+    return min(AUTO_MOST, LEAST + training_bytes // AUTO_BYTES)
+
+
+def auto_bpe(texts: Iterable[str]) -> BpeTokenizer:
+    """Return byte pairs learned from the texts, as many as there is text for.
+
+    Pairs are learned one after the other, so a smaller vocabulary is the beginning of a larger.
+    """
+    n_bytes = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal n_bytes
+        for text in texts:
+            n_bytes += len(text.encode())
+            yield text
+
+    ranks = learned_ranks(counted(), AUTO_MOST)
+    kept = auto_vocab_size(n_bytes) - 1
+    return BpeTokenizer.of(BPE_PATTERN, {t: rank for t, rank in ranks.items() if rank < kept})
 
 
 class TokenizeParts(Protocol):
@@ -178,6 +227,7 @@ def run(
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
+            **({"auto_vocab_size": AUTO_RULE} if params.vocab_size == AUTO else {}),
             "tokenizer_fingerprint": known_by,
             "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],
             "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),

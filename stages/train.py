@@ -13,9 +13,9 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 import nanogpt
 from nanogpt.files import file_sha256, write_whole
@@ -31,6 +31,7 @@ from stages.training.initial_weights import check_initial, weights_sha256
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
 SHOWN_LINES = 30  # of what a process said before it died
+SHARE, UPDATES = "a share of max_steps below 1, such as 0.01", "a number of updates, such as 10"
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # what follows is its own
 
 
@@ -64,8 +65,30 @@ class ModelParams(Section):
         return self
 
 
+def share_or_updates(value: object) -> int | float:
+    """Return a share of max_steps (a float below 1) or a number of updates (an int) as it is.
+
+    Raises ValueError at anything else; 1.0 too, which could mean one update or all of them.
+    """
+    if (type(value) is int and value >= 0) or (type(value) is float and 0 <= value < 1):
+        return value
+    raise ValueError(f"{value!r} is neither {SHARE}, nor {UPDATES}")
+
+
+def updates_of(amount: int | float, max_steps: int) -> int:
+    """Return how many updates a share of max_steps is, rounded, or a number of updates."""
+    return amount if isinstance(amount, int) else round(amount * max_steps)
+
+
+ShareOrUpdates = Annotated[int | float, PlainValidator(share_or_updates)]
+
+
 class TrainParams(Section):
     """The section `train`."""
+
+    renamed: ClassVar[dict[str, tuple[str, str]]] = {
+        f"{name}_steps": (name, f"{SHARE}, or {UPDATES}") for name in ("warmup", "decay")
+    }
 
     init_from: str | None
     batch_tokens: int = Field(ge=8)
@@ -78,8 +101,8 @@ class TrainParams(Section):
     beta2: float = Field(ge=0, lt=1)
     grad_clip: float = Field(ge=0, le=1e6)
     schedule: Literal["cosine", "warmup_stable_decay"]
-    warmup_steps: int = Field(ge=0)
-    decay_steps: int = Field(ge=0)
+    warmup: ShareOrUpdates
+    decay: ShareOrUpdates
     min_lr_ratio: float = Field(ge=0, le=1)
     eval_interval: int = Field(ge=1)
     eval_tokens: int = Field(ge=1)
@@ -101,13 +124,25 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def schedule_fits(self) -> "TrainParams":
-        """Warm-up and decay must fit into the run."""
-        if self.warmup_steps + self.decay_steps > self.max_steps:
+        """Warm-up and decay must fit into the run; shares are compared before they are rounded."""
+        amounts = (self.warmup, self.decay)
+        wanted = sum(n if isinstance(n, int) else n * self.max_steps for n in amounts)
+        if wanted > self.max_steps * (1 + 1e-9):  # 0.7 + 0.2 + 0.1 is not 1 in floating point
+            updates = " + ".join(str(updates_of(n, self.max_steps)) for n in amounts)
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps} are more than "
+                f"warmup {self.warmup} + decay {self.decay} ({updates} updates) are more than "
                 f"max_steps {self.max_steps}"
             )
         return self
+
+    def schedule_updates(self) -> tuple[int, int]:
+        """Return (warm-up, decay) in whole updates, which fit into max_steps.
+
+        A warm-up that is asked for has one update at least; where shares are rounded up, the decay
+        takes what is left.
+        """
+        warmup = max(updates_of(self.warmup, self.max_steps), int(self.warmup > 0))
+        return warmup, min(updates_of(self.decay, self.max_steps), self.max_steps - warmup)
 
 
 def check_batch(model: ModelParams, train: TrainParams) -> None:

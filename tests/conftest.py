@@ -32,8 +32,8 @@ MINIATURE = {
     "batch_tokens": "2048",
     "learning_rate": "0.003",
     "max_steps": "200",  # so that it does not end before a test kills it
-    "warmup_steps": "4",
-    "decay_steps": "20",
+    "warmup": "4",
+    "decay": "20",
     "eval_interval": "20",
     "eval_tokens": "512",
     "max_new_tokens": "30",

@@ -123,7 +123,7 @@ def test_an_experiment_with_other_train_params_runs_training_and_what_hangs_on_i
     copy_of_built: Any,
 ) -> None:
     done = copy_of_built.run(
-        *("dvc", "exp", "run", "-S", "train.max_steps=12", "-S", "train.decay_steps=4"),
+        *("dvc", "exp", "run", "-S", "train.max_steps=12", "-S", "train.decay=4"),
         NANOGPT_TRACKING="false",
     )
     assert done.returncode == 0, done.stdout
@@ -150,7 +150,7 @@ def test_edited_training_code_trains_anew(copy_of_built: Any) -> None:
 
 def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
-    copy_of_built.set_params(max_steps="20", decay_steps="5")
+    copy_of_built.set_params(max_steps="20", decay="5")
     assert sorted(stages_run(copy_of_built.repro(NANOGPT_TRACKING="false"))) == sorted(STAGES)
 
 

@@ -43,10 +43,24 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
     if differing:
         raise ValueError(f"train.init_from {folder} is another model: {'; '.join(differing)}")
     if contents(folder / "tokenizer") != contents(tokenizer):
-        raise ValueError(
-            f"train.init_from {folder} knows other tokens than {tokenizer}; set `tokenize` to what "
-            "its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
+        advice = different_characters(folder / "tokenizer", tokenizer) or (
+            "set `tokenize` to what its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
         )
+        raise ValueError(f"train.init_from {folder} knows other tokens than {tokenizer}; {advice}")
+
+
+def different_characters(folder: Path, corpus: Path) -> str | None:
+    """Return which characters two tokenizers do not share, where both are of characters."""
+    kinds = [
+        json.loads((f / "tokenizer.json").read_text(encoding="utf-8")) for f in (folder, corpus)
+    ]
+    if any(about["kind"] != "char" for about in kinds):
+        return None
+    known, found = (set(about["characters"]) for about in kinds)
+    return (
+        f"your texts must have the characters of its alphabet and no other: they lack "
+        f"{sorted(known - found)}, and have besides {sorted(found - known)}"
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

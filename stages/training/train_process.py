@@ -255,8 +255,9 @@ def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime
 
 
 def train_config(params: TrainParams) -> TrainConfig:
-    """The library's configs out of the section `train`."""
-    values = params.model_dump()
+    """Return the library's configs for the section `train`, its schedule in whole updates."""
+    warmup, decay = params.schedule_updates()
+    values = {**params.model_dump(), "warmup_steps": warmup, "decay_steps": decay}
     optim = OptimConfig(**{field.name: values[field.name] for field in fields(OptimConfig)})
     own = [field.name for field in fields(TrainConfig) if field.name != "optim"]
     return TrainConfig(optim=optim, **{name: values[name] for name in own})

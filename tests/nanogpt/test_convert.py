@@ -19,6 +19,7 @@ from nanogpt.convert import (
     gpt2_model,
     read_nanogpt,
     weights_to_hf,
+    with_new_row,
 )
 from nanogpt.generate import Sampling, generate
 from nanogpt.model import GPT, GPTConfig
@@ -322,6 +323,21 @@ def test_model_args_that_miss_a_key_are_refused() -> None:
         config_from_nanogpt({key: value for key, value in ARGS.items() if key != "bias"}, 50)
 
 
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+def test_a_new_token_is_the_mean_of_the_others_and_never_likelier(prefix: str) -> None:
+    theirs = hf_model(vocab_size=50, activation="gelu")
+    weights = with_new_row(nanogpt_weights(theirs, 50, prefix))
+    config = config_from_nanogpt({**ARGS, "vocab_size": 51}, 51)
+    ours = gpt2_model(config, weights, SOURCE, vocab_rows=51, conv1d=False).eval()
+    idx = tokens(theirs)[0]
+    with torch.no_grad():
+        found, expected = ours(idx)[:, :, :51], theirs(idx).logits
+    assert (found[:, :, :50] - expected).abs().max() <= TOLERANCE
+    assert (found[:, :, 50] - expected.mean(2)).abs().max() <= TOLERANCE
+    assert found.softmax(2)[:, :, 50].max() <= 1 / 51
+    assert torch.equal(ours.wte.weight[50], theirs.transformer.wte.weight.mean(0))
+
+
 class Malicious:
     """Unpickled, it would leave a folder behind."""
 
@@ -332,9 +348,11 @@ class Malicious:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {}, "model_args": {}, "config": Malicious()}, "ckpt.pt")
-    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or no checkpoint of nanoGPT"):
+    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or no checkpoint") as caught:
         read_nanogpt(Path("ckpt.pt"))
     assert not Path("run").exists()
+    assert "it must be a ckpt.pt as nanoGPT's train.py writes it" in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch's advice is to run what is in it
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 no zip either"])

@@ -75,7 +75,7 @@ def task_runs(api: str) -> dict[str, dict[str, Any]]:
 def test_a_deployment_run_completes_and_shows_its_result(
     new_project: Callable[..., Any], api: str, tmp_path: Path
 ) -> None:
-    project = new_project(max_steps="20", decay_steps="5")
+    project = new_project(max_steps="20", decay="5")
     settings = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
     Path(settings["PREFECT_HOME"]).mkdir()
     worker = project.start("infra/worker.sh", **settings)

@@ -313,7 +313,7 @@ def train_tiny() -> Callable[[Path, Path], None]:
     def train_on(shards: Path, out: Path) -> None:
         read = read_params(ROOT / "params.yaml")
         tiny = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
-        short = {"batch_tokens": 32, "max_steps": 1, "warmup_steps": 0, "decay_steps": 0}
+        short = {"batch_tokens": 32, "max_steps": 1, "warmup": 0, "decay": 0}
         model = ModelParams(**{**read["model"], **tiny})
         identity = identity_of(model, TrainParams(**{**read["train"], **short}), shards)
         folder = out.parent / "state"

@@ -42,15 +42,31 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"model.n_head": 3}, ["model", "n_embd 128 is not a multiple of n_head 3"]),
         ({"model.n_embd": 10}, ["model", "rotary", "even"]),
         ({"train.batch_tokens": 1000}, ["train.batch_tokens 1000", "model.block_size 128"]),
-        ({"train.warmup_steps": 10**6}, ["train", "warmup_steps 1000000", "max_steps"]),
-        ({"train.decay_steps": 10**6}, ["train", "decay_steps 1000000", "max_steps"]),
+        (
+            {"train.warmup": 10**6},
+            ["warmup 1000000 + decay 0.4 (1000000 + 400 updates) are more than max_steps 1000"],
+        ),
+        ({"train.warmup": 0.7}, ["warmup 0.7 + decay 0.4 (700 + 400 updates) are more than"]),
+        ({"train.decay": True}, ["train.decay: True is neither a share of max_steps below 1"]),
+        ({"train.decay": "10"}, ["train.decay: '10' is neither", "nor a number of updates"]),
+        ({"train.decay": -1}, ["train.decay: -1 is neither"]),
+        ({"train.decay": -0.1}, ["train.decay: -0.1 is neither"]),
+        ({"train.decay": 1.0}, ["train.decay: 1.0 is neither"]),
+        ({"train.decay": float("nan")}, ["train.decay: nan is neither"]),
+        ({"train.decay": None}, ["train.decay: None is neither"]),
         ({"evaluate.context": 129}, ["evaluate.context 129", "model.block_size 128"]),
         ({"evaluate.stride": 129}, ["evaluate.stride 129", "128 tokens of a window"]),
         ({"evaluate.context": 64, "evaluate.stride": 65}, ["evaluate.stride 65", "64 tokens"]),
         ({"evaluate.stride": 0}, ["evaluate.stride is 0", "greater than or equal to 1"]),
         ({"tokenize.tokenizer": "char"}, ["tokenize", "vocab_size is", "takes null"]),
         ({"tokenize.vocab_size": None}, ["tokenize", "vocab_size is None", "such as 1024"]),
-        ({"tokenize.vocab_size": 256}, ["tokenize.vocab_size is 256", "equal to 257"]),
+        ({"tokenize.vocab_size": 256}, ["tokenize.vocab_size: 256 is neither auto", "from 257"]),
+        ({"tokenize.vocab_size": True}, ["tokenize.vocab_size: True is neither auto"]),
+        ({"tokenize.vocab_size": "2048"}, ["tokenize.vocab_size: '2048' is neither auto"]),
+        (
+            {"tokenize.vocab_size": "auto", "tokenize.tokenizer": "char"},
+            ["vocab_size is auto, tokenizer `char` takes null"],
+        ),
         ({"corpus": [1]}, ["corpus is [1], where a section with keys of its own should be"]),
         ({"corpus.package": None}, ["source is package, but corpus.package"]),
         ({"corpus.path": ""}, ["corpus.path is ''", "at least 1"]),
@@ -88,6 +104,19 @@ def test_nonsense_is_refused(tmp_path: Path, changes: dict[str, Any], words: lis
         check_params(file)
     for word in [str(file), *words]:
         assert word in str(caught.value)
+
+
+def test_the_old_names_of_keys_are_told_with_the_new_ones(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    text = PARAMS.read_text().replace("  warmup:", "  warmup_steps:")
+    file.write_text(text.replace("  decay: 0.4", "  decay_steps: 400"))
+    with pytest.raises(ParamsError) as caught:
+        check_params(file)
+    assert str(caught.value).splitlines() == [
+        f"{file}: train.{name}_steps is now train.{name}: a share of max_steps below 1, such as "
+        "0.01, or a number of updates, such as 10"
+        for name in ("warmup", "decay")
+    ]
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

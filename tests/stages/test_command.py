@@ -81,6 +81,30 @@ def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample"),
+        *("check", "preset", "report", "verify", "tracking", "peek", "convert", "token_files"),
+    ],
+)
+def test_help_says_what_a_module_does_and_starts_nothing(
+    run_python: Run, workspace: Path, module: str
+) -> None:
+    done = run_python("-m", f"stages.{module}", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m stages.{module}")
+    assert len(done.stdout.splitlines()) > 5
+    assert list(workspace.iterdir()) == []
+
+
+def test_arguments_that_a_stage_does_not_take_are_refused(run_python: Run, workspace: Path) -> None:
+    done = run_python("-m", "stages.train", "now")
+    assert done.returncode == 2
+    assert "unrecognized arguments: now" in done.stderr
+    assert list(workspace.iterdir()) == []
+
+
 def test_a_wrong_setting_is_told_in_the_status_file_too(bake: Run, workspace: Path) -> None:
     bake("print('ran')", NANOGPT_DEVICE="gpu", NANOGPT_STATUS_FILE="status.json")
     assert json.loads((workspace / "status.json").read_text())["kind"] == "input"

@@ -1,6 +1,8 @@
 """`python -m stages.convert`: folders that transformers and nanoGPT know, in and out."""
 
 import json
+import os
+import pickle
 import shutil
 import sys
 import time
@@ -22,12 +24,21 @@ from nanogpt.generate import Sampling, generate
 from nanogpt.model import GPT, GPTConfig
 from stages.command import main
 from stages.convert import REVISIONS, run_stage
+from stages.prompt import write_texts
+from stages.settings import Settings
 from stages.tokenize import trained_bpe
 from stages.tokens.gpt2_vocabulary import CACHE
-from stages.tokens.tokenizer import fingerprint, load_tokenizer, save_tokenizer
+from stages.tokens.tokenizer import (
+    CharTokenizer,
+    fingerprint,
+    load_tokenizer,
+    save_tokenizer,
+)
 
 CPU = torch.device("cpu")
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
+TEXT = "the King and queen of the land\ndid walk, by night"
+ALPHABET = "".join(sorted(set(TEXT)))
 CONFIG = GPTConfig(
     vocab_size=300,
     block_size=32,
@@ -75,7 +86,7 @@ def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-        main("convert", run_stage)
+        main("convert", run_stage, takes_arguments=True)
 
     return run
 
@@ -207,6 +218,97 @@ def test_a_padded_checkpoint_of_nanogpt_gets_gpt2s_tokenizer(
     source = json.loads(Path("ours/source.json").read_text())
     assert source["nanogpt"] == "ckpt.pt"
     assert source["sha256"] == {"ckpt.pt": file_sha256(Path("ckpt.pt"))}
+
+
+def character_checkpoint() -> GPT2LMHeadModel:
+    """A ckpt.pt of nanoGPT's character recipe with its meta.pkl and text; transformers' of it."""
+    Path("input.txt").write_text(TEXT)
+    stoi = {character: i for i, character in enumerate(ALPHABET)}
+    meta = {"vocab_size": len(stoi), "itos": dict(enumerate(ALPHABET)), "stoi": stoi}
+    Path("meta.pkl").write_bytes(pickle.dumps(meta))
+    theirs = tiny_gpt2(Path("theirs"), vocab_size=len(stoi), activation_function="gelu")
+    weights = {
+        name: w.t().contiguous()
+        if name.endswith(("attn.weight", "proj.weight", "fc.weight"))
+        else w
+        for name, w in theirs.state_dict().items()
+        if not name.endswith("bias")  # which are zeros
+    }
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 16, "vocab_size": len(stoi)}
+    progress = {"iter_num": 60, "best_val_loss": torch.tensor(3.4), "config": {"device": "cpu"}}
+    optimizer = {"state": {0: {"step": torch.tensor(60.0)}}, "param_groups": [{"lr": 1e-3}]}
+    model_args = {**sizes, "bias": False, "dropout": 0.2}
+    torch.save(
+        {"model": weights, "optimizer": optimizer, "model_args": model_args, **progress}, "ckpt.pt"
+    )
+    return theirs
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [["--tokenizer", "meta.pkl"], ["--text", "input.txt"], ["--tokenizer", "own"]],
+    ids=" ".join,
+)
+def test_nanogpts_model_of_characters_gets_a_separator(
+    convert: Callable[..., None], workspace: Path, vocabulary: list[str]
+) -> None:
+    theirs = character_checkpoint()
+    save_tokenizer(Path("own"), CharTokenizer(ALPHABET))
+    convert("from-nanogpt", "ckpt.pt", "ours", *vocabulary)
+    tokenizer = load_tokenizer(Path("ours/tokenizer"))
+    assert tokenizer == CharTokenizer(ALPHABET)
+    ours = load_model(Path("ours"), CPU).eval()
+    assert ours.config.vocab_size == tokenizer.n_vocab == len(ALPHABET) + 1
+    ids = torch.tensor([[ALPHABET.index(character) for character in "the King\n"]])
+    assert tokenizer.encode("the King\n").tolist() == ids[0].tolist()
+    found = ours(ids)[:, :, : len(ALPHABET)]
+    assert (found - theirs(ids).logits).abs().max() <= 1e-5
+    sources = {
+        file: file_sha256(Path(file)) for file in ["ckpt.pt", *vocabulary[1:]] if "." in file
+    }
+    assert json.loads(Path("ours/source.json").read_text()) == {
+        "nanogpt": "ckpt.pt",
+        "sha256": sources,
+        "tokenizer_fingerprint": fingerprint(tokenizer),
+    }
+    write_texts({"prompt": ["", "the"], "model": Path("ours")}, Settings(device="cpu"))
+
+
+def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
+    refused: Callable[..., None], workspace: Path
+) -> None:
+    character_checkpoint()
+    ids = len(ALPHABET)
+    refused("from-nanogpt", "ckpt.pt", "out", words=f"vocab_size is {ids}, GPT-2's is 50257; name")
+    refused("from-nanogpt", "ckpt.pt", "out", words="--tokenizer data/NAME/meta.pkl")
+    Path("less.txt").write_text(TEXT.replace("K", "k"))
+    words = f"vocab_size is {ids}, less.txt has {ids - 1} characters"
+    refused("from-nanogpt", "ckpt.pt", "out", "--text", "less.txt", words=words)
+    arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer")
+    refused(*arguments, "none.pkl", words="No such file or directory: 'none.pkl'")
+    refused(*arguments, "input.txt", words="input.txt is no meta.pkl of nanoGPT")
+    save_tokenizer(Path("less"), CharTokenizer(ALPHABET[2:]))
+    words = f"ckpt.pt: vocab_size is {ids}, the tokenizer has {ids - 1} ids"
+    refused(*arguments, "less", words=words)
+
+
+class Malicious:
+    """Unpickled, it would leave a folder behind."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("run",)
+
+
+def test_files_that_would_run_something_are_refused_and_do_not(
+    refused: Callable[..., None], workspace: Path
+) -> None:
+    character_checkpoint()
+    arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer", "meta.pkl")
+    Path("meta.pkl").write_bytes(pickle.dumps({"stoi": Malicious()}))
+    refused(*arguments, words="nothing in it was run")
+    torch.save({"model": {}, "model_args": {}, "config": Malicious()}, "ckpt.pt")
+    refused(*arguments, words="ckpt.pt is damaged or no checkpoint of nanoGPT: it must be")
+    assert not Path("run").exists()
 
 
 def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(

@@ -158,6 +158,14 @@ def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
     assert not sample.stopped([tokenizer.separator, 0], [], tokenizer)
 
 
+def test_an_empty_prompt_leaves_the_beginning_to_the_model(built: Any, tmp_path: Path) -> None:
+    params = SAMPLE.model_copy(update={"prompts": [""], "temperature": 0.0})
+    first, second = sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
+    assert (first["prompt"], len(first["text"])) == ("", 40)
+    assert first["text"] == second["text"]
+    assert (tmp_path / "out/samples.txt").read_text().startswith(first["text"] + "\n")
+
+
 def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: Path) -> None:
     params = SAMPLE.model_copy(update={"prompts": ["König"]})
     with pytest.raises(ValueError, match="'K' is not in the vocabulary"):

@@ -14,7 +14,7 @@ from stages import tokenize
 from stages.texts import corpus as corpus_on_disk
 from stages.texts.cleaned import Cleaned
 from stages.texts.text_hash import hash_rows, text_hash
-from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
+from stages.tokenize import TokenizeParams, auto_bpe, auto_vocab_size, make_tokenizer, trained_bpe
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
@@ -22,6 +22,7 @@ from stages.tokens.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 SPLIT = SplitParams(val_fraction=0.4, seed=1)
 CHAR = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
 BPE = TokenizeParams(tokenizer="bpe", vocab_size=300, engine="tiktoken")
+AUTO = TokenizeParams(tokenizer="bpe", vocab_size="auto", engine="tiktoken")
 TEXTS = [f"naïve {hashlib.sha256(bytes([n])).hexdigest()} " * (1 + n % 3) for n in range(200)]
 
 MakeCorpus = Callable[[list[str], Path], Cleaned]
@@ -152,6 +153,44 @@ def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_nothing_left_behin
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("training_bytes", "vocab_size"),
+    [(0, 257), (2047, 257), (2048, 258), (95_000, 303), (3_668_000, 2048), (10**10, 2048)],
+)
+def test_an_automatic_vocabulary_grows_with_the_text(training_bytes: int, vocab_size: int) -> None:
+    assert auto_vocab_size(training_bytes) == vocab_size
+
+
+def test_an_automatic_vocabulary_is_what_its_size_alone_would_have_been() -> None:
+    texts = [f"{hashlib.sha256(bytes([n])).hexdigest()} naïve " * 30 for n in range(100)]
+    size = auto_vocab_size(sum(len(text.encode()) for text in texts))
+    assert size == 362
+    assert auto_bpe(texts).ranks == trained_bpe(texts, size).ranks
+
+
+def test_an_automatic_vocabulary_has_no_more_pieces_than_the_text_has_pairs() -> None:
+    found = auto_bpe(["ab cd " * 100_000])  # text for 293 pieces, but no word of more than " ab"
+    assert found.n_vocab == len(trained_bpe(["ab cd " * 100_000], found.n_vocab).ranks) + 1
+    assert 257 < found.n_vocab < 265
+    assert auto_bpe(["a", "b"]).n_vocab == 257
+
+
+def test_the_manifest_holds_the_automatic_size_and_its_rule(
+    corpus: Cleaned, tmp_path: Path
+) -> None:
+    run(AUTO, corpus, tmp_path / "a")
+    run(AUTO, corpus, tmp_path / "b", workers=2)
+    manifest = json.loads((tmp_path / "a/manifest.json").read_text())
+    sides = split_documents(hash_rows(corpus.text_hashes()), SPLIT)
+    train = sum(len(t.encode()) for t, is_val in zip(TEXTS, sides, strict=True) if not is_val)
+    assert manifest["n_vocab"] == 257 + train // 2048 > 257
+    assert manifest["tokenize"]["vocab_size"] == "auto"
+    assert manifest["auto_vocab_size"] == {"training_bytes_per_piece": 2048, "most": 2048}
+    assert (tmp_path / "b/manifest.json").read_bytes() == (
+        tmp_path / "a/manifest.json"
+    ).read_bytes()
+
+
 def test_a_corpus_of_one_document_is_refused(tmp_path: Path, make_corpus: MakeCorpus) -> None:
     corpus = make_corpus(["only one " * 100], tmp_path / "made")
     with pytest.raises(ValueError, match="the corpus is one document"):
@@ -160,10 +199,19 @@ def test_a_corpus_of_one_document_is_refused(tmp_path: Path, make_corpus: MakeCo
 
 @pytest.mark.parametrize(
     ("tokenizer", "vocab_size"),
-    [("bpe", None), ("bpe", 256), ("char", 300), ("bytes", 257), ("gpt2", 50257), ("words", None)],
+    [
+        ("bpe", None),
+        ("bpe", 256),
+        ("bpe", "Auto"),
+        ("char", "auto"),
+        ("char", 300),
+        ("bytes", 257),
+        ("gpt2", 50257),
+        ("words", None),
+    ],
 )
 def test_a_vocabulary_has_a_size_to_choose_only_when_it_is_learned(
-    tokenizer: str, vocab_size: int | None
+    tokenizer: str, vocab_size: int | str | None
 ) -> None:
     with pytest.raises(ValidationError, match=r"tokenizer|vocab_size"):
         TokenizeParams.model_validate(

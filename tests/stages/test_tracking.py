@@ -73,7 +73,7 @@ def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.Monke
 
 
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
-    project = new_project(max_steps="20", decay_steps="5")
+    project = new_project(max_steps="20", decay="5")
     output = project.repro(MLFLOW_TRACKING_URI=DEAD)
     assert f"tracking: {DEAD} took not everything" in output
     assert "Traceback" not in output

@@ -1,6 +1,7 @@
 """Finetuning: a training that starts from weights instead of from nothing."""
 
 import json
+import pickle
 import shutil
 import threading
 from pathlib import Path
@@ -13,13 +14,15 @@ from nanogpt.checkpoint import load_model, save_model
 from nanogpt.files import file_sha256
 from nanogpt.model import GPT, GPTConfig
 from stages import shard, train
+from stages.convert import from_nanogpt
 from stages.params import PARAMS_FILE, Section, load_section, parse_section, read_params
 from stages.settings import Settings
 from stages.shard import ShardParams
 from stages.tokens.shards import Shards
 from stages.tokens.split import SplitParams
-from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
+from stages.tokens.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.train import ModelParams, TrainParams, fingerprint_of, identity_of
+from stages.training.initial_weights import check_initial
 from stages.training.train_process import Job
 
 ROOT = Path(__file__).parents[3]
@@ -166,6 +169,37 @@ def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) 
     with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*set `tokenize`"):
         launch(shards, model_params())
     assert not Path("runs").exists()
+
+
+def test_characters_that_the_weights_lack_are_named(initial: Path, shards: Path) -> None:
+    known = json.loads((shards / "tokenizer/tokenizer.json").read_text())["characters"]
+    shutil.rmtree(initial / "tokenizer")
+    save_tokenizer(initial / "tokenizer", CharTokenizer(known[1:] + "ü"))
+    with pytest.raises(ValueError, match="knows other tokens than") as caught:
+        launch(shards, model_params())
+    assert f"they lack ['ü'], and have besides [{known[0]!r}]" in str(caught.value)
+
+
+def test_a_training_starts_from_nanogpts_model_of_characters(shards: Path) -> None:
+    tokenizer = load_tokenizer(shards / "tokenizer")
+    assert isinstance(tokenizer, CharTokenizer)
+    characters = tokenizer.characters
+    shape = model_params(activation="gelu_exact").model_dump()
+    torch.manual_seed(4)
+    theirs = GPT(GPTConfig(vocab_size=len(characters), **shape))
+    weights = {f"transformer.{name}": p.detach() for name, p in theirs.named_parameters()}
+    weights["transformer.wte.weight"] = theirs.wte.weight.detach()[: len(characters)]
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    sizes = ("block_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    args = {**{name: shape[name] for name in sizes}, "vocab_size": len(characters)}
+    torch.save({"model": weights, "model_args": args}, "ckpt.pt")
+    Path("meta.pkl").write_bytes(pickle.dumps({"stoi": {c: i for i, c in enumerate(characters)}}))
+    from_nanogpt(Path("ckpt.pt"), INIT, "meta.pkl", None)
+    assert json.loads((INIT / "config.json").read_text())["vocab_size"] == len(characters) + 1
+    launched = model_params(activation="gelu_exact")
+    check_initial(INIT, launched.model_dump(), shards / "tokenizer")
+    model, _ = trained(launched, train_params(), shards)
+    assert_same_weights(model, load_model(INIT, CPU))
 
 
 def test_a_missing_folder_is_refused_with_the_way_out(shards: Path) -> None:

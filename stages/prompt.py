@@ -1,0 +1,30 @@
+"""Texts that continue a prompt, to the terminal: `python -m stages sample --prompt "To be"`.
+
+The same texts as the stage `sample` writes into a file for the same prompt and seed. Nothing is
+written to the disk, nothing recorded, and of params.yaml only the section `sample` is read.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.params import load_section, parse_section
+from stages.sample import MODEL, SampleParams, to_read, written
+from stages.settings import Settings
+
+
+def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
+    """Print the texts for the options that were given: `prompt` and some of the section's keys.
+
+    Raises ValueError when there is no model, or a value or a prompt that it cannot take.
+    """
+    folder: Path = given.get("model", MODEL)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"there is no model in {folder}; run `make run` first, or name a folder by --model"
+        )
+    options = {key: value for key, value in given.items() if key not in ("prompt", "model")}
+    own = load_section("sample", SampleParams)
+    content = {**own.model_dump(), **options, "prompts": given["prompt"]}
+    params = parse_section("sample", SampleParams, content, Path("the command line"))
+    print(to_read(written(params, folder, device=settings.device)), end="")
