@@ -22,7 +22,6 @@ from nanogpt.attention import attend
 from nanogpt.cache import KVCache, document_mask
 from nanogpt.loss import Head, mean_loss, token_losses
 
-
 HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
 
 
