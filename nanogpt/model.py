@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogpt.attention import attend
 from nanogpt.cache import KVCache, document_mask
+from nanogpt.dropout import dropout
 from nanogpt.loss import Head, mean_loss, token_losses
 
 HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
@@ -144,6 +145,7 @@ class CausalSelfAttention(nn.Module):
         layer: int,
         cache: KVCache | None,
         mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         B, T, C = x.size()
         qk, v = (
@@ -158,9 +160,10 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (*qk.chunk(2, dim=2), v))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = attend(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
+        share = self.dropout if self.training else 0.0
+        y = attend(q, k, v, mask, dropout=share, generator=generator)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return dropout(self.c_proj(y), share, generator)
 
 
 class MLP(nn.Module):
@@ -174,14 +177,14 @@ class MLP(nn.Module):
         self.gelu_form = "none" if config.activation == "gelu_exact" else "tanh"
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
         x = (
             F.relu(x).square()
             if self.activation == "relu2"
             else F.gelu(x, approximate=self.gelu_form)
         )
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        return dropout(self.c_proj(x), self.dropout if self.training else 0.0, generator)
 
 
 class Block(nn.Module):
@@ -201,9 +204,10 @@ class Block(nn.Module):
         layer: int,
         cache: KVCache | None,
         mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask)
-        x = x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask, generator)
+        x = x + self.mlp(self.ln_2(x), generator)
         return x
 
 
@@ -261,15 +265,17 @@ class GPT(nn.Module):
         *,
         reduction: Literal["mean", "none"] = "mean",
         cache: KVCache | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits (B, T, V padded) of idx (B, T), the padding at -inf.
 
         With targets (B, T) the loss in nats: the mean, or (B, T) with reduction "none". With a
-        cache, idx continues what the cache has seen.
+        cache, idx continues what the cache has seen. Dropout draws from the generator if there
+        is one.
         """
         if cache is not None:
             cache.advance(idx.size(1))
-        x = self.hidden(idx, cache)
+        x = self.hidden(idx, cache, generator)
         if targets is None:
             return self.logits(x)
         weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
@@ -277,7 +283,12 @@ class GPT(nn.Module):
             return mean_loss(x, weight, targets, self.head)
         return token_losses(x, weight, targets, self.head).view_as(idx)
 
-    def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        idx: Tensor,
+        cache: KVCache | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """What the layers make of idx (B, T), normalised for the head: (B, T, C).
 
         A cache must have made room for idx.
@@ -291,16 +302,16 @@ class GPT(nn.Module):
             x = x + self.wpe(positions)
         if self.config.ngram_table:
             x = x + self.ngram_embedding(idx, cache)
-        x = F.dropout(residual(x), self.config.dropout, self.training)
+        x = dropout(residual(x), self.config.dropout if self.training else 0.0, generator)
         angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
         mask = None if cache is None else cache.mask
         if self.config.mask_documents:
             mask = document_mask(idx, self.config.separator, cache)
         for layer, block in enumerate(self.h):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, layer, cache, mask, use_reentrant=False)
+                x = checkpoint(block, x, angles, layer, cache, mask, generator, use_reentrant=False)
             else:
-                x = block(x, angles, layer, cache, mask)
+                x = block(x, angles, layer, cache, mask, generator)
         normed: Tensor = self.ln_f(x)
         return normed
 
