@@ -66,7 +66,7 @@ def config_of(shape: str, family: str) -> GPTConfig:
         qk_norm=modern,
         zero_init_proj=modern,
         tie_weights=not modern,
-        logit_softcap=15.0 if modern else 0.0,
+        logit_softcap=0.0,
     )
 
 

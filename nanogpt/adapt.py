@@ -42,6 +42,7 @@ def adaptive_loss(
         learning_rate=optim.learning_rate * rate,
         muon_learning_rate=optim.muon_learning_rate * rate,
         weight_decay=0.0,
+        beta2=0.999,  # updates of few tokens are noisy: the scale is averaged over more of them
     )
     optimizers = build_optimizers(model, gentle, runtime.dtype)
     model.eval()  # no dropout: what is measured is the prediction
