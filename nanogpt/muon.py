@@ -79,7 +79,7 @@ def orthogonalised(
     """
     a, b, c = coefficients
     tall = matrices.size(1) > matrices.size(2)
-    x = matrices.mT if tall else matrices  # (N, r, s), r the shorter side
+    x: Tensor = matrices.mT if tall else matrices  # (N, r, s), r the shorter side
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     gram = x @ x.mT
     if x.dtype == torch.float32 and x.size(2) >= 2 * x.size(1):
