@@ -208,7 +208,8 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     assert_near(two, one, abs=1e-4)
     assert_near(sharded, double, abs=1e-10, loss_abs=1e-6)  # the loss is told in float32
     assert_near(four, double, abs=1e-10, loss_abs=1e-6)
-    assert_near(seen_by(tmp_path, "half"), half, abs=1e-3)
+    # A gradient norm of 1 to 2 in bfloat16 is known to 2^-8; processors round sums differently.
+    assert_near(seen_by(tmp_path, "half"), half, abs=2**-8, loss_abs=1e-3)
 
     # What one process began, four go on with, each holding a part, and the state is the same bits.
     resumed = seen_by(tmp_path, "begun")
