@@ -35,6 +35,7 @@ from stages.tokens.tokenizer import (
     save_tokenizer,
 )
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
 TEXT = "the King and queen of the land\ndid walk, by night"
@@ -271,7 +272,9 @@ def test_nanogpts_model_of_characters_gets_a_separator(
         "sha256": sources,
         "tokenizer_fingerprint": fingerprint(tokenizer),
     }
-    write_texts({"prompt": ["", "the"], "model": Path("ours")}, Settings(device="cpu"))
+    shutil.copy(ROOT / "presets/own-text.yaml", "params.yaml")
+    given = {"prompt": ["", "the"], "model": Path("ours"), "max_new_tokens": 20}
+    write_texts(given, Settings(device="cpu"))
 
 
 def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(

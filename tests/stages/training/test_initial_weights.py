@@ -18,6 +18,7 @@ from stages.convert import from_nanogpt
 from stages.params import PARAMS_FILE, Section, load_section, parse_section, read_params
 from stages.settings import Settings
 from stages.shard import ShardParams
+from stages.tokenize import trained_bpe
 from stages.tokens.shards import Shards
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
@@ -166,6 +167,14 @@ def test_a_model_of_another_shape_is_refused_before_it_starts(
 def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer("abc"))
+    with pytest.raises(ValueError, match="weights/tiny knows other tokens than .*your texts must"):
+        launch(shards, model_params())
+    assert not Path("runs").exists()
+
+
+def test_tokens_of_another_kind_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
+    shutil.rmtree(initial / "tokenizer")
+    save_tokenizer(initial / "tokenizer", trained_bpe(["ab ab"], 257))
     with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*set `tokenize`"):
         launch(shards, model_params())
     assert not Path("runs").exists()
@@ -187,6 +196,9 @@ def test_a_training_starts_from_nanogpts_model_of_characters(shards: Path) -> No
     shape = model_params(activation="gelu_exact").model_dump()
     torch.manual_seed(4)
     theirs = GPT(GPTConfig(vocab_size=len(characters), **shape))
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.add_(torch.randn_like(p), alpha=0.1)  # none is left so small that 1e-30 moves it
     weights = {f"transformer.{name}": p.detach() for name, p in theirs.named_parameters()}
     weights["transformer.wte.weight"] = theirs.wte.weight.detach()[: len(characters)]
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
