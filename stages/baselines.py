@@ -10,9 +10,9 @@ from nanogpt import kneser_ney, ngram
 from stages import ppmd
 from stages.tokens.shards import Shards
 
-SEES = {  # of what stands before a token, and more than that, to predict it from
+SEES = {  # before the token that each has to predict
     "uniform": "nothing",
-    "unigram": "nothing but how often each token occurs",
+    "unigram": "nothing; knows how often each token occurs",
     "bigram": "one token; smoothed as suits the validation text best",
     "kneser_ney": f"{kneser_ney.ORDER - 1} tokens, also where a window of the model begins",
     "ppmd": "all validation text so far, from which it also learns",
