@@ -1,5 +1,4 @@
-"""Stage `evaluate`: how well the model predicts the whole validation split, beside predictors that
-only count.
+"""Stage `evaluate`: how well the model predicts the whole validation split, beside baselines.
 
 Bits per byte is the figure to compare by: it does not depend on the tokenizer.
 """
@@ -74,19 +73,6 @@ def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
     }
 
 
-def baseline_losses(shards: Shards) -> dict[str, float]:
-    """Losses of predictors that count, in nats per token."""
-    from nanogpt import ngram
-
-    train, val = shards.stream("train"), shards.stream("val")
-    counts = ngram.count_tokens(train, shards.manifest["n_vocab"])
-    return {
-        "uniform": ngram.uniform_loss(len(counts)),
-        "unigram": ngram.unigram_loss(counts, val),
-        "bigram": ngram.bigram_loss(counts, train, val, shards.manifest["separator"]),
-    }
-
-
 def run(
     params: EvaluateParams,
     model: Path,
@@ -102,6 +88,7 @@ def run(
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
     from nanogpt.runtime import Runtime, choose_device
+    from stages.baselines import measure
 
     check_tokenizer(model, shards)
     where = choose_device(settings.device)
@@ -130,8 +117,8 @@ def run(
         "context": context,
         "stride": params.stride or context,
         "baselines": {
-            name: figures(loss, evaluation.tokens, n_bytes)
-            for name, loss in baseline_losses(shards).items()
+            name: {**figures(baseline.loss, evaluation.tokens, n_bytes), **baseline.read}
+            for name, baseline in measure(shards).items()
         },
     }
     write_whole(metrics, json.dumps(result, indent=2) + "\n")
@@ -170,12 +157,15 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.evaluate`."""
+    from stages.baselines import best
+
     params = load_section("evaluate", EvaluateParams)
     result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, settings=settings)
-    bigram = result["baselines"]["bigram"]["bits_per_byte"]
+    name, least = best(result["baselines"])
     print(
         f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte (bigram {bigram:.4f})"
+        f"{result['bits_per_byte']:.4f} bits per byte "
+        f"(best baseline: {name} {least:.4f})"
     )
     record(result, MODEL, enabled=settings.tracking)
 

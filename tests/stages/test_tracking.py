@@ -46,7 +46,8 @@ def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
     assert val_steps == list(range(20, 201, 20))
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert run.data.metrics["evaluate/bits_per_byte"] > 0
-    assert run.data.metrics["evaluate/bigram/bits_per_byte"] > 0
+    for baseline in ("bigram", "kneser_ney", "ppmd"):
+        assert run.data.metrics[f"evaluate/{baseline}/bits_per_byte"] > 0
 
 
 def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
