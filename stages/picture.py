@@ -110,12 +110,17 @@ def draw_lines(axes: Axes, losses: dict[str, float]) -> None:
 
 def draw_bars(axes: Axes, scores: dict[str, float], result: dict[str, Any]) -> None:
     """Draw the bits per byte of the baselines and the model, with the lines of the left panel."""
-    scores = {**scores, "this model": result["bits_per_byte"]}
+    own = {"this model": result["bits_per_byte"]}
+    if "adaptive" in result:
+        own["the same, learning"] = result["adaptive"]["bits_per_byte"]
     colors = [STYLES[name]["color"] if name in STYLES else FAINT for name in scores]
-    axes.barh(range(len(scores)), list(scores.values()), color=[*colors[:-1], INK], height=0.7)
+    colors += [INK] * len(own)
+    scores = {**scores, **own}
+    axes.barh(range(len(scores)), list(scores.values()), color=colors, height=0.7)
     labels = [f"{NAMES.get(name, name)}  {score:.2f}" for name, score in scores.items()]
     axes.set_yticks(range(len(scores)), labels)
-    axes.get_yticklabels()[-1].set_fontweight("bold")
+    for label in axes.get_yticklabels()[-len(own) :]:
+        label.set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     for name, style in STYLES.items():
         axes.axvline(scores[name], linewidth=1.2, **style)

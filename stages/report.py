@@ -43,10 +43,14 @@ def scores_table(metrics: dict[str, Any]) -> Table:
     """Return the model's figures below its baselines', and what each sees."""
     columns = ("", "loss (nats)", "perplexity", "bits per byte", "sees before each token")
     table = Table(*columns, box=None, header_style="bold")
-    sees = {**SEES, "this model": f"up to {metrics['context']} tokens"}
-    for name, scores in [*metrics["baselines"].items(), ("this model", metrics)]:
+    own = f"up to {metrics['context']} tokens"
+    sees = {**SEES, "this model": own, "learning": f"{own}; has learned from all before"}
+    rows = [*metrics["baselines"].items(), ("this model", metrics)]
+    if "adaptive" in metrics:
+        rows.append(("learning", metrics["adaptive"]))
+    for name, scores in rows:
         figures = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
-        style = "bold green" if name == "this model" else None
+        style = "bold green" if name in ("this model", "learning") else None
         shown = (f"{figure:,.3f}" for figure in figures)
         table.add_row(name, *shown, sees[name] + partly(scores), style=style)
     return table

@@ -15,9 +15,26 @@ from stages.tokens.shards import Shards
 
 def documents(n: int, seed: int) -> list[str]:
     """Texts of made-up sentences."""
-    words = "the king and queen of all the land did walk by night with sword in hand".split(" ")
+    words = [
+        "the",
+        "king",
+        "and",
+        "queen",
+        "of",
+        "all",
+        "the",
+        "land",
+        "did",
+        "walk",
+        "by",
+        "night",
+        "with",
+        "sword",
+        "in",
+        "hand",
+    ]
     draw = random.Random(seed)
-    return [" ".join(draw.choices(words, k=200)) for _ in range(n)]
+    return [" ".join(draw.choices(words.split(), k=200)) for _ in range(n)]
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ def test_a_model_of_another_shape_is_refused_before_it_starts(
 def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer("abc"))
-    with pytest.raises(ValueError, match="weights/tiny knows other tokens than .*your texts must"):
+    with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*your texts must"):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
