@@ -6,6 +6,7 @@ of one block at a time to use them. Both compute the same up to rounding. Autoca
 under either: weights are kept, gathered and averaged in their own format.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime
+
+# What torch 2.13 calls `forward_sync_buffers`, warning of the older name.
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
 
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:
@@ -34,8 +42,8 @@ def wrap(model: GPT, runtime: Runtime) -> nn.Module:
         wrapped = DistributedDataParallel(
             wrapped,
             device_ids=ids,
-            broadcast_buffers=False,  # the angles of rotary positions, the same everywhere
             gradient_as_bucket_view=True,
+            **{SYNC_BUFFERS: False},  # the angles of rotary positions, the same everywhere
         )
     return wrapped
 
