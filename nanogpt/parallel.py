@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,12 +20,13 @@ from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime
 
-# What torch 2.13 calls `forward_sync_buffers`, warning of the older name.
-SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel.__init__).parameters
-)
+# Buffers are the angles of rotary positions, the same everywhere. torch 2.13 has another name for
+# this and warns of the older one.
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:
@@ -43,7 +45,7 @@ def wrap(model: GPT, runtime: Runtime) -> nn.Module:
             wrapped,
             device_ids=ids,
             gradient_as_bucket_view=True,
-            **{SYNC_BUFFERS: False},  # the angles of rotary positions, the same everywhere
+            **KEEP_BUFFERS,
         )
     return wrapped
 

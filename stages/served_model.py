@@ -1,4 +1,4 @@
-"""A model folder as an MLflow model: prompts in, continuations out, by the stage `sample`'s own code.
+"""A model folder as an MLflow model: prompts in, continuations out, as the stage `sample` writes.
 
 MLflow runs this file, with `nanogpt` and `stages` beside it, when such a model is loaded.
 """

@@ -19,7 +19,7 @@ from rich.text import Text
 REDRAW_SECONDS = 0.25
 COLUMNS = 24  # of the curve at the most
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
-SMOOTHING = 0.95  # of the shown loss: the share that the updates before the newest have in it
+SMOOTHING = 0.9  # of the shown loss: the share that the updates before the newest have in it
 SAMPLE_COLUMNS, SAMPLE_LINES = 88, 8
 
 
@@ -179,8 +179,7 @@ class Display:
 
     def say_sample(self, text: str) -> None:
         """Show a text that the model wrote, set apart from what is said about it."""
-        for line in sample_lines(text):
-            self.say(line)
+        self.say("\n".join(sample_lines(text)))
 
     def close(self) -> None:
         """Take the line away."""

@@ -1,13 +1,14 @@
 """Short texts that a model writes while it is trained, so that one can read what it has learned.
 
 They change nothing of the training: random numbers are their own, the model's mode is put back, and
-they get SHARE of the time. A text begins where a document does and is written by settings that
-stand here: a changed prompt in the section `sample` must not train a model again.
+they get SHARE of the time. A text begins where a document does, goes on into the next one where the
+model ends it, and is written by settings that stand here: a changed prompt in the section `sample`
+must not train a model again.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,24 @@ class TrainingSamples:
             self.model, [torch.tensor([end])], self.wanted, sampling=SAMPLING, seeds=[SEED]
         ):
             tokens.append(int(row.item()))
-            late = self.clock() - began > allowed and len(tokens) >= LEAST_TOKENS
-            if tokens[-1] == end or late:
+            if self.clock() - began > allowed and len(tokens) >= LEAST_TOKENS:
                 break
         self.model.train(was_training)
         seconds = self.clock() - began
         self.spent += seconds
         self.token_seconds, self.wanted = seconds / len(tokens), TOKENS
-        return self.tokenizer.decode([token for token in tokens if token != end])
+        return "\n".join(self.tokenizer.decode(document) for document in split(tokens, end))
+
+
+def split(tokens: Sequence[int], end: int) -> list[list[int]]:
+    """The documents in tokens, each but the last with its `end` taken off."""
+    documents: list[list[int]] = [[]]
+    for token in tokens:
+        if token == end:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return documents
 
 
 class SampleTable:

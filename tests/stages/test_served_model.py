@@ -78,7 +78,9 @@ def test_a_prompt_the_tokenizer_does_not_know_is_refused_in_its_words(server: Te
     status, answer = ask(server, "É")
     assert status == 400
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
-    assert "the character 'É' is not in the vocabulary of this `char` tokenizer" in answer["message"]
+    assert (
+        "the character 'É' is not in the vocabulary of this `char` tokenizer" in answer["message"]
+    )
     assert "Traceback" not in json.dumps(answer)
 
 
@@ -122,5 +124,7 @@ def test_its_requirements_are_what_its_modules_import_at_their_tops() -> None:
                 waiting += [own] if own.is_file() else []
                 roots.add(name.split(".")[0])
     found = packages_distributions()
-    needed = {found[root][0] for root in roots if root in found and root not in ("nanogpt", "stages")}
+    needed = {
+        found[root][0] for root in roots if root in found and root not in ("nanogpt", "stages")
+    }
     assert {name.lower() for name in needed} <= {name.lower() for name in REQUIREMENTS}

@@ -119,8 +119,9 @@ def test_a_file_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> 
         display.update(step, 3.0, 0.015, 12345.6, 61.0 * (5 - step))
     display.close()
     assert capsys.readouterr().out.splitlines() == [
-        f"step      {step} of 5  loss 3.0000  learning rate 1.50e-02  12,346 tokens per second  {t} left"
-        for step, t in ((2, "03:03"), (4, "01:01"), (5, "00:00"))
+        f"step      {step} of 5  loss 3.0000  learning rate 1.50e-02  "
+        f"12,346 tokens per second  {left} left"
+        for step, left in ((2, "03:03"), (4, "01:01"), (5, "00:00"))
     ]
 
 
@@ -174,7 +175,7 @@ def test_the_smoothed_loss_begins_at_the_first_and_follows_slowly() -> None:
     smoothed.add(8.0)
     assert smoothed.value == pytest.approx(8.0)
     smoothed.add(4.0)
-    assert smoothed.value == pytest.approx((0.95 * 8 + 4) / 1.95)
+    assert smoothed.value == pytest.approx((0.9 * 8 + 4) / 1.9)
 
 
 def test_a_sample_is_shown_in_few_lines_of_printable_characters() -> None:
