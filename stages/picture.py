@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # draws without a screen
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 HALF_WINDOW = 10  # updates on each side of a point of the thick line
 INK, FAINT, WARM, GREEN, PINK = "#1f4e79", "#b8cbe0", "#d9822b", "#00795c", "#c2559b"
@@ -70,9 +71,8 @@ def spread(places: list[float], gap: float) -> list[float]:
 def draw_run(train: Path, val: Path, result: dict[str, Any], file: Path) -> None:
     """Draw two panels: the learning curve, and bits per byte beside the baselines."""
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained"
+        1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout=ConstrainedLayoutEngine(wspace=0.06)
     )
-    figure.get_layout_engine().set(wspace=0.06)
     draw_curves(left, train, val)
     draw_lines(left, {name: b["val_loss"] for name, b in result["baselines"].items()})
     draw_bars(right, {name: b["bits_per_byte"] for name, b in result["baselines"].items()}, result)

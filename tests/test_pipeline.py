@@ -157,11 +157,18 @@ def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
 
 
 def test_the_dvc_commands_a_user_types(built: Any) -> None:
-    for command in (["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]):
+    for command in (
+        *(["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]),
+        ["push"],  # which `dvc repro` tells one to type
+    ):
         done = built.run("dvc", *command)
         assert done.returncode == 0, done.stdout
     shown = built.run("dvc", "metrics", "show").stdout
     assert "baselines.ppmd.bits_per_byte" in shown
+    assert any((built.folder / "dvc_remote").iterdir())
+    untracked = built.run("git", "status", "--porcelain", "--untracked-files=all").stdout
+    assert "dvc_remote" not in untracked
+    assert "dvc_plots" not in untracked
 
 
 def test_a_mistake_in_the_last_section_stops_the_first_stage(

@@ -34,7 +34,7 @@ def documents(n: int, seed: int) -> list[str]:
         "hand",
     ]
     draw = random.Random(seed)
-    return [" ".join(draw.choices(words.split(), k=200)) for _ in range(n)]
+    return [" ".join(draw.choices(text.split(), k=200)) for _ in range(n)]
 
 
 @pytest.fixture
