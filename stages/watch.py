@@ -73,4 +73,5 @@ if __name__ == "__main__":
     parser.add_argument("server", help="where MLflow answers or is to answer")
     parser.add_argument("command", nargs="+", help="starts MLflow there")
     given = parser.parse_args()
-    main("watch", partial(run_stage, given.server, given.command))
+    run = partial(run_stage, given.server, given.command)
+    main("watch", run, takes_arguments=True)

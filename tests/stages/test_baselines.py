@@ -15,24 +15,7 @@ from stages.tokens.shards import Shards
 
 def documents(n: int, seed: int) -> list[str]:
     """Texts of made-up sentences."""
-    words = [
-        "the",
-        "king",
-        "and",
-        "queen",
-        "of",
-        "all",
-        "the",
-        "land",
-        "did",
-        "walk",
-        "by",
-        "night",
-        "with",
-        "sword",
-        "in",
-        "hand",
-    ]
+    text = "the king and queen of all the land did walk by night with sword in hand"
     draw = random.Random(seed)
     return [" ".join(draw.choices(text.split(), k=200)) for _ in range(n)]
 
