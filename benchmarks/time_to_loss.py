@@ -69,18 +69,23 @@ class Recipe:
     learning_rate: float
     muon_learning_rate: float
     weight_decay: float
+    logit_softcap: float = 15.0
+    ngram_table: int = 0
+    ngram_order: int = 2
 
 
 OURS = {
     ("cpu", "short"): Recipe(
         block_size=64, n_layer=2, n_head=2, n_embd=128, dropout=0.0,
-        batch_tokens=2048, steps=190, learning_rate=0.04,
+        batch_tokens=2048, steps=52, learning_rate=0.02,
         muon_learning_rate=0.02, weight_decay=0.0,
+        logit_softcap=0.0, ngram_table=4096, ngram_order=4,
     ),
     ("cpu", "long"): Recipe(
         block_size=128, n_layer=4, n_head=2, n_embd=128, dropout=0.0,
-        batch_tokens=2048, steps=815, learning_rate=0.03,
+        batch_tokens=2048, steps=600, learning_rate=0.02,
         muon_learning_rate=0.02, weight_decay=0.0,
+        logit_softcap=0.0, ngram_table=8192, ngram_order=4,
     ),
     ("gpu", "short"): Recipe(
         block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.1,
@@ -107,11 +112,19 @@ class Text:
     def read(cls, file: Path) -> "Text":
         """Split as nanoGPT's prepare.py does."""
         text = file.read_text(encoding="utf-8")
-        characters = sorted(set(text))
+        cut = int(len(text) * 0.9)
+        return cls.of(text[:cut], text[cut:])
+
+    @classmethod
+    def of(cls, train: str, val: str) -> "Text":
+        """Number the characters of both parts."""
+        characters = sorted(set(train + val))
         number = {character: i for i, character in enumerate(characters)}
-        ids = np.array([number[character] for character in text], dtype=np.uint16)
-        cut = int(len(ids) * 0.9)
-        return cls(characters, ids[:cut], ids[cut:])
+        train_ids, val_ids = (
+            np.array([number[character] for character in part], dtype=np.uint16)
+            for part in (train, val)
+        )
+        return cls(characters, train_ids, val_ids)
 
 
 def val_loss(model: GPT, text: Text, device: torch.device) -> float:
@@ -198,6 +211,9 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
         n_head=recipe.n_head,
         n_embd=recipe.n_embd,
         dropout=recipe.dropout,
+        logit_softcap=recipe.logit_softcap,
+        ngram_table=recipe.ngram_table,
+        ngram_order=recipe.ngram_order,
     )
     model = GPT(config).to(device)
     runtime = replace(runtime, workers=default_workers(model, recipe.batch_tokens, runtime))

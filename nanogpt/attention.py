@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nanogpt.dropout import dropout as drop
+
 # The most (query, key) pairs whose weights the plain product may keep for the backward pass.
 MAX_PAIRS = 1 << 27
 
@@ -22,18 +24,23 @@ WITHOUT_CUDNN = [
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Mix the values (B, H, S, D) that each query (B, H, T, D) may see by its scores.
 
     mask says by True which keys a query sees and broadcasts to (B, H, T, S); without one, the
-    queries are the last T of the S positions and see no later one.
+    queries are the last T of the S positions and see no later one. Dropout of the weights draws
+    from the generator if there is one; the fused kernels take none.
     """
     T, S = q.size(2), k.size(2)
-    if plain_is_faster(q, k):
-        return plain_attention(
-            q, k, v, causal_mask(T, S, q.device) if mask is None else mask, dropout
-        )
+    if plain_is_faster(q, k) or (dropout and generator is not None):
+        seen = causal_mask(T, S, q.device) if mask is None else mask
+        return plain_attention(q, k, v, seen, dropout, generator)
     if mask is None and 1 < T < S:
         mask = causal_mask(T, S, q.device)
     with kernels(q, mask):
@@ -60,11 +67,18 @@ def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     return q.size(0) * q.size(1) * q.size(2) * k.size(2) <= MAX_PAIRS
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    dropout: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v (Vaswani et al. 2017), the weights held in memory."""
     unseen = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -math.inf)
     scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1) + unseen  # (B, H, T, S)
-    return F.dropout(scores.softmax(dim=-1, dtype=q.dtype), dropout) @ v
+    return drop(scores.softmax(dim=-1, dtype=q.dtype), dropout, generator) @ v
 
 
 def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:

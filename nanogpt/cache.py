@@ -77,6 +77,16 @@ class KVCache:
         self.idx[rows, slots] = idx
         return idx if self.slots is None else self.idx[:, : self.slots]
 
+    def last_tokens(self, idx: Tensor, n_before: int, separator: int) -> list[Tensor]:
+        """Store the new tokens idx (B, T); return them, those before them, and so on (n_before).
+
+        Where a row has no token so far back, the separator stands.
+        """
+        seen = self.extend_idx(idx)  # (B, S)
+        positions = self.positions.expand_as(idx)
+        shifted = [positions - k for k in range(n_before + 1)]
+        return [torch.where(p < 0, separator, seen.gather(1, p.clamp(min=0))) for p in shifted]
+
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new k, v (B, H, T, D); return all that the new tokens may look at."""
         unequal = self.positions.ndim == 2  # two index tensors put B, T first

@@ -30,6 +30,7 @@ GPT2: dict[str, Any] = {
     "tie_weights": True,
     "logit_softcap": 0.0,
     "mask_documents": False,
+    "ngram_table": 0,
 }
 
 # What Hugging Face's config.json must say, where it says it.

@@ -40,6 +40,7 @@ def flops_per_token(model: GPT) -> int:
     c = model.config
     looked_up = 0 if c.tie_weights else model.wte.weight.numel()
     looked_up += model.wpe.weight.numel() if model.wpe is not None else 0
+    looked_up += sum(p.numel() for p in model.ngrams.parameters())
     return 6 * (model.n_params() - looked_up) + 12 * c.n_layer * c.n_embd * c.block_size
 
 

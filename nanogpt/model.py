@@ -9,6 +9,7 @@ Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C / H), V vo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogpt.attention import attend
 from nanogpt.cache import KVCache, document_mask
+from nanogpt.dropout import dropout
 from nanogpt.loss import Head, mean_loss, token_losses
+
+HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +44,21 @@ class GPTConfig:
     zero_init_proj: bool
     tie_weights: bool
     logit_softcap: float
-    mask_documents: bool = False  # models saved before there was this choice have no such key
+    # Models saved before there were these choices have no such keys.
+    mask_documents: bool = False
+    ngram_table: int = 0  # rows of each hashed table of n-grams; 0: no tables
+    ngram_order: int = 2  # the longest n-grams with a table
 
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.position == "rotary" and (self.n_embd // self.n_head) % 2:
             raise ValueError("rotary positions need an even head size (n_embd / n_head)")
+
+    @property
+    def ngram_orders(self) -> range:
+        """The lengths of the n-grams that have a table each."""
+        return range(2, self.ngram_order + 1) if self.ngram_table else range(0)
 
     @property
     def separator(self) -> int:
@@ -91,6 +103,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((x1 * cos - x2 * sin, x1 * sin + x2 * cos), dim=-1)
 
 
+def ngram_hashes(tokens: Sequence[Tensor], n_rows: int) -> list[Tensor]:
+    """Return the table row (B, T) of the n-gram that ends at each token, for n = 2, 3, ….
+
+    tokens[k] (B, T) stands k places before. A polynomial hash modulo 2^64, its high bits mixed into
+    the low ones (the finisher of MurmurHash3, Appleby 2011); n-grams may share a row.
+    """
+    rows, hashed = [], tokens[0]
+    for token in tokens[1:]:
+        hashed = hashed * HASH_BASE + token + 1
+        mixed = (hashed ^ (hashed >> 33)) * HASH_FINISH
+        rows.append((mixed ^ (mixed >> 33)) % n_rows)
+    return rows
+
+
 def residual(x: Tensor) -> Tensor:
     """The sum that layers add to, in bfloat16 on GPUs where autocast multiplies in that.
 
@@ -119,6 +145,7 @@ class CausalSelfAttention(nn.Module):
         layer: int,
         cache: KVCache | None,
         mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         B, T, C = x.size()
         qk, v = (
@@ -133,9 +160,10 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (*qk.chunk(2, dim=2), v))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = attend(q, k, v, mask, dropout=self.dropout if self.training else 0.0)
+        share = self.dropout if self.training else 0.0
+        y = attend(q, k, v, mask, dropout=share, generator=generator)
         y = y.transpose(1, 2).reshape(B, T, C)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return dropout(self.c_proj(y), share, generator)
 
 
 class MLP(nn.Module):
@@ -149,14 +177,14 @@ class MLP(nn.Module):
         self.gelu_form = "none" if config.activation == "gelu_exact" else "tanh"
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
         x = (
             F.relu(x).square()
             if self.activation == "relu2"
             else F.gelu(x, approximate=self.gelu_form)
         )
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        return dropout(self.c_proj(x), self.dropout if self.training else 0.0, generator)
 
 
 class Block(nn.Module):
@@ -176,9 +204,10 @@ class Block(nn.Module):
         layer: int,
         cache: KVCache | None,
         mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask)
-        x = x + self.mlp(self.ln_2(x))
+        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask, generator)
+        x = x + self.mlp(self.ln_2(x), generator)
         return x
 
 
@@ -192,6 +221,9 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.wpe = (
             nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
+        )
+        self.ngrams = nn.ModuleList(
+            nn.Embedding(config.ngram_table, config.n_embd) for _ in config.ngram_orders
         )
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = Norm(config)
@@ -213,6 +245,8 @@ class GPT(nn.Module):
         for name, p in self.named_parameters():
             if p.ndim < 2:  # norms start at one, biases at zero
                 nn.init.zeros_(p) if name.endswith("bias") else nn.init.ones_(p)
+            elif name.startswith("ngrams."):
+                nn.init.zeros_(p)
             elif not name.endswith("c_proj.weight"):
                 nn.init.normal_(p, std=0.02)
             elif self.config.zero_init_proj:
@@ -231,15 +265,17 @@ class GPT(nn.Module):
         *,
         reduction: Literal["mean", "none"] = "mean",
         cache: KVCache | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits (B, T, V padded) of idx (B, T), the padding at -inf.
 
         With targets (B, T) the loss in nats: the mean, or (B, T) with reduction "none". With a
-        cache, idx continues what the cache has seen.
+        cache, idx continues what the cache has seen. Dropout draws from the generator if there
+        is one.
         """
         if cache is not None:
             cache.advance(idx.size(1))
-        x = self.hidden(idx, cache)
+        x = self.hidden(idx, cache, generator)
         if targets is None:
             return self.logits(x)
         weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
@@ -247,7 +283,12 @@ class GPT(nn.Module):
             return mean_loss(x, weight, targets, self.head)
         return token_losses(x, weight, targets, self.head).view_as(idx)
 
-    def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        idx: Tensor,
+        cache: KVCache | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """What the layers make of idx (B, T), normalised for the head: (B, T, C).
 
         A cache must have made room for idx.
@@ -259,18 +300,34 @@ class GPT(nn.Module):
         x = self.wte(idx)  # (B, T, C)
         if self.wpe is not None:
             x = x + self.wpe(positions)
-        x = F.dropout(residual(x), self.config.dropout, self.training)
+        if self.config.ngram_table:
+            x = x + self.ngram_embedding(idx, cache)
+        x = dropout(residual(x), self.config.dropout if self.training else 0.0, generator)
         angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
         mask = None if cache is None else cache.mask
         if self.config.mask_documents:
             mask = document_mask(idx, self.config.separator, cache)
         for layer, block in enumerate(self.h):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, layer, cache, mask, use_reentrant=False)
+                x = checkpoint(block, x, angles, layer, cache, mask, generator, use_reentrant=False)
             else:
-                x = block(x, angles, layer, cache, mask)
+                x = block(x, angles, layer, cache, mask, generator)
         normed: Tensor = self.ln_f(x)
         return normed
+
+    def ngram_embedding(self, idx: Tensor, cache: KVCache | None) -> Tensor:
+        """Return the sum (B, T, C) of the table rows of the n-grams that end at each of idx (B, T).
+
+        What stands before the first token of a context counts as separators.
+        """
+        n_before, separator = self.config.ngram_order - 1, self.config.separator
+        if cache is not None:
+            seen = cache.last_tokens(idx, n_before, separator)
+        else:
+            padded = F.pad(idx, (n_before, 0), value=separator)  # (B, n_before + T)
+            seen = list(padded.unfold(1, n_before + 1, 1).flip(2).unbind(2))
+        hashes = ngram_hashes(seen, self.config.ngram_table)
+        return torch.stack([t(h) for t, h in zip(self.ngrams, hashes, strict=True)]).sum(0)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V padded), in float32 at least, of `hidden` states (..., C)."""

@@ -6,9 +6,11 @@ of one block at a time to use them. Both compute the same up to rounding. Autoca
 under either: weights are kept, gathered and averaged in their own format.
 """
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime
+
+# Buffers are the angles of rotary positions, the same everywhere. torch 2.13 has another name for
+# this and warns of the older one.
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:
@@ -34,8 +44,8 @@ def wrap(model: GPT, runtime: Runtime) -> nn.Module:
         wrapped = DistributedDataParallel(
             wrapped,
             device_ids=ids,
-            broadcast_buffers=False,  # the angles of rotary positions, the same everywhere
             gradient_as_bucket_view=True,
+            **KEEP_BUFFERS,
         )
     return wrapped
 

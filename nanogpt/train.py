@@ -241,7 +241,7 @@ def add_gradients(
     Returns this process's share of that loss, a scalar, and the seconds it waited for data.
     """
     if pool is not None:
-        return add_gradients_by_workers(wrapped, batches, len(seeds), runtime, pool)
+        return add_gradients_by_workers(wrapped, batches, seeds, runtime, pool)
     total, waited = torch.zeros((), device=runtime.device), 0.0
     for i, seed in enumerate(seeds, start=1):
         started = time.perf_counter()
@@ -259,27 +259,28 @@ def add_gradients(
 def add_gradients_by_workers(
     model: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
-    n: int,
+    seeds: Sequence[int],
     runtime: Runtime,
     pool: Executor,
 ) -> tuple[Tensor, float]:
-    """Do as `add_gradients` with `n` micro-batches, each by one thread of the pool.
+    """Do as `add_gradients`, each micro-batch by one thread of the pool.
 
     They are summed in the order of the micro-batches, so the same whichever thread is first.
     """
     params = [p for p in model.parameters() if p.requires_grad]
 
-    def gradients(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def gradients(batch: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         with runtime.autocast():
-            loss = model(*batch) / n
+            loss = model(*batch, generator=torch.Generator().manual_seed(seed)) / len(seeds)
         return loss.detach(), torch.autograd.grad(loss, params)
 
     total, waited = torch.zeros((), device=runtime.device), 0.0
-    for first in range(0, n, runtime.workers):
+    for first in range(0, len(seeds), runtime.workers):
+        group = seeds[first : first + runtime.workers]
         started = time.perf_counter()
-        own = [next(batches) for _ in range(first, min(n, first + runtime.workers))]
+        own = [next(batches) for _ in group]
         waited += time.perf_counter() - started
-        for loss, parts in pool.map(gradients, own):
+        for loss, parts in pool.map(gradients, own, group):
             total += loss
             for p, part in zip(params, parts, strict=True):
                 p.grad = part if p.grad is None else p.grad.add_(part)

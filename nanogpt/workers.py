@@ -26,13 +26,12 @@ MAX_GRADIENT_BYTES = 1 << 30
 def default_workers(model: GPT, batch_tokens: int, runtime: Runtime) -> int:
     """Return how many threads share the sequences of an update: at most one per core.
 
-    One, and so the operations shared by all cores as ever, on other devices, among several
-    processes, and with dropout, whose random numbers the threads of a process draw in turn.
+    One, and so the operations shared by all cores, on other devices, among several processes,
+    compiled, and where a backward pass computes activations again, which would draw other numbers.
     """
-    config = model.config
-    if runtime.device.type != "cpu" or runtime.distributed or runtime.compile or config.dropout:
+    if runtime.device.type != "cpu" or runtime.distributed or runtime.compile or runtime.recompute:
         return 1
-    sequences = batch_tokens // config.block_size
+    sequences = batch_tokens // model.config.block_size
     most = min(
         torch.get_num_threads(),
         batch_tokens // MIN_WORKER_TOKENS,

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.clean import FILTERS, CleanParams
 from stages.command import main
-from stages.evaluate import EvaluateParams, check_stride
+from stages.evaluate import EvaluateParams, stride_in
 from stages.params import PARAMS_FILE, ParamsError, Section, parse_section, read_params, unknown_key
 from stages.sample import SampleParams
 from stages.settings import Settings
@@ -82,7 +82,7 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
         )
     elif evaluate.context is None:
         try:
-            check_stride(evaluate.stride, model.block_size)
+            stride_in(model.block_size, evaluate.stride)
         except ValueError as error:
             problems.append(str(error))
     return problems

@@ -27,6 +27,7 @@ from stages.texts.cleaned import Form
 from stages.texts.judge import KEPT, Judgement, Rules, judgements
 from stages.texts.layout import VERSION
 from stages.texts.near_duplicates import MINIMA, near_duplicates
+from stages.texts.reasons import in_words
 from stages.texts.text_hash import hash_column
 
 CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
@@ -188,10 +189,9 @@ def run(
         seen = replace(seen, verdicts=compared(params, seen, signatures, reasons))
         totals = counted(seen.verdicts, seen.sizes, reasons)
         if not totals["kept"]:
-            told = ", ".join(f"{count} {reason}" for reason, count in totals["dropped"].items())
             raise ValueError(
-                f"`clean` would drop every document ({told}); loosen clean.min_bytes, "
-                "clean.max_bytes or clean.filters"
+                f"`clean` would drop every document ({in_words(totals['dropped'])}); "
+                "loosen clean.min_bytes, clean.max_bytes or clean.filters"
             )
         manifest = {
             "version": 1,
@@ -203,7 +203,7 @@ def run(
         }
         write_json(folder / "manifest.json", manifest)
     print(f"clean: {totals['kept']:,} of {totals['documents']:,} documents kept", end="")
-    print(f"; dropped: {totals['dropped']}" if totals["dropped"] else "")
+    print(f"; {in_words(totals['dropped'])} dropped" if totals["dropped"] else "")
 
 
 def run_stage(settings: Settings) -> None:

@@ -1,5 +1,4 @@
-"""Stage `evaluate`: how well the model predicts the whole validation split, beside predictors that
-only count.
+"""Stage `evaluate`: how well the model predicts the whole validation split, beside baselines.
 
 Bits per byte is the figure to compare by: it does not depend on the tokenizer.
 """
@@ -7,9 +6,9 @@ Bits per byte is the figure to compare by: it does not depend on the tokenizer.
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from nanogpt.files import whole_folder, write_whole
 from stages.command import main
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from nanogpt.model import GPT
+
 MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
 STATISTICS = Path("statistics")  # of what the model was trained on: recorded with it
@@ -29,27 +30,49 @@ STATISTICS = Path("statistics")  # of what the model was trained on: recorded wi
 BATCH_TOKENS = 8_192  # in float32, on any device: nothing was tried before
 
 
+def share_or_tokens(value: object) -> int | float | None:
+    """Return a share of the context (a float below 1), a number of tokens or None as it is.
+
+    Raises ValueError at anything else.
+    """
+    if value is None or (type(value) is float and 0 < value < 1):
+        return value
+    if type(value) is int and value >= 1:
+        return value
+    raise ValueError(
+        f"{value!r} is neither a number of tokens from 1 nor a share of the context below 1, "
+        "such as 0.5; null is for windows side by side"
+    )
+
+
 class EvaluateParams(Section):
     """The section `evaluate`."""
 
     context: int | None = Field(ge=1)
-    stride: int | None = Field(ge=1)
+    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)]
+    adapt_rate: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def stride_leaves_no_gap(self) -> "EvaluateParams":
         """Every token must be predicted."""
         if self.context is not None:
-            check_stride(self.stride, self.context)
+            stride_in(self.context, self.stride)
         return self
 
 
-def check_stride(stride: int | None, context: int) -> None:
-    """Raise ValueError when windows of `context` tokens would leave gaps between them."""
+def stride_in(context: int, stride: int | float | None) -> int:
+    """Return how many tokens one window of `context` tokens lies after the other.
+
+    Raises ValueError when they would leave gaps between them.
+    """
+    if isinstance(stride, float):
+        return max(1, round(stride * context))
     if stride is not None and stride > context:
         raise ValueError(
             f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
             "leave tokens out; give a smaller one, or null for windows side by side"
         )
+    return stride or context
 
 
 def check_tokenizer(model: Path, shards: Shards) -> None:
@@ -74,19 +97,6 @@ def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
     }
 
 
-def baseline_losses(shards: Shards) -> dict[str, float]:
-    """Losses of predictors that count, in nats per token."""
-    from nanogpt import ngram
-
-    train, val = shards.stream("train"), shards.stream("val")
-    counts = ngram.count_tokens(train, shards.manifest["n_vocab"])
-    return {
-        "uniform": ngram.uniform_loss(len(counts)),
-        "unigram": ngram.unigram_loss(counts, val),
-        "bigram": ngram.bigram_loss(counts, train, val, shards.manifest["separator"]),
-    }
-
-
 def run(
     params: EvaluateParams,
     model: Path,
@@ -102,6 +112,7 @@ def run(
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
     from nanogpt.runtime import Runtime, choose_device
+    from stages.baselines import measure
 
     check_tokenizer(model, shards)
     where = choose_device(settings.device)
@@ -111,7 +122,7 @@ def run(
             f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
         )
     context = params.context or gpt.config.block_size
-    check_stride(params.stride, context)
+    stride = stride_in(context, params.stride)
     evaluation = evaluate_split(
         gpt,
         shards.stream("val"),
@@ -119,25 +130,51 @@ def run(
         runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
         batch_tokens=settings.micro_batch_tokens or BATCH_TOKENS,
         block_size=context,
-        stride=params.stride,
+        stride=stride,
     )
     n_bytes = shards.manifest["splits"]["val"]["bytes"]
+    learning = adaptive(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
     result = {
         **figures(evaluation.loss, evaluation.tokens, n_bytes),
         "standard_error": evaluation.standard_error,
         "tokens": evaluation.tokens,
         "bytes": n_bytes,
         "context": context,
-        "stride": params.stride or context,
+        "stride": stride,
+        **learning,
         "baselines": {
-            name: figures(loss, evaluation.tokens, n_bytes)
-            for name, loss in baseline_losses(shards).items()
+            name: {**figures(baseline.loss, evaluation.tokens, n_bytes), **baseline.read}
+            for name, baseline in measure(shards).items()
         },
     }
     write_whole(metrics, json.dumps(result, indent=2) + "\n")
     with whole_folder(plots) as folder:
         draw(model, result, evaluation.loss_by_position, folder)
     return result
+
+
+def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
+    """Return the figures of a model that learns as it reads; its weights in memory change."""
+    from dataclasses import fields
+
+    from nanogpt.adapt import adaptive_loss
+    from nanogpt.optim import OptimConfig
+    from nanogpt.runtime import Runtime, fastest_dtype
+
+    trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
+    steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # the rates stay as they are
+    names = [field.name for field in fields(OptimConfig) if field.name not in steps]
+    optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
+    device, split = gpt.wte.weight.device, shards.manifest["splits"]["val"]
+    loss = adaptive_loss(
+        gpt,
+        shards.stream("val"),
+        optim,
+        separator=shards.manifest["separator"],
+        runtime=Runtime(device=device, dtype=fastest_dtype(device)),
+        rate=rate,
+    )
+    return {"adaptive": figures(loss, split["tokens"], split["bytes"])}
 
 
 def draw(
@@ -148,6 +185,8 @@ def draw(
 
     scores = {name: b["bits_per_byte"] for name, b in result["baselines"].items()}
     scores["model"] = result["bits_per_byte"]
+    if "adaptive" in result:
+        scores["model, learning"] = result["adaptive"]["bits_per_byte"]
     write_table(folder / "bits_per_byte.csv", ("predictor", "bits_per_byte"), scores.items())
     by_position = enumerate(loss_by_position.tolist(), start=1)
     write_table(folder / "loss_by_position.csv", ("position", "loss"), by_position)
@@ -157,9 +196,10 @@ def draw(
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
     """Add figures and pictures, and the statistics of its text, to the model's MLflow run."""
     origin = json.loads((model / "lineage.json").read_text())
-    flat = {f"evaluate/{k}": v for k, v in result.items() if k != "baselines"}
-    for name, baseline in result["baselines"].items():
-        flat[f"evaluate/{name}/bits_per_byte"] = baseline["bits_per_byte"]
+    flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
+    learning = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
+    for name, scores in {**result["baselines"], **learning}.items():
+        flat[f"evaluate/{name}/bits_per_byte"] = scores["bits_per_byte"]
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
         tracker.record("metrics", step=origin["step"], values=flat)
         tracker.record_files("artifacts", METRICS, path="evaluate")
@@ -170,13 +210,19 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
 
 def run_stage(settings: Settings) -> None:
     """`python -m stages.evaluate`."""
+    from stages.baselines import best
+
     params = load_section("evaluate", EvaluateParams)
     result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, settings=settings)
-    bigram = result["baselines"]["bigram"]["bits_per_byte"]
+    name, least = best(result["baselines"])
     print(
         f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "
-        f"{result['bits_per_byte']:.4f} bits per byte (bigram {bigram:.4f})"
+        f"{result['bits_per_byte']:.4f} bits per byte "
+        f"(best baseline: {name} {least:.4f})"
     )
+    if "adaptive" in result:
+        score = result["adaptive"]["bits_per_byte"]
+        print(f"evaluate: {score:.4f} bits per byte where it learns from what it has read")
     record(result, MODEL, enabled=settings.tracking)
 
 

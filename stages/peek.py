@@ -18,7 +18,7 @@ from rich.text import Text
 
 from nanogpt.data import TokenStream, WindowOrder
 from stages.command import main
-from stages.evaluate import EvaluateParams
+from stages.evaluate import EvaluateParams, stride_in
 from stages.params import load_section
 from stages.settings import Settings
 from stages.tokens.shards import Shards
@@ -151,7 +151,9 @@ def windows(
     evaluate = load_section("evaluate", EvaluateParams)
     context = evaluate.context or model.block_size
     separator = shards.manifest["separator"]
-    return evaluation_windows(stream, separator, context, evaluate.stride or context, count, draw)
+    return evaluation_windows(
+        stream, separator, context, stride_in(context, evaluate.stride), count, draw
+    )
 
 
 def parser() -> argparse.ArgumentParser:

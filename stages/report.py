@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from stages.baselines import SEES
 from stages.command import TIMES, main
 from stages.evaluate import METRICS, MODEL, SHARDS
 from stages.params import read_params
@@ -16,9 +17,11 @@ from stages.sample import OUT as SAMPLES
 from stages.settings import Settings
 from stages.statistics import OUT as STATISTICS
 from stages.statistics import leak_line
+from stages.texts.reasons import in_words
 
 DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
+FEW_DOCUMENTS = 10  # held back: below this, which ones they are decides the figure
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc and python commands
 python -m stages sample --prompt "…" what the model makes of a beginning of yours
@@ -37,21 +40,48 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def scores_table(metrics: dict[str, Any]) -> Table:
-    """The model beside its baselines."""
-    table = Table("", "loss (nats)", "perplexity", "bits per byte", box=None, header_style="bold")
-    for name, scores in [*metrics["baselines"].items(), ("this model", metrics)]:
+    """Return the model's figures below its baselines', and what each sees."""
+    columns = ("", "loss (nats)", "perplexity", "bits per byte", "sees before each token")
+    table = Table(*columns, box=None, header_style="bold")
+    own = f"up to {metrics['context']} tokens"
+    sees = {**SEES, "this model": own, "learning": f"{own}; has learned from all before"}
+    rows = [*metrics["baselines"].items(), ("this model", metrics)]
+    if "adaptive" in metrics:
+        rows.append(("learning", metrics["adaptive"]))
+    for name, scores in rows:
         figures = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
-        style = "bold green" if name == "this model" else None
-        table.add_row(name, *(f"{figure:,.3f}" for figure in figures), style=style)
+        style = "bold green" if name in ("this model", "learning") else None
+        shown = (f"{figure:,.3f}" for figure in figures)
+        table.add_row(name, *shown, sees[name] + partly(scores), style=style)
     return table
 
 
-def data_line(statistics: dict[str, Any]) -> str:
-    """What the text is like, in a line."""
+def partly(scores: dict[str, float]) -> str:
+    """Return how much of the training text a baseline read, when that is not all."""
+    if "train_tokens" in scores:
+        return f" (counted in the last {scores['train_tokens']:,} tokens of training text)"
+    if "train_bytes" in scores:
+        return f" (read the last {scores['train_bytes'] / 1e6:,.0f} MB of training text)"
+    return ""
+
+
+def few_documents(n: int) -> str | None:
+    """Return a warning when n documents held back are too few to say much, else None."""
+    if n >= FEW_DOCUMENTS:
+        return None
+    held_back = "1 document says" if n == 1 else f"{n} documents say"
     return (
-        f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens of "
-        f"{statistics['bytes_per_token']:.2f} bytes; "
-        f"{statistics['dropped'].get('duplicate', 0):,} duplicates dropped;\n"
+        f"{held_back} little: another split.seed moves the figure; "
+        "add texts, or cut them (corpus.separator)"
+    )
+
+
+def data_line(statistics: dict[str, Any]) -> str:
+    """Return what the text is like, in two lines."""
+    return (
+        f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
+        f"{statistics['bytes_per_token']:.2f} bytes per token; "
+        f"{in_words(statistics['dropped'])} dropped;\n"
         f"{leak_line(statistics['leak'])}"
     )
 
@@ -70,7 +100,7 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
     seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
     table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
     table.add_row("together", f"{sum(seconds.values()):.0f} s")
-    table.add_row("standard error of the loss", f"{metrics['standard_error']:.3f}")
+    table.add_row("standard error", f"{metrics['standard_error']:.3f} nats, over its windows")
     return table
 
 
@@ -88,6 +118,8 @@ def run_stage(settings: Settings) -> None:
     console = Console(width=96)
     console.print()
     console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))
+    if warning := few_documents(manifest["splits"]["val"]["documents"]):
+        console.print(Text(warning, "yellow"))
     console.print(facts_table(metrics, manifest, read_json(MODEL / "lineage.json")))
     console.print(
         Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")

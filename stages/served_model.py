@@ -1,4 +1,4 @@
-"""A model folder as an MLflow model: prompts in, continuations out.
+"""A model folder as an MLflow model: prompts in, continuations out, as the stage `sample` writes.
 
 MLflow runs this file, with `nanogpt` and `stages` beside it, when such a model is loaded.
 """
@@ -7,16 +7,47 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from pydantic import ValidationError
 
 from nanogpt.checkpoint import load_model
+from nanogpt.data import mix
 from nanogpt.decoding import decoding_copy
-from nanogpt.generate import Sampling, generate
 from nanogpt.runtime import Runtime
+from stages.params import explain
+from stages.sample import SampleParams, continuations
 from stages.tokens.tokenizer import load_tokenizer
 
-DEFAULTS = {"max_new_tokens": 200, "temperature": 0.8, "top_k": 200, "top_p": 1.0, "seed": 0}
+DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml; with them come the stage's samples
+    "max_new_tokens": 300,
+    "temperature": 0.8,
+    "top_k": 100,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "stop": [],
+    "seed": 1,
+}
+TYPES = {int: "long", float: "double", list: "string"}  # MLflow's names; a list is one of strings
+REQUIREMENTS = [  # what is imported here, by the modules of the project too
+    *("torch", "numpy", "safetensors", "tiktoken", "mlflow"),
+    *("pandas", "pydantic", "psutil", "ruamel.yaml"),
+]
+
+
+def signature() -> ModelSignature:
+    """What goes in and out; MLflow passes on no params but those that are named here."""
+    params = [
+        ParamSpec(name, TYPES[type(value)], value, (-1,) if isinstance(value, list) else None)
+        for name, value in DEFAULTS.items()
+    ]
+    text = Schema([ColSpec("string")])
+    return ModelSignature(inputs=text, outputs=text, params=ParamSchema(params))
 
 
 class ServedModel(PythonModel):
@@ -32,26 +63,26 @@ class ServedModel(PythonModel):
     def predict(
         self,
         context: PythonModelContext,
-        model_input: list[str],
+        model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Each prompt and what the model adds to it; params as in DEFAULTS."""
+        """Each prompt, a row of one column, and what the model adds to it; params as in DEFAULTS.
+
+        Raises MlflowException, which a server tells its client, at a prompt or param it refuses.
+        """
+        prompts = model_input.iloc[:, 0].tolist()
         wanted = {**DEFAULTS, **(params or {})}
-        separator = self.tokenizer.separator
-        ids = [[separator, *self.tokenizer.encode(prompt).tolist()] for prompt in model_input]
-        tokens = generate(
-            self.model,
-            [torch.tensor(row) for row in ids],
-            wanted["max_new_tokens"],
-            sampling=Sampling(
-                temperature=wanted["temperature"], top_k=wanted["top_k"], top_p=wanted["top_p"]
-            ),
-            seeds=[wanted["seed"]] * len(ids),
-            stop_tokens=[separator],
-        )
-        rows = torch.stack(list(tokens), dim=1).tolist()  # (B, new tokens)
-        texts = (self.tokenizer.decode([t for t in row if t != separator]) for row in rows)
-        return [prompt + text for prompt, text in zip(model_input, texts, strict=True)]
+        wanted["stop"] = list(wanted["stop"])  # MLflow makes an array of it
+        try:
+            checked = SampleParams(prompts=prompts, samples_per_prompt=1, **wanted)
+            seeds = [mix(checked.seed, 0)] * len(prompts)  # of the first sample of each prompt
+            texts = continuations(prompts, seeds, checked, self.model, self.tokenizer)
+        except ValidationError as error:
+            lines = [explain("params", SampleParams, entry) for entry in error.errors()]
+            raise MlflowException.invalid_parameter_value("; ".join(lines)) from None
+        except ValueError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from None
+        return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
 
 mlflow.models.set_model(ServedModel())

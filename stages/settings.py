@@ -56,7 +56,9 @@ def read_settings() -> Settings:
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     given = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
     if unknown := sorted(given.keys() - known.keys()):
-        raise ValueError(f"{', '.join(unknown)}: no such setting; there are {sorted(known)}")
+        raise ValueError(
+            f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}"
+        )
     try:
         return Settings.model_validate({known[name]: text for name, text in given.items()})
     except ValidationError as error:

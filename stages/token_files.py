@@ -28,8 +28,6 @@ from stages.tokens.chosen_tokenizer import GPT2_IDS, chosen_tokenizer
 from stages.tokens.shards import VERSION, Shards
 from stages.tokens.split_writer import SplitWriter
 from stages.tokens.tokenizer import (
-    BpeTokenizer,
-    CharTokenizer,
     Tokenizer,
     fingerprint,
     save_tokenizer,
@@ -210,12 +208,7 @@ def checked_header(file: Path, form: Format) -> int:
 
 def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
     """(V,) how many bytes of text each id stands for, the separator for none."""
-    sizes = np.zeros(tokenizer.n_vocab, np.int64)
-    if isinstance(tokenizer, CharTokenizer):
-        sizes[:-1] = [len(character.encode("utf-8")) for character in tokenizer.characters]
-    elif isinstance(tokenizer, BpeTokenizer):
-        sizes[list(tokenizer.ranks.values())] = [len(token) for token in tokenizer.ranks]
-    return sizes
+    return np.array([*map(len, tokenizer.pieces), 0])
 
 
 def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:

@@ -9,6 +9,7 @@ Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the p
 """
 
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Mapping
@@ -28,11 +29,14 @@ MODEL_TAG = "nanogpt.model_id"
 POLL_SECONDS = 5.0
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
 
-ENVIRONMENT = {  # give up soon: what could not be sent is sent later
+ENVIRONMENT = {  # MLflow reads it when it is imported
+    # give up soon: what could not be sent is sent later
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it tells how it sets up its tables
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -49,6 +53,12 @@ def outboxes() -> Path:
 def tracking_uri() -> str:
     """Where runs are recorded."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def set_environment() -> None:
+    """Tell MLflow how to behave, where the user has not; to be called before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 class Tracker:
@@ -96,6 +106,22 @@ class Tracker:
         if self.outbox:
             self.outbox.append_files(kind, source, **values)
 
+    def record_table(self, file: Path) -> None:
+        """Put a table into the outbox, which takes the place of an earlier one of that name.
+
+        The file holds what MLflow's own tables do: `{"columns": […], "data": [[…], …]}`.
+        """
+        self.record_files("artifacts", file, path=None)
+        named = json.dumps([{"path": file.name, "type": "table"}])
+        self.record("tags", values={"mlflow.loggedArtifacts": named})  # its UI looks there
+
+    def live_curves(self) -> str | None:
+        """Where the curves of this run can be watched, if it is recorded."""
+        if not self.outbox:
+            return None
+        uri = tracking_uri()
+        return f"{uri} (make watch: this run)" if uri.startswith("http") else "make watch"
+
     def last_step(self, metric: str) -> int:
         """The last step on record of a metric."""
         return self.outbox.last_step(metric) if self.outbox else 0
@@ -104,6 +130,7 @@ class Tracker:
         """Deliver every few seconds, and once more when the tracker closes."""
         assert self.outbox is not None  # the courier runs only with an outbox
         self.problem = "the courier ended unexpectedly"  # unless it gets to say otherwise
+        set_environment()
         monitors = system_monitors() if self.system_metrics else []
         while True:
             last = self.closing.is_set()
@@ -143,8 +170,7 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
     """Send what waits in an outbox; the problem when the server does not take it, else None."""
     if not outbox.is_waiting():
         return None
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -184,6 +210,33 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
         return None
     runs = client.search_runs([experiment.experiment_id], f"tags.`{MODEL_TAG}` = '{model_id}'")
     return runs[0].info.run_id if runs else None
+
+
+def newest_run() -> tuple[str, str, bool] | None:
+    """Ids of the experiment and of the run to watch, and whether that run is going on.
+
+    It is the newest that is going on, else the newest; None where nothing has been recorded.
+    Raises ConnectionError when the store does not answer.
+    """
+    set_environment()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient(tracking_uri())
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        for query, running in (("attributes.status = 'RUNNING'", True), ("", False)):
+            ids = [experiment.experiment_id]
+            newest = client.search_runs(
+                ids, query, max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            if newest:
+                return experiment.experiment_id, newest[0].info.run_id, running
+    except MlflowException as error:
+        raise ConnectionError(f"{tracking_uri()} does not answer: {error}") from None
+    return None
 
 
 def create_run(client: "MlflowClient", model_id: str) -> str:
@@ -245,13 +298,17 @@ def send_model(run_id: str, folder: Path) -> None:
     """Log a model folder as a model that `mlflow.pyfunc.load_model` loads."""
     import mlflow
 
+    from stages.served_model import REQUIREMENTS, signature
+
     with mlflow.start_run(run_id=run_id):
         mlflow.pyfunc.log_model(
             name="model",
             python_model="stages/served_model.py",
             artifacts={"model": str(folder)},
             code_paths=["nanogpt", "stages"],
-            pip_requirements=["torch", "numpy", "safetensors", "tiktoken", "mlflow"],
+            pip_requirements=REQUIREMENTS,
+            signature=signature(),
+            input_example=["To be, or not to be"],
         )
 
 

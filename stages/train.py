@@ -51,6 +51,8 @@ class ModelParams(Section):
     zero_init_proj: bool
     tie_weights: bool
     logit_softcap: float = Field(ge=0, le=1e6)
+    ngram_table: int = Field(ge=0, le=1 << 24)
+    ngram_order: int = Field(ge=2, le=8)
     mask_documents: bool
 
     @model_validator(mode="after")

@@ -28,6 +28,8 @@ NEUTRAL = {
     "stages/settings.py",
     "stages/supervise.py",
     "stages/tracking.py",
+    "stages/training/display.py",
+    "stages/training/samples.py",
 }
 
 
@@ -49,14 +51,15 @@ def own_modules(file: Path) -> set[str]:
 
 
 def closure(*starts: str) -> set[str]:
-    """Files and whatever they import, directly or not."""
+    """Files and whatever they import, directly or not, but for what only neutral ones import."""
     seen: set[str] = set()
     waiting = list(starts)
     while waiting:
         path = waiting.pop()
         if path not in seen:
             seen.add(path)
-            waiting += own_modules(ROOT / path)
+            if path not in NEUTRAL:
+                waiting += own_modules(ROOT / path)
     return seen
 
 

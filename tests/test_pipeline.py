@@ -48,7 +48,8 @@ def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:
     counts = {"tokens", "bytes", "context", "stride"}
     assert set(metrics) == figures | counts | {"standard_error", "baselines"}
     assert metrics["context"] == metrics["stride"] == 16
-    assert set(metrics["baselines"]) == {"uniform", "unigram", "bigram"}
+    names = ["uniform", "unigram", "bigram", "kneser_ney", "ppmd"]
+    assert list(metrics["baselines"]) == names
     assert all(set(baseline) == figures for baseline in metrics["baselines"].values())
     assert metrics["tokens"] == manifest["splits"]["val"]["tokens"]
     assert metrics["bytes"] == manifest["splits"]["val"]["bytes"]
@@ -85,6 +86,7 @@ def test_result_neutral_settings_run_nothing(built: Any) -> None:
     ("module", "stages"),
     [
         ("nanogpt/ngram.py", {"statistics", "evaluate"}),
+        ("nanogpt/kneser_ney.py", {"evaluate"}),
         ("nanogpt/optim.py", {"train"}),
         ("nanogpt/generate.py", {"sample"}),
         ("stages/tracking.py", set()),
@@ -155,10 +157,18 @@ def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
 
 
 def test_the_dvc_commands_a_user_types(built: Any) -> None:
-    for command in (["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]):
+    for command in (
+        *(["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]),
+        ["push"],  # which `dvc repro` tells one to type
+    ):
         done = built.run("dvc", *command)
         assert done.returncode == 0, done.stdout
-    assert "bits_per_byte" in built.run("dvc", "metrics", "show").stdout
+    shown = built.run("dvc", "metrics", "show").stdout
+    assert "baselines.ppmd.bits_per_byte" in shown
+    assert any((built.folder / "dvc_remote").iterdir())
+    untracked = built.run("git", "status", "--porcelain", "--untracked-files=all").stdout
+    assert "dvc_remote" not in untracked
+    assert "dvc_plots" not in untracked
 
 
 def test_a_mistake_in_the_last_section_stops_the_first_stage(

@@ -49,6 +49,10 @@ class Tokenizer(Protocol):
         """The text of ids; separators show as `<|endoftext|>`."""
 
     @property
+    def pieces(self) -> Sequence[bytes]:
+        """The UTF-8 bytes of every id but the separator, which is the last."""
+
+    @property
     def files(self) -> Mapping[str, str]:
         """What `load_tokenizer` needs: file names and contents."""
 
@@ -89,6 +93,10 @@ class CharTokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         table = [*self.characters, SEPARATOR]
         return "".join(table[token] for token in tokens)
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        return [character.encode("utf-8") for character in self.characters]
 
     @cached_property
     def files(self) -> Mapping[str, str]:
@@ -132,6 +140,10 @@ class BpeTokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.encoding.decode(list(tokens))
+
+    @property
+    def pieces(self) -> Sequence[bytes]:
+        return sorted(self.ranks, key=self.ranks.__getitem__)
 
     @cached_property
     def files(self) -> Mapping[str, str]:

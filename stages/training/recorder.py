@@ -1,24 +1,25 @@
 """What becomes of the training loop's events: curves on disk, metrics in MLflow, lines to read."""
 
 import csv
-import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nanogpt.evaluate import bits_per_byte
 from nanogpt.files import write_whole
 from nanogpt.flops import flops_per_token, peak_flops
 from nanogpt.memory import peak_memory_bytes
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train import CheckpointWritten, Ended, Evaluated, Started, StepDone, TrainEvent
+from nanogpt.train import Ended, Evaluated, Started, StepDone, TrainEvent
 from stages.tracking import Tracker
+from stages.training.display import Display
+from stages.training.samples import SampleTable, TrainingSamples
 
 TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
 VAL_COLUMNS = ("step", "loss")
@@ -78,31 +79,41 @@ class Hardware:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is known of a training before its first update."""
+
+    n_params: int
+    max_steps: int
+    batch_tokens: int
+    processes: int
+    val_tokens: int  # of the whole validation split
+    val_bytes: int
+
+
 class Recorder:
-    """Takes each event of one training."""
+    """Takes each event of one training; without `samples` the model writes no texts meanwhile."""
 
     def __init__(
         self,
         folder: Path,
         tracker: Tracker,
+        plan: Plan,
         *,
-        max_steps: int,
-        batch_tokens: int,
         interval: int,
         hardware: Hardware,
+        samples: TrainingSamples | None,
     ) -> None:
-        self.hardware, self.skipped = hardware, 0
+        self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
         self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
         self.val = Curve(folder / "val.csv", VAL_COLUMNS)
+        self.samples, self.table = samples, SampleTable(folder)
         self.tracker = tracker
         self.recorded = {name: tracker.last_step(name) for name in ("train/loss", "val/loss")}
-        self.max_steps, self.batch_tokens, self.interval = max_steps, batch_tokens, interval
         self.seconds: deque[float] = deque(maxlen=50)
         self.loader_seconds: deque[float] = deque(maxlen=50)
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), transient=True
-        )
-        self.task = self.progress.add_task("training", total=max_steps)
+        self.clock = Clock()
+        self.display = Display(max_steps=plan.max_steps, interval=interval)
 
     def take(self, event: TrainEvent) -> None:
         """Record one event."""
@@ -111,26 +122,19 @@ class Recorder:
         elif isinstance(event, StepDone):
             self.take_step(event)
         elif isinstance(event, Evaluated):
-            self.val.add(event.step, event.loss)
-            if event.step > self.recorded["val/loss"]:
-                self.tracker.record("metrics", step=event.step, values={"val/loss": event.loss})
-            self.say(f"step {event.step:>6}  val loss {event.loss:.4f}{' *' * event.is_best}")
-        elif isinstance(event, CheckpointWritten | Ended):
-            self.progress.refresh()
+            self.take_evaluation(event)
+        elif isinstance(event, Ended):
+            self.display.close()
 
     def take_start(self, event: Started) -> None:
-        """Say how the batch is made up and bring the curves to where the training goes on."""
-        self.train.start_after(event.step)
-        self.val.start_after(event.step)
-        if sys.stdout.isatty():
-            self.progress.start()
-        if event.step == self.max_steps:
-            self.say("trained before; its model is written again")
-        elif event.step:
-            self.say(f"continuing after step {event.step}")
-        self.say(f"micro-batch {event.micro_batch}, accumulated {event.accumulation} times")
-        if event.too_large:
-            self.say(f"there was no memory for a micro-batch of {event.too_large}")
+        """Say what begins and bring the curves to where the training goes on."""
+        for curve in (self.train, self.val, self.table):
+            curve.start_after(event.step)
+        for line in start_lines(self.plan, event):
+            self.display.say(line)
+        if where := self.tracker.live_curves():
+            self.display.say(f"live curves: {where}")
+        self.display.start([float(row["loss"]) for row in self.train.rows()])
 
     def take_step(self, event: StepDone) -> None:
         """Add a point to the curves, and now and then a line and the metrics."""
@@ -138,21 +142,13 @@ class Recorder:
         self.skipped += event.skipped
         self.seconds.append(event.seconds)
         self.loader_seconds.append(event.loader_seconds)
-        speed = self.batch_tokens / median(self.seconds)
-        self.progress.update(
-            self.task,
-            completed=event.step,
-            description=f"step {event.step} loss {event.loss:.3f} {speed:,.0f} tok/s",
-        )
-        if event.step % self.interval and event.step != self.max_steps:
-            return
-        if not sys.stdout.isatty():
-            left = (self.max_steps - event.step) * median(self.seconds)
-            self.say(
-                f"step {event.step:>6}  loss {event.loss:.4f}  lr {event.lr:.2e}  "
-                f"{speed:,.0f} tok/s  {timedelta(seconds=round(left))} left"
-            )
-        if event.step > self.recorded["train/loss"]:
+        self.clock.tick(event.seconds)
+        step_seconds = median(self.seconds)
+        speed = self.plan.batch_tokens / step_seconds
+        left = (self.plan.max_steps - event.step) * (step_seconds + self.clock.between_steps)
+        self.display.update(event.step, event.loss, event.lr, speed, left)
+        due = event.step % self.interval == 0 or event.step == self.plan.max_steps
+        if due and event.step > self.recorded["train/loss"]:
             values = {
                 "train/loss": event.loss,
                 "lr": event.lr,
@@ -164,10 +160,65 @@ class Recorder:
             }
             self.tracker.record("metrics", step=event.step, values=values)
 
-    def say(self, line: str) -> None:
-        """Print a line, above the progress bar if there is one."""
-        self.progress.console.print(line, highlight=False)
+    def take_evaluation(self, event: Evaluated) -> None:
+        """Keep and tell the loss on the validation text, and let the model write a little."""
+        self.val.add(event.step, event.loss)
+        bits = bits_per_byte(event.loss, self.plan.val_tokens, self.plan.val_bytes)
+        if event.step > self.recorded["val/loss"]:
+            values = {"val/loss": event.loss, "val/bits_per_byte": bits}
+            self.tracker.record("metrics", step=event.step, values=values)
+        self.display.bits_per_byte = bits
+        self.display.say(
+            f"step {event.step:>6}  validation loss {event.loss:.4f}, {bits:.4f} bits per byte"
+            f"{', the best so far' * event.is_best}"
+        )
+        text = self.samples.write() if self.samples else None
+        if text is not None:
+            self.display.say_sample(text)
+            self.table.add(event.step, event.loss, bits, text)
+            self.tracker.record_table(self.table.file)
 
     def close(self) -> None:
-        """Take the progress bar away."""
-        self.progress.stop()
+        """Leave the terminal as it was."""
+        self.display.close()
+
+
+class Clock:
+    """Tells how long a training does other things than updates: looks, checkpoints, texts."""
+
+    def __init__(self) -> None:
+        self.steps, self.outside = 0, 0.0
+        self.ended = time.perf_counter()
+
+    def tick(self, step_seconds: float) -> None:
+        """Note that an update has ended that took so long."""
+        now = time.perf_counter()
+        if self.steps:  # what came before the first update comes only once
+            self.outside += max(0.0, now - self.ended - step_seconds)
+        self.steps, self.ended = self.steps + 1, now
+
+    @property
+    def between_steps(self) -> float:
+        """Seconds between two updates, in the mean."""
+        return self.outside / max(1, self.steps - 1)
+
+
+def start_lines(plan: Plan, event: Started) -> list[str]:
+    """What a training is going to do, as far as that is worth saying."""
+    lines = [
+        f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
+        f"{plan.batch_tokens:,} tokens"
+    ]
+    if event.step == plan.max_steps:
+        lines.append("trained before; its model is written again")
+    elif event.step:
+        lines.append(f"continuing after step {event.step}")
+    among = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
+    if event.accumulation > 1:
+        lines.append(
+            f"each update reads its tokens in {event.accumulation} passes of "
+            f"{event.micro_batch} sequences{among}"
+        )
+    if event.too_large:
+        lines.append(f"there is no memory for {event.too_large} sequences in one pass")
+    return lines

@@ -34,7 +34,8 @@ from stages.tracking import Tracker
 from stages.train import ModelParams, TrainParams, code_sha256
 from stages.training.initial_weights import load_initial
 from stages.training.lineage import device_name, lineage
-from stages.training.recorder import Hardware, Recorder
+from stages.training.recorder import Hardware, Plan, Recorder
+from stages.training.samples import TrainingSamples
 
 DTYPES = {
     "auto": None,
@@ -122,14 +123,7 @@ class Job:
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
             self.describe(tracker, origin, model.n_params())
-            recorder = Recorder(
-                self.folder,
-                tracker,
-                max_steps=self.params.max_steps,
-                batch_tokens=self.params.batch_tokens,
-                hardware=Hardware.of(model, runtime),
-                interval=self.settings.log_interval,
-            )
+            recorder = self.recorder(tracker, model, runtime)
             with closing(recorder):
                 for event in events:
                     recorder.take(event)
@@ -149,6 +143,26 @@ class Job:
         sessions = json.loads(file.read_text()) if file.exists() else []
         found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
         return found
+
+    def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime) -> Recorder:
+        """What takes the events; where each process holds a part of the weights, without texts."""
+        val = self.shards.manifest["splits"]["val"]
+        samples = TrainingSamples(model, self.shards.tokenizer_folder)
+        return Recorder(
+            self.folder,
+            tracker,
+            Plan(
+                n_params=model.n_params(),
+                max_steps=self.params.max_steps,
+                batch_tokens=self.params.batch_tokens,
+                processes=runtime.world_size,
+                val_tokens=val["tokens"],
+                val_bytes=val["bytes"],
+            ),
+            interval=self.settings.log_interval,
+            hardware=Hardware.of(model, runtime),
+            samples=None if runtime.sharded else samples,
+        )
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
         """Note by which code and on what hardware the training goes on; all such notes so far."""
@@ -214,6 +228,7 @@ class Job:
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
             write_json(beside / "lineage.json", about)
+        print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
 
 

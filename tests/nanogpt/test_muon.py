@@ -64,3 +64,14 @@ def test_products_are_in_the_format_given() -> None:
     for p, q in zip(matrices, others, strict=True):
         torch.testing.assert_close(p, q, atol=1e-3, rtol=0)
         assert not torch.equal(p, q)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 32), (2, 64, 16), (2, 8, 16)])
+def test_iterations_of_the_gram_matrix_are_those_of_the_matrix(
+    shape: tuple[int, int, int],
+) -> None:
+    """float64 takes the long way, float32 the short one where a side is twice the other."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    short = orthogonalised(matrices, COEFFICIENTS, 5, 1e-7)
+    long = orthogonalised(matrices.double(), COEFFICIENTS, 5, 1e-7)
+    torch.testing.assert_close(short.double(), long, atol=2e-5, rtol=0)

@@ -208,7 +208,8 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     assert_near(two, one, abs=1e-4)
     assert_near(sharded, double, abs=1e-10, loss_abs=1e-6)  # the loss is told in float32
     assert_near(four, double, abs=1e-10, loss_abs=1e-6)
-    assert_near(seen_by(tmp_path, "half"), half, abs=1e-3)
+    # A gradient norm of 1 to 2 in bfloat16 is known to 2^-8; processors round sums differently.
+    assert_near(seen_by(tmp_path, "half"), half, abs=2**-8, loss_abs=1e-3)
 
     # What one process began, four go on with, each holding a part, and the state is the same bits.
     resumed = seen_by(tmp_path, "begun")
@@ -243,3 +244,36 @@ def test_muon_needs_whole_matrices(plan: TrainConfig) -> None:
     check_optimizer(muon, replace(sharded, distributed=False))
     with pytest.raises(ValueError, match=r"muon needs whole matrices.*=ddp, or train.optimizer"):
         check_optimizer(muon, sharded)
+
+
+DDP = """
+import os, warnings
+from dataclasses import asdict
+import torch
+import torch.distributed as dist
+from nanogpt.checkpoint import load_model
+from nanogpt.parallel import wrap
+from nanogpt.runtime import Runtime
+import sys
+from pathlib import Path
+
+cpu = torch.device("cpu")
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/meeting", rank=0, world_size=1)
+runtime = Runtime(device=cpu, dtype=torch.float32, distributed=True)
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    wrapped = wrap(load_model(Path(sys.argv[1]) / "model", cpu), runtime)
+print([str(warning.message) for warning in warned], wrapped.broadcast_buffers)
+dist.destroy_process_group()
+"""
+
+
+def test_torch_has_nothing_to_say_about_how_several_processes_are_set_up(
+    lively: Callable[[GPTConfig], GPT],
+    modern: GPTConfig,
+    python: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", lively(modern))
+    assert python(DDP, tmp_path).strip() == "[] False"

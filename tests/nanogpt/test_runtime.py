@@ -79,7 +79,7 @@ def test_mps_trains_in_float32() -> None:
 def test_a_processor_that_emulates_bfloat16_is_found_out(
     python: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """oneDNN is told to use no instruction beyond AVX2, which has none for bfloat16."""
+    """Tell oneDNN to use no instruction beyond AVX2, which has none for bfloat16."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     script = (

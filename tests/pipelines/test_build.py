@@ -115,7 +115,7 @@ def test_a_training_killed_twice_is_retried_and_recovers(
     kills, begun = 0, False
     for line in flow.stdout:  # lines come in bursts, so that one process may have told many
         output.append(line)
-        begun |= "micro-batch" in line  # what each process says first
+        begun |= "updates of" in line  # what each process says first
         step = re.search(r"step +(\d+) ", line)
         if begun and kills < 2 and step and int(step[1]) > 60:  # the checkpoint of 40 is whole
             named = "stages.training.train_process"

@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages import clean, download, tokenize
@@ -27,7 +28,9 @@ from stages.texts.params import CorpusParams
 from stages.texts.readers import Document
 from stages.tokenize import TokenizeParams
 from stages.tokens.pool import tokenize_here
+from stages.tokens.shards import Shards
 from stages.tokens.split import SplitParams
+from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SPLIT = SplitParams(val_fraction=0.3, seed=1)
@@ -287,6 +290,33 @@ def make_corpus() -> Callable[[list[str], Path], Cleaned]:
     return corpus_of
 
 
+def shards_of(splits: dict[str, list[str]], folder: Path) -> Shards:
+    """The shards of these texts by split, an id for each character, without the stages before."""
+    letters = {letter for texts in splits.values() for text in texts for letter in text}
+    tokenizer = CharTokenizer("".join(sorted(letters)))
+    save_tokenizer(folder / "tokenizer", tokenizer)
+    described = {}
+    for split, texts in splits.items():
+        (folder / split).mkdir()
+        parts = [[*tokenizer.encode(text), tokenizer.separator] for text in texts]
+        tokens = np.concatenate(parts).astype(np.uint16)
+        np.save(folder / split / "00000.npy", tokens)
+        described[split] = {
+            "documents": len(texts),
+            "tokens": len(tokens),
+            "bytes": sum(len(text.encode()) for text in texts),
+            "files": [{"name": "00000.npy", "tokens": len(tokens)}],
+        }
+    about = {"dtype": "uint16", "n_vocab": tokenizer.n_vocab, "separator": tokenizer.separator}
+    return Shards(folder=folder, manifest={**about, "splits": described})
+
+
+@pytest.fixture(scope="session")
+def make_shards() -> Callable[[dict[str, list[str]], Path], Shards]:
+    """Makes shards of texts, given by split, in a new folder."""
+    return shards_of
+
+
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty tokenized documents beside their corpus; a test that changes them copies them first."""
@@ -306,7 +336,6 @@ def train_tiny() -> Callable[[Path, Path], None]:
     """Trains the smallest of models on some shards, for one update, into a new folder."""
     from stages.params import read_params
     from stages.settings import Settings
-    from stages.tokens.shards import Shards
     from stages.train import ModelParams, TrainParams, identity_of
     from stages.training.train_process import Job  # torch, which most tests here do without
 

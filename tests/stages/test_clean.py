@@ -308,4 +308,4 @@ def test_the_command_uses_the_projects_own_filters(
     (workspace / "params.yaml").write_text(section)
     done = run_python("-m", "stages.clean")
     assert done.returncode == 0, done.stderr
-    assert "1 of 2 documents kept; dropped: {'filter ascii': 1}" in done.stdout
+    assert "1 of 2 documents kept; 1 by filter ascii dropped" in done.stdout

@@ -33,18 +33,35 @@ SAMPLE = SampleParams(
 
 
 def evaluated(
-    built: Any, out: Path, context: int | None = None, stride: int | None = None
+    built: Any,
+    out: Path,
+    context: int | None = None,
+    stride: int | float | None = None,
+    adapt_rate: float = 0.0,
 ) -> dict[str, Any]:
     """The figures of the built model."""
-    params = EvaluateParams(context=context, stride=stride)
+    params = EvaluateParams(context=context, stride=stride, adapt_rate=adapt_rate)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
     return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
 
 
 def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
-    first = evaluated(built, tmp_path / "a")
-    assert evaluated(built, tmp_path / "b") == first
-    assert first == json.loads((built.folder / "metrics/evaluate.json").read_text())
+    first = evaluated(built, tmp_path / "a", stride=0.5, adapt_rate=0.2)
+    assert evaluated(built, tmp_path / "b", stride=0.5, adapt_rate=0.2) == first
+    kept = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    assert first.pop("adaptive") == pytest.approx(kept.pop("adaptive"), rel=1e-4)
+    assert first == kept
+
+
+def test_a_model_that_learns_as_it_reads_is_measured_apart(built: Any, tmp_path: Path) -> None:
+    plain = evaluated(built, tmp_path / "a")
+    assert "adaptive" not in plain
+    both = evaluated(built, tmp_path / "b", adapt_rate=0.2)
+    learning = both.pop("adaptive")
+    assert both == plain
+    assert learning["val_loss"] != plain["val_loss"]
+    ratio = learning["bits_per_byte"] / learning["val_loss"]
+    assert ratio == pytest.approx(plain["bits_per_byte"] / plain["val_loss"])
 
 
 def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
@@ -65,6 +82,7 @@ def test_a_stride_shows_each_token_with_more_before_it(built: Any, tmp_path: Pat
     overlapping = evaluated(built, tmp_path / "c", context=8, stride=2)
     assert overlapping["tokens"] == apart["tokens"]
     assert overlapping["val_loss"] < apart["val_loss"]
+    assert evaluated(built, tmp_path / "d", context=8, stride=0.25) == overlapping
 
 
 def test_a_stride_that_leaves_gaps_is_refused(built: Any, tmp_path: Path) -> None:
@@ -83,7 +101,7 @@ def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path
     shards = Shards.open(built.folder / "data/shards")
     with pytest.raises(ValueError, match="another tokenizer"):
         evaluate.run(
-            EvaluateParams(context=None, stride=None),
+            EvaluateParams(context=None, stride=None, adapt_rate=0.0),
             model,
             shards,
             tmp_path / "m",
@@ -102,7 +120,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) ->
     np.save(folder / "val/00000.npy", tokens)
     with pytest.raises(ValueError, match="token id 999 is beyond the model's vocabulary"):
         evaluate.run(
-            EvaluateParams(context=None, stride=None),
+            EvaluateParams(context=None, stride=None, adapt_rate=0.0),
             built.folder / "models/gpt",
             Shards.open(folder),
             tmp_path / "m.json",

@@ -18,7 +18,6 @@ from stages import clean, statistics, tokenize
 from stages.clean import CleanParams
 from stages.corpus_picture import draw_frequencies, draw_lengths
 from stages.picture import FAINT, INK, WARM
-from stages.report import data_line
 from stages.shard import ShardParams
 from stages.shard import run as run_shard
 from stages.texts import corpus as corpus_on_disk
@@ -91,13 +90,6 @@ def test_the_headline_figures_are_counted(figures: dict[str, Any]) -> None:
     }
     assert figures["dropped"] == {"duplicate": 1}
     assert figures["skipped"] == {"empty document": 1}
-
-
-def test_the_report_has_a_line_on_them(figures: dict[str, Any]) -> None:
-    assert data_line(figures) == (
-        "40 documents, 860 tokens of 1.00 bytes; 1 duplicates dropped;\n"
-        "0.00% of the validation text stands in the training text"
-    )
 
 
 def test_the_most_frequent_tokens_come_with_text_and_count(figures: dict[str, Any]) -> None:

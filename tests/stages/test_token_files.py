@@ -181,7 +181,7 @@ def test_imported_tokens_are_trained_and_measured_on(
     command("from-nanogpt", "there", "back")
     train_tiny(workspace / "back", workspace / "models/gpt")
     result = evaluate.run(
-        EvaluateParams(context=None, stride=None),
+        EvaluateParams(context=None, stride=None, adapt_rate=0.0),
         workspace / "models/gpt",
         Shards.open(workspace / "back"),
         workspace / "metrics.json",

@@ -1,5 +1,6 @@
 """What stands in MLflow after a run, with a living server, a dead one, and one that comes back."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from stages.outbox import Outbox
-from stages.tracking import EXPERIMENT, deliver
+from stages.tracking import EXPERIMENT, Tracker, deliver
+from stages.training.samples import TABLE, SampleTable
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 
@@ -46,7 +48,8 @@ def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
     assert val_steps == list(range(20, 201, 20))
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert run.data.metrics["evaluate/bits_per_byte"] > 0
-    assert run.data.metrics["evaluate/bigram/bits_per_byte"] > 0
+    for baseline in ("bigram", "kneser_ney", "ppmd"):
+        assert run.data.metrics[f"evaluate/{baseline}/bits_per_byte"] > 0
 
 
 def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
@@ -70,6 +73,44 @@ def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.Monke
     (text,) = model.predict(["the king"], params={"max_new_tokens": 5})
     assert text.startswith("the king")
     assert len(text) > len("the king")
+
+
+def test_a_run_holds_what_the_model_wrote_while_it_was_trained(built: Any) -> None:
+    client, run = only_run(built.folder)
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": TABLE, "type": "table"}]
+    rows = client.load_table(run.info.experiment_id, TABLE, [run.info.run_id])
+    assert list(rows["step"])[:1] == [20]
+    assert all(rows["text"].str.len() >= 10)
+    points = client.get_metric_history(run.info.run_id, "val/bits_per_byte")
+    assert [point.step for point in points] == list(range(20, 201, 20))
+    bits = {point.step: point.value for point in points}
+    assert list(rows["bits_per_byte"]) == pytest.approx([bits[step] for step in rows["step"]])
+
+
+def test_a_table_delivered_again_takes_the_place_of_the_earlier(workspace: Path) -> None:
+    tracker, table = Tracker("model", enabled=True), SampleTable(workspace)
+    assert tracker.outbox is not None
+    for step in (1, 2):
+        table.add(step, 3.0, 2.0, f"text {step}")
+        tracker.record_table(table.file)
+        assert deliver(tracker.outbox, "model") is None
+    client, run = only_run(workspace)
+    file = client.download_artifacts(run.info.run_id, TABLE)
+    texts = [row[-1] for row in json.loads(Path(file).read_text())["data"]]
+    assert texts == ["text 1", "text 2"]
+
+
+def test_mlflow_says_nothing_while_it_sets_up_its_store(
+    workspace: Path, run_python: Callable[..., Any]
+) -> None:
+    script = """
+from stages.tracking import Tracker
+with Tracker("model", enabled=True, system_metrics=True) as tracker:
+    tracker.record("tags", values={"mlflow.runName": "a name"})
+"""
+    done = run_python("-c", script)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert only_run(workspace)[1].info.run_name == "a name"
 
 
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:

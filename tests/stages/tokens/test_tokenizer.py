@@ -64,6 +64,15 @@ def test_char_gives_back_every_text_one_id_per_character(text: str) -> None:
     assert tokenizer.decode(ids.tolist()) == text
 
 
+@given(text=TEXTS.filter(bool))
+@fuzzed
+def test_pieces_are_the_bytes_of_each_id(text: str, bpe: BpeTokenizer) -> None:
+    for tokenizer in (alphabet(text), bpe):
+        assert len(tokenizer.pieces) == tokenizer.separator
+        ids = tokenizer.encode(text).tolist()
+        assert b"".join(tokenizer.pieces[i] for i in ids) == text.encode()
+
+
 @given(text=TEXTS)
 @fuzzed
 def test_bytes_gives_back_every_text_one_id_per_byte(text: str, raw_bytes: Tokenizer) -> None:

@@ -1,0 +1,57 @@
+"""A model that learns as it reads: from the past alone, and for the better."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.adapt import adaptive_loss, batches_in_order
+from nanogpt.data import TokenStream
+from nanogpt.evaluate import evaluate_split
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.optim import OptimConfig
+from nanogpt.runtime import Runtime
+
+Build = Callable[[GPTConfig], GPT]
+SEPARATOR = 49
+
+
+def read(model: GPT, stream: TokenStream, adamw: OptimConfig, cpu: Runtime, rate: float) -> float:
+    return adaptive_loss(
+        deepcopy(model), stream, adamw, separator=SEPARATOR, runtime=cpu, rate=rate
+    )
+
+
+@pytest.mark.parametrize("n_tokens", [7, 16, 203, 1024])
+def test_every_token_is_read_once_in_order(n_tokens: int) -> None:
+    tokens = np.arange(n_tokens, dtype=np.uint16)
+    rows = list(batches_in_order(TokenStream([tokens]), 16, SEPARATOR))
+    assert torch.cat([row[:, 1:].flatten() for row in rows]).tolist() == tokens.tolist()
+    assert rows[0][0, 0] == SEPARATOR
+
+
+def test_without_a_rate_it_is_the_plain_loss(
+    config: GPTConfig, lively: Build, val_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
+) -> None:
+    model = lively(config)
+    plain = evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu).loss
+    assert read(model, val_stream, adamw, cpu, rate=0.0) == pytest.approx(plain, rel=1e-6)
+
+
+def test_it_learns_what_the_text_is_like(
+    config: GPTConfig, seeded: Build, train_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
+) -> None:
+    model = seeded(config)
+    static = read(model, train_stream, adamw, cpu, rate=0.0)
+    assert read(model, train_stream, adamw, cpu, rate=1.0) < static - 0.02
+
+
+def test_nothing_is_learned_before_it_is_predicted(
+    config: GPTConfig, seeded: Build, train_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
+) -> None:
+    """The first update's tokens are predicted by the weights as they came."""
+    model, first = seeded(config), TokenStream([train_stream.shards[0][:512]])
+    static = read(model, first, adamw, cpu, rate=0.0)
+    assert read(model, first, adamw, cpu, rate=1.0) == static
