@@ -38,7 +38,7 @@ use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corp
 # MLflow's own import of Starlette warns of a module that is to be replaced; nothing to do about here.
 MLFLOW_SERVER = MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
   PYTHONWARNINGS="ignore:starlette.middleware.wsgi is deprecated:UserWarning" \
-  mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 \
+  mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 --uvicorn-opts --no-access-log \
   --backend-store-uri "$${MLFLOW_BACKEND_URI:-sqlite:///mlflow.db}" --default-artifact-root mlartifacts
 
 .PHONY: ui

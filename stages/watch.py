@@ -16,22 +16,26 @@ from stages.settings import Settings
 from stages.tracking import newest_run, tracking_uri
 
 POLL_SECONDS = 0.2
+SAMPLES = "samples_while_training.json"  # as `stages.training.samples` calls it
 
 
-def page(server: str, experiment_id: str, run_id: str) -> str:
-    """The address of a run's curves."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
+def page(server: str, experiment_id: str, run_id: str, tab: str) -> str:
+    """The address of one of a run's pages, in the mode of MLflow that is about training."""
+    run = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{run}/{tab}?workflowType=machine_learning"
 
 
 def links(server: str) -> list[str]:
-    """What to tell: the page of the training that goes on, else of the newest."""
+    """What to tell: the pages of the training that goes on, else of the newest."""
     found = newest_run()
     if found is None:
         return ["nothing has been recorded yet; once a training runs, type make watch again"]
     experiment_id, run_id, running = found
-    link = page(server, experiment_id, run_id)
-    said = f"live curves: {link}" if running else f"no training is running; the newest: {link}"
-    return [said, f"system figures: {link.replace('model-metrics', 'system-metrics')}"]
+    curves = page(server, experiment_id, run_id, "model-metrics")
+    samples = page(server, experiment_id, run_id, f"artifacts/{SAMPLES}")
+    if running:
+        return [f"live curves: {curves}", f"samples: {samples}"]
+    return [f"no training is running; the newest: {curves}"]
 
 
 def answers(server: str) -> bool:

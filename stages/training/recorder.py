@@ -175,7 +175,7 @@ class Recorder:
         text = self.samples.write() if self.samples else None
         if text is not None:
             self.display.say_sample(text)
-            self.table.add(event.step, event.loss, bits, text)
+            self.table.add(event.step, text, bits, event.loss)
             self.tracker.record_table(self.table.file)
 
     def close(self) -> None:

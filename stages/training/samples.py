@@ -25,7 +25,7 @@ FIRST_TOKENS, TOKENS = 60, 30
 LEAST_TOKENS = 10  # there is nothing to read in fewer
 SHARE = 0.01  # of the time since the start, for all texts together
 TABLE = "samples_while_training.json"
-COLUMNS = ("step", "val_loss", "bits_per_byte", "text")
+COLUMNS = ("step", "text", "bits_per_byte", "val_loss")
 
 
 class TrainingSamples:
@@ -84,8 +84,8 @@ class SampleTable:
         """Keep the texts up to `step`, which is where the training goes on."""
         self.rows = [row for row in self.rows if row[0] <= step]
 
-    def add(self, step: int, val_loss: float, bits_per_byte: float, text: str) -> None:
+    def add(self, step: int, text: str, bits_per_byte: float, val_loss: float) -> None:
         """Append one text and write the file."""
-        self.rows.append([step, val_loss, bits_per_byte, text])
+        self.rows.append([step, text, round(bits_per_byte, 4), round(val_loss, 4)])
         content = {"columns": COLUMNS, "data": self.rows}
         write_whole(self.file, json.dumps(content, ensure_ascii=False))

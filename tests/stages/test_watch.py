@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 
 from stages.outbox import Outbox
 from stages.tracking import EXPERIMENT, deliver, newest_run
+from stages.training.samples import TABLE
 from stages.watch import links
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +53,11 @@ def test_the_training_that_goes_on_is_shown_before_newer_ones() -> None:
     found = newest_run()
     assert found is not None
     assert found[1:] == (running, True)
-    curves, system = links(SERVER)
+    curves, samples = links(SERVER)
     page = f"{SERVER}/#/experiments/{found[0]}/runs/{running}"
-    assert curves == f"live curves: {page}/model-metrics"
-    assert system == f"system figures: {page}/system-metrics"
+    mode = "?workflowType=machine_learning"
+    assert curves == f"live curves: {page}/model-metrics{mode}"
+    assert samples == f"samples: {page}/artifacts/{TABLE}{mode}"
 
 
 def test_where_none_goes_on_the_newest_is_shown() -> None:
@@ -92,6 +94,8 @@ def test_make_watch_serves_the_page_and_says_where(workspace: Path) -> None:
     command = ["make", *arguments, "watch"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of the `make test` around this
+        environment.pop(name, None)
     serving = subprocess.Popen(
         command,
         env=environment,

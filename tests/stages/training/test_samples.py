@@ -173,14 +173,14 @@ def test_the_first_text_is_short_where_there_was_no_time_yet(model: GPT, tokeniz
 def test_a_table_goes_on_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
     table = SampleTable(tmp_path)
     for step in (10, 20, 30):
-        table.add(step, 5.0 - step / 10, 2.0, f"naïve {step}")
+        table.add(step, f"naïve {step}", 2.0, 5.0 - step / 10)
     again = SampleTable(tmp_path)
     again.start_after(20)
-    again.add(30, 1.5, 1.0, "another")
+    again.add(30, "another", 1.00004, 1.5)
     content = json.loads(again.file.read_text(encoding="utf-8"))
-    assert content["columns"] == ["step", "val_loss", "bits_per_byte", "text"]
+    assert content["columns"] == ["step", "text", "bits_per_byte", "val_loss"]
     assert content["data"] == [
-        [10, 4.0, 2.0, "naïve 10"],
-        [20, 3.0, 2.0, "naïve 20"],
-        [30, 1.5, 1.0, "another"],
+        [10, "naïve 10", 2.0, 4.0],
+        [20, "naïve 20", 2.0, 3.0],
+        [30, "another", 1.0, 1.5],
     ]
