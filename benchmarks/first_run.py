@@ -79,6 +79,7 @@ def make_run(folder: Path) -> dict[str, Any]:
         "seconds": round(wall, 1),
         "train_seconds": train["seconds"],
         "bits_per_byte": metrics["bits_per_byte"],
+        "learning_as_it_reads": metrics["adaptive"]["bits_per_byte"],
         "baselines": {k: v["bits_per_byte"] for k, v in metrics["baselines"].items()},
         "hardware": lineage["hardware"],
     }
