@@ -93,7 +93,7 @@ def sample_lines(text: str) -> list[str]:
     shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
     wrapped = [
         part
-        for line in shown.strip("\n").split("\n")
+        for line in shown.rstrip().lstrip("\n").split("\n")
         for part in textwrap.wrap(line, SAMPLE_COLUMNS, replace_whitespace=False) or [""]
     ]
     return [f"    | {line}".rstrip() for line in wrapped[:SAMPLE_LINES]]

@@ -179,7 +179,7 @@ def test_the_smoothed_loss_begins_at_the_first_and_follows_slowly() -> None:
 
 
 def test_a_sample_is_shown_in_few_lines_of_printable_characters() -> None:
-    assert sample_lines("\nACT I.\n\n\tEnter\x07 a King\n") == [
+    assert sample_lines("\nACT I.\n\n\tEnter\x07 a King\n ") == [
         "    | ACT I.",
         "    |",
         "    |     Enter· a King",
