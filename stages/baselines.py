@@ -12,10 +12,10 @@ from stages.tokens.shards import Shards
 
 SEES = {  # before the token that each has to predict
     "uniform": "nothing",
-    "unigram": "nothing; knows how often each token occurs",
-    "bigram": "one token; smoothed as suits the validation text best",
-    "kneser_ney": f"{kneser_ney.ORDER - 1} tokens, also where a window of the model begins",
-    "ppmd": "all validation text so far, from which it also learns",
+    "unigram": "nothing; knows how frequent each is",
+    "bigram": "1 token; smoothing chosen in hindsight",
+    "kneser_ney": f"{kneser_ney.ORDER - 1} tokens, across windows too",
+    "ppmd": "all text before, and learns from it",
 }
 
 

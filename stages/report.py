@@ -44,7 +44,7 @@ def scores_table(metrics: dict[str, Any]) -> Table:
     columns = ("", "loss (nats)", "perplexity", "bits per byte", "sees before each token")
     table = Table(*columns, box=None, header_style="bold")
     own = f"up to {metrics['context']} tokens"
-    sees = {**SEES, "this model": own, "learning": f"{own}; has learned from all before"}
+    sees = {**SEES, "this model": own, "learning": f"{own}, has learned from all before"}
     rows = [*metrics["baselines"].items(), ("this model", metrics)]
     if "adaptive" in metrics:
         rows.append(("learning", metrics["adaptive"]))
@@ -72,7 +72,7 @@ def few_documents(n: int) -> str | None:
     held_back = "1 document says" if n == 1 else f"{n} documents say"
     return (
         f"{held_back} little: another split.seed moves the figure; "
-        "add texts, or cut them (corpus.separator)"
+        "add texts or set corpus.separator"
     )
 
 
