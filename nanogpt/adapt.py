@@ -1,6 +1,6 @@
 """How well a model predicts a split when it may learn from what it has read so far.
 
-Compressors such as PPMd learn as they read, so beside them a model must be allowed to: dynamic
+Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too: dynamic
 evaluation (Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows lie side by
 side in the order of the text, and each is predicted before the model learns from it. The weights
 drift towards the text at hand; the figure is of a model that reads this text once, not of the
@@ -8,6 +8,7 @@ weights that are kept.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import replace
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from nanogpt.data import TokenStream, check_vocabulary
 from nanogpt.evaluate import split_windows, window_at
+from nanogpt.gradients import add_gradients
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers
-from nanogpt.runtime import Runtime
+from nanogpt.runtime import Runtime, fastest_dtype
 
 # As few as keep a device busy: the sooner a model learns from a window, the more it helps.
 UPDATE_TOKENS = 512
@@ -31,6 +33,7 @@ def adaptive_loss(
     separator: int,
     runtime: Runtime,
     rate: float,
+    pool: Executor | None = None,
 ) -> float:
     """Return the mean loss in nats per token of a model that learns as it reads.
 
@@ -44,20 +47,34 @@ def adaptive_loss(
         weight_decay=0.0,
         beta2=0.999,  # updates of few tokens are noisy: the scale is averaged over more of them
     )
-    optimizers = build_optimizers(model, gentle, runtime.dtype)
+    optimizers = build_optimizers(model, gentle, runtime.dtype, pool)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
     model.eval()  # no dropout: what is measured is the prediction
     total = 0.0
     for rows in batches_in_order(stream, model.config.block_size, separator):
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
-        with runtime.autocast():
-            losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
-        total += losses.detach().double().sum().item()
-        losses.mean().backward()
+        parts = rows.chunk(runtime.workers if len(rows) % runtime.workers == 0 else 1)
+        inputs = ((part[:, :-1], part[:, 1:]) for part in parts)
+        loss, _ = add_gradients(model, inputs, [0] * len(parts), scaler, runtime, pool)
+        total += loss.item() * rows[:, 1:].numel()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return total / len(stream)
+
+
+def adaptive_runtime(model: GPT) -> Runtime:
+    """Return where to compute an `adaptive_loss`: on the model's device, in its fastest format.
+
+    Not in float16, which would need a loss scaler. On a processor with several cores two threads
+    share an update, which has too few tokens for more.
+    """
+    device = model.wte.weight.device
+    dtype = fastest_dtype(device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    two = device.type == "cpu" and torch.get_num_threads() > 1
+    return Runtime(device=device, dtype=dtype, workers=2 if two else 1)
 
 
 def batches_in_order(stream: TokenStream, block_size: int, separator: int) -> Iterator[Tensor]:

@@ -1,28 +1,37 @@
-"""Reading by a thread what the next steps will ask for: the order and the content stay the same."""
+"""Work begun by other threads before its result is asked for: order and results stay the same."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
-C = TypeVar("C")
+T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_ahead(read: Callable[[C], R], chunks: Iterable[C], ahead: int) -> Iterator[R]:
-    """read(chunk) of each chunk, in order, begun when the one `ahead` before it is asked for.
+def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield work(item) of each item, in order, begun when the one `ahead` before it is asked for.
 
-    One thread reads them all. It ends with this iterator: at its end or an error, or when it is
-    closed or let go.
+    So no more than `ahead` + 1 items and results are held, however many there are. What has not
+    begun when this iterator ends, by an error or because it is closed, never does.
+    """
+    begun: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+def read_ahead(read: Callable[[T], R], chunks: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield read(chunk) of each chunk as `in_order` does, all read by one thread of its own.
+
+    The thread ends with this iterator.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as thread:
-        begun: deque[Future[R]] = deque()
-        try:
-            for chunk in chunks:
-                begun.append(thread.submit(read, chunk))
-                if len(begun) > ahead:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            thread.shutdown(cancel_futures=True)  # read nothing more for nobody
+        yield from in_order(thread, read, chunks, ahead)

@@ -6,6 +6,7 @@ What is summed is exact and the same for any batch size or number of processes, 
 """
 
 import math
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanogpt.ahead import in_order
 from nanogpt.data import TokenStream, check_vocabulary
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.workers import worker_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,13 @@ def evaluate_split(
     block_size: int | None = None,
     stride: int | None = None,
     max_windows: int | None = None,
+    pool: Executor | None = None,
 ) -> Evaluation:
     """Evaluate on the whole split, or on max_windows of it spread evenly.
 
     block_size is the length of a window, by default all that the model takes; stride is how far one
-    window lies after the other, by default its length.
+    window lies after the other, by default its length. The threads of a pool share the batches,
+    which are the same without one.
     """
     block_size = block_size or model.config.block_size
     stride = stride or block_size
@@ -75,25 +78,25 @@ def evaluate_split(
     sums = Sums(len(stream), block_size, stride)
     was_training = model.training
     model.eval()
-    groups = (
-        group
-        for batch in batches(mine, max(1, batch_tokens // runtime.workers // block_size))
-        for group in by_length(
-            [(starts[i], window_at(stream, starts[i], block_size, separator)) for i in batch]
-        )
-    )  # only the last window of a split is shorter
 
-    def losses_of(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
-        rows = torch.stack([window for _, window in group])  # (B, 1 + T)
+    def losses_of(starts: list[int]) -> tuple[list[int], Tensor]:
+        """Return the starts of windows of one length and their losses (B, T)."""
+        windows = [window_at(stream, start, block_size, separator) for start in starts]
+        rows = torch.stack(windows)  # (B, 1 + T)
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
         with torch.inference_mode(), runtime.autocast():
-            losses = model(rows[:, :-1], rows[:, 1:], reduction="none")  # (B, T)
-        return [start for start, _ in group], losses.cpu().double()
+            losses = model(rows[:, :-1], rows[:, 1:], reduction="none")
+        return starts, losses.cpu().double()
 
-    with worker_pool(runtime.workers) as pool:
-        for found in map(losses_of, groups) if pool is None else pool.map(losses_of, groups):
-            sums.add(*found)
+    full = [starts[i] for i in mine if starts[i] + block_size <= len(stream)]
+    short = [starts[i] for i in mine if starts[i] + block_size > len(stream)]  # the last, if any
+    groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
+    found = map(losses_of, groups)
+    for some, losses in (
+        found if pool is None else in_order(pool, losses_of, groups, runtime.workers)
+    ):
+        sums.add(some, losses)
     model.train(was_training)
     return sums.summarise(runtime)
 
@@ -135,14 +138,6 @@ class Sums:
         )
 
 
-def batches(indices: range, size: int) -> list[range]:
-    """`indices` in runs of at most `size`."""
-    return [indices[i : i + size] for i in range(0, len(indices), size)]
-
-
-def by_length(windows: list[tuple[int, Tensor]]) -> list[list[tuple[int, Tensor]]]:
-    """(start, window) pairs in groups of windows of one length."""
-    groups: dict[int, list[tuple[int, Tensor]]] = {}
-    for start, window in windows:
-        groups.setdefault(len(window), []).append((start, window))
-    return list(groups.values())
+def batches(starts: list[int], size: int) -> list[list[int]]:
+    """Return `starts` in runs of at most `size`."""
+    return [starts[i : i + size] for i in range(0, len(starts), size)]

@@ -151,7 +151,10 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def common_dtype(dtype: torch.dtype, device: torch.device, distributed: bool) -> torch.dtype:
-    """Return the format that every process can multiply fast: float32 where they differ."""
+    """Return the format that all processes wish for, float32 where they differ.
+
+    All of them must call this, whether the format was measured or given.
+    """
     if not distributed:
         return dtype
     formats = (torch.bfloat16, torch.float16, torch.float32)
@@ -188,7 +191,7 @@ def launched(
         )
     yield Runtime(
         device=where,
-        dtype=dtype or common_dtype(fastest_dtype(where), where, distributed),
+        dtype=common_dtype(dtype or fastest_dtype(where), where, distributed),
         compile=where.type == "cuda" if compile is None else compile,
         rank=dist.get_rank() if distributed else 0,
         world_size=dist.get_world_size() if distributed else 1,

@@ -9,8 +9,7 @@ same every time (CUDA's are not in bfloat16 or compiled: docs/decisions/0005).
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,12 @@ from torch import Tensor, nn
 from nanogpt.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
 from nanogpt.data import TokenStream, WindowOrder, mix
 from nanogpt.evaluate import evaluate_split
+from nanogpt.gradients import add_gradients
 from nanogpt.loader import micro_batches
 from nanogpt.memory import largest_that_fits, tries_what_fits
 from nanogpt.model import GPT
 from nanogpt.optim import OptimConfig, build_optimizers, lr_ratio, set_lr
-from nanogpt.parallel import check_optimizer, sync_gradients, whole_weights, wrap
+from nanogpt.parallel import check_optimizer, whole_weights, wrap
 from nanogpt.runtime import Runtime, whole
 from nanogpt.workers import worker_pool
 
@@ -203,6 +203,7 @@ def train(
                         separator=separator,
                         runtime=runtime,
                         batch_tokens=evaluation_tokens,
+                        pool=pool,
                         max_windows=max(1, config.eval_tokens // block_size),
                     )
                 if not math.isfinite(evaluation.loss):
@@ -226,65 +227,6 @@ def dropout_seeds(seed: int, step: int, accumulation: int, runtime: Runtime) -> 
     """A seed for each of this process's micro-batches, the same for any number of processes."""
     numbers = (i * runtime.world_size + runtime.rank for i in range(accumulation))
     return [mix(seed, step, number) for number in numbers]
-
-
-def add_gradients(
-    wrapped: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    seeds: Sequence[int],
-    scaler: torch.amp.GradScaler,
-    runtime: Runtime,
-    pool: Executor | None,
-) -> tuple[Tensor, float]:
-    """Add the gradients of one update's mean loss over a micro-batch per seed.
-
-    Returns this process's share of that loss, a scalar, and the seconds it waited for data.
-    """
-    if pool is not None:
-        return add_gradients_by_workers(wrapped, batches, seeds, runtime, pool)
-    total, waited = torch.zeros((), device=runtime.device), 0.0
-    for i, seed in enumerate(seeds, start=1):
-        started = time.perf_counter()
-        x, y = next(batches)
-        waited += time.perf_counter() - started
-        torch.manual_seed(seed)
-        with sync_gradients(wrapped, last=i == len(seeds)):
-            with runtime.autocast():
-                loss = wrapped(x, y) / len(seeds)
-            scaler.scale(loss).backward()
-        total += loss.detach() / runtime.world_size
-    return total, waited
-
-
-def add_gradients_by_workers(
-    model: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    seeds: Sequence[int],
-    runtime: Runtime,
-    pool: Executor,
-) -> tuple[Tensor, float]:
-    """Do as `add_gradients`, each micro-batch by one thread of the pool.
-
-    They are summed in the order of the micro-batches, so the same whichever thread is first.
-    """
-    params = [p for p in model.parameters() if p.requires_grad]
-
-    def gradients(batch: tuple[Tensor, Tensor], seed: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        with runtime.autocast():
-            loss = model(*batch, generator=torch.Generator().manual_seed(seed)) / len(seeds)
-        return loss.detach(), torch.autograd.grad(loss, params)
-
-    total, waited = torch.zeros((), device=runtime.device), 0.0
-    for first in range(0, len(seeds), runtime.workers):
-        group = seeds[first : first + runtime.workers]
-        started = time.perf_counter()
-        own = [next(batches) for _ in group]
-        waited += time.perf_counter() - started
-        for loss, parts in pool.map(gradients, own, group):
-            total += loss
-            for p, part in zip(params, parts, strict=True):
-                p.grad = part if p.grad is None else p.grad.add_(part)
-    return total, waited
 
 
 def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:

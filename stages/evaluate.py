@@ -5,6 +5,7 @@ Bits per byte is the figure to compare by: it does not depend on the tokenizer.
 
 import json
 import math
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,6 +113,7 @@ def run(
     from nanogpt.checkpoint import load_model
     from nanogpt.evaluate import evaluate_split
     from nanogpt.runtime import Runtime, choose_device
+    from nanogpt.workers import default_workers, worker_pool
     from stages.baselines import measure
 
     check_tokenizer(model, shards)
@@ -123,15 +125,20 @@ def run(
         )
     context = params.context or gpt.config.block_size
     stride = stride_in(context, params.stride)
-    evaluation = evaluate_split(
-        gpt,
-        shards.stream("val"),
-        separator=shards.manifest["separator"],
-        runtime=Runtime(device=where, dtype=torch.float32),  # the same figures on any hardware
-        batch_tokens=settings.micro_batch_tokens or BATCH_TOKENS,
-        block_size=context,
-        stride=stride,
-    )
+    plain = Runtime(device=where, dtype=torch.float32)  # the same figures on any hardware
+    batch_tokens = settings.micro_batch_tokens or BATCH_TOKENS
+    runtime = replace(plain, workers=default_workers(gpt, batch_tokens, plain))
+    with worker_pool(runtime.workers) as pool:
+        evaluation = evaluate_split(
+            gpt,
+            shards.stream("val"),
+            separator=shards.manifest["separator"],
+            runtime=runtime,
+            batch_tokens=batch_tokens,
+            block_size=context,
+            stride=stride,
+            pool=pool,
+        )
     n_bytes = shards.manifest["splits"]["val"]["bytes"]
     learning = adaptive(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
     result = {
@@ -155,25 +162,25 @@ def run(
 
 def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
     """Return the figures of a model that learns as it reads; its weights in memory change."""
-    from dataclasses import fields
-
-    from nanogpt.adapt import adaptive_loss
+    from nanogpt.adapt import adaptive_loss, adaptive_runtime
     from nanogpt.optim import OptimConfig
-    from nanogpt.runtime import Runtime, fastest_dtype
+    from nanogpt.workers import worker_pool
 
     trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
     steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # the rates stay as they are
     names = [field.name for field in fields(OptimConfig) if field.name not in steps]
     optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
-    device, split = gpt.wte.weight.device, shards.manifest["splits"]["val"]
-    loss = adaptive_loss(
-        gpt,
-        shards.stream("val"),
-        optim,
-        separator=shards.manifest["separator"],
-        runtime=Runtime(device=device, dtype=fastest_dtype(device)),
-        rate=rate,
-    )
+    split, runtime = shards.manifest["splits"]["val"], adaptive_runtime(gpt)
+    with worker_pool(runtime.workers) as pool:
+        loss = adaptive_loss(
+            gpt,
+            shards.stream("val"),
+            optim,
+            separator=shards.manifest["separator"],
+            runtime=runtime,
+            rate=rate,
+            pool=pool,
+        )
     return {"adaptive": figures(loss, split["tokens"], split["bytes"])}
 
 

@@ -47,7 +47,7 @@ class LossCurve:
         """The curve from the first update to the newest, in at most so many columns.
 
         Its height is that of the newer three quarters: the fall of the first updates is cut off,
-        beside which all that comes after would look flat.
+        next to which all that comes after would look flat.
         """
         means = self.means
         while len(means) > max(columns, 0):
@@ -157,13 +157,13 @@ class Display:
 
     def line(self) -> Text:
         """Where the training stands; the curve takes what room the figures leave."""
-        before, after = f"step {self.step:,} of {self.max_steps:,}  ", ""
+        before, after = f"step {self.step:,}/{self.max_steps:,}  ", ""
         if self.smoothed.weight:
             after += f"  loss {self.smoothed.value:.3f}"
         if self.bits_per_byte is not None:
-            after += f"  validation {self.bits_per_byte:.3f} bits per byte"
+            after += f"  val {self.bits_per_byte:.3f} bits/byte"
         if self.speed:
-            after += f"  {self.speed:,.0f} tokens/s  {duration(self.left)} left"
+            after += f"  {self.speed:,.0f} tok/s  {duration(self.left)} left"
         room = self.console.width - 1 - cell_len(before + after)
         curve = self.curve.draw(min(room, COLUMNS), self.blocks)
         parts = (before, "bold"), (curve, "cyan"), after

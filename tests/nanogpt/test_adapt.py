@@ -1,18 +1,21 @@
 """A model that learns as it reads: from the past alone, and for the better."""
 
+import threading
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from nanogpt.adapt import adaptive_loss, batches_in_order
+from nanogpt.adapt import adaptive_loss, adaptive_runtime, batches_in_order
 from nanogpt.data import TokenStream
 from nanogpt.evaluate import evaluate_split
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime
+from nanogpt.workers import worker_pool
 
 Build = Callable[[GPTConfig], GPT]
 SEPARATOR = 49
@@ -55,3 +58,25 @@ def test_nothing_is_learned_before_it_is_predicted(
     model, first = seeded(config), TokenStream([train_stream.shards[0][:512]])
     static = read(model, first, adamw, cpu, rate=0.0)
     assert read(model, first, adamw, cpu, rate=1.0) == static
+
+
+def test_two_threads_share_an_update(
+    config: GPTConfig, seeded: Build, train_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
+) -> None:
+    model, threads = seeded(config), set()
+    alone = read(model, train_stream, adamw, cpu, rate=1.0)
+    model.register_forward_hook(lambda *_: threads.add(threading.current_thread().name))
+    with worker_pool(2) as pool:
+        two = replace(cpu, workers=2)
+        shared = adaptive_loss(
+            model, train_stream, adamw, separator=SEPARATOR, runtime=two, rate=1.0, pool=pool
+        )
+    assert any(name.startswith("worker") for name in threads)
+    assert shared == pytest.approx(alone, rel=1e-3)
+
+
+def test_two_threads_and_no_more_for_an_update_so_small(config: GPTConfig, seeded: Build) -> None:
+    torch.set_num_threads(4)
+    assert adaptive_runtime(seeded(config)).workers == 2
+    torch.set_num_threads(1)
+    assert adaptive_runtime(seeded(config)).workers == 1

@@ -2,9 +2,11 @@
 
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpt.runtime import (
     Runtime,
@@ -89,8 +91,59 @@ def test_a_processor_that_emulates_bfloat16_is_found_out(
     assert python(script).split() == ["torch.float32", "True"]
 
 
-def test_a_product_is_timed_in_the_format_given() -> None:
-    assert matmul_flops(CPU, torch.float32, size=64) > 1e8  # a processor of the last century
+class Formats(TorchDispatchMode):
+    """Remember the number formats of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mm.default:
+            self.seen |= {operand.dtype for operand in args}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_timed_in_the_format_given(dtype: torch.dtype) -> None:
+    with Formats() as products:
+        assert matmul_flops(CPU, dtype, size=64) > 1e6
+    assert products.seen == {dtype}
+
+
+AGREEMENT = """
+import os, socket, sys
+import torch
+from nanogpt.runtime import launched
+
+formats = [getattr(torch, name, None) for name in sys.argv[1:]]
+with socket.create_server(("127.0.0.1", 0)) as probe:
+    port = probe.getsockname()[1]
+for rank, dtype in enumerate(formats):
+    if os.fork() == 0:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(formats)}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in place.items()})
+        with launched("cpu", dtype, None) as runtime:
+            os.write(1, f"{runtime.dtype}\\n".encode())  # whole, whichever process writes first
+        os._exit(0)
+assert all(os.wait()[1] == 0 for _ in formats)
+"""
+
+
+@pytest.mark.parametrize(
+    ("wishes", "agreed"),
+    [
+        (("bfloat16", "bfloat16"), "torch.bfloat16"),
+        (("bfloat16", "float32"), "torch.float32"),
+        (("float16", "bfloat16"), "torch.float32"),
+        (("float32", "measured"), "torch.float32"),  # recorded in one, measured in the other
+    ],
+)
+def test_processes_agree_on_a_format(
+    python: Callable[..., str], wishes: tuple[str, str], agreed: str
+) -> None:
+    assert python(AGREEMENT, *wishes).split() == [agreed, agreed]
 
 
 def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:

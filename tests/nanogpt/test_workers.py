@@ -1,5 +1,6 @@
 """Threads that share an update: the same sums as one thread makes, resumed bit for bit."""
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,15 @@ def test_two_workers_sum_what_one_thread_sums_in_two_passes(
     alone = list(
         training(models[0], muon(plan), runtime=one, micro_batch_tokens=half, folder="one")
     )
+    threads: set[str] = set()
+
+    def note(model: GPT, *_: object) -> None:
+        if model.training:
+            threads.add(threading.current_thread().name)
+
+    models[1].register_forward_hook(note)
     shared = list(training(models[1], muon(plan), runtime=replace(one, workers=2)))
+    assert threads and all(name.startswith("worker") for name in threads)
     told = [(e.step, e.loss) for e in alone if isinstance(e, StepDone | Evaluated)]
     assert [(e.step, e.loss) for e in shared if isinstance(e, StepDone | Evaluated)] == told
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -67,10 +76,20 @@ def test_evaluation_by_workers_is_the_same(
 ) -> None:
     model = seeded(modern)
 
-    def evaluate(runtime: Runtime) -> Evaluation:
-        return evaluate_split(model, val_stream, separator=49, runtime=runtime, batch_tokens=64)
+    threads: set[str] = set()
+    model.register_forward_hook(lambda *_: threads.add(threading.current_thread().name))
 
-    one, three = evaluate(cpu), evaluate(replace(cpu, workers=3))
+    def evaluate(workers: int) -> Evaluation:
+        runtime = replace(cpu, workers=workers)
+        with worker_pool(workers) as pool:
+            return evaluate_split(
+                model, val_stream, separator=49, runtime=runtime, batch_tokens=64, pool=pool
+            )
+
+    one = evaluate(1)
+    threads.clear()
+    three = evaluate(3)
+    assert all(name.startswith("worker") for name in threads)
     assert three.loss == pytest.approx(one.loss, rel=1e-12)
     assert three.tokens == one.tokens == len(val_stream)
 

@@ -69,9 +69,9 @@ def on_terminal(script: str, columns: int, **variables: str) -> str:
 
 def test_on_a_terminal_one_line_renews_itself() -> None:
     written = on_terminal(TRAINING, columns=120)
-    assert "step 400 of 400" in written
+    assert "step 400/400" in written
     assert "loss 4." in written
-    assert "validation 2.500 bits per byte  12,345 tokens/s  00:00 left" in written
+    assert "val 2.500 bits/byte  12,345 tok/s  00:00 left" in written
     assert any(block in written for block in BLOCKS)
     assert written.count("\x1b[2K") >= 3  # the line is taken back
     lines = written.split("\r\n")
@@ -80,9 +80,17 @@ def test_on_a_terminal_one_line_renews_itself() -> None:
     assert lines[-2].endswith("the end")
 
 
+def test_a_common_terminal_has_room_for_all_of_it() -> None:
+    long = TRAINING.replace("400", "1_000")
+    written = on_terminal(long, columns=80)
+    assert "val 2.500 bits/byte  12,345 tok/s  10:00 left" in written
+    assert any(block in written for block in BLOCKS)
+    assert "…" not in written
+
+
 def test_the_line_is_drawn_seldom_however_quick_the_updates() -> None:
     fast = TRAINING.replace("time.sleep(0.3)", "pass")
-    assert on_terminal(fast, columns=120).count("tokens/s") <= 10
+    assert on_terminal(fast, columns=120).count("tok/s") <= 10
 
 
 def test_what_is_said_stands_above_the_line_and_cannot_command_the_terminal() -> None:
@@ -93,7 +101,7 @@ def test_what_is_said_stands_above_the_line_and_cannot_command_the_terminal() ->
 
 def test_a_narrow_terminal_shows_figures_before_the_curve() -> None:
     written = on_terminal(TRAINING, columns=60)
-    assert "step 400 of 400" in written
+    assert "step 400/400" in written
     shown = [part for part in written.replace("\r", "\n").split("\n") if "step 400" in part]
     assert not any(block in shown[-1] for block in BLOCKS)
 
@@ -106,7 +114,7 @@ def test_a_terminal_that_can_do_nothing_gets_plain_lines() -> None:
 
 def test_a_terminal_without_blocks_gets_a_curve_of_ascii() -> None:
     written = on_terminal(TRAINING, columns=120, PYTHONIOENCODING="ascii")
-    assert "step 400 of 400" in written
+    assert "step 400/400" in written
     assert written.isascii()
     assert "?" not in written.replace("[?25", "").replace("To be?[31m", "")
     assert ASCII_BLOCKS[-1] * 2 in written
