@@ -19,7 +19,10 @@ from stages.failures import EXIT_CODES
 if TYPE_CHECKING:
     from stages.settings import Settings
 
-STAGES = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
+STAGES = (
+    *("download", "clean", "tokenize", "shard", "statistics"),
+    *("weights", "train", "evaluate", "sample"),
+)
 WORK = {"download": "stages.texts.bundles", "tokenize": "stages.tokens.pool"}  # what workers import
 
 
@@ -75,7 +78,7 @@ def main() -> None:
     if given:
         from stages.prompt import write_texts
 
-        run(name, partial(write_texts, given), takes_arguments=True, keeps_time=False)
+        run(name, partial(write_texts, given), takes_arguments=True, keeps_nothing=True)
     else:
         run(name, partial(checked, name), takes_arguments=True)
 

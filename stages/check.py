@@ -22,7 +22,7 @@ from stages.tokenize import TokenizeParams
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import Tokenizer, load_tokenizer
 from stages.train import ModelParams, TrainParams, check_batch
-from stages.training.initial_weights import check_initial_folder
+from stages.weights import check_initial_folder
 
 TOKENIZER = Path("data/shards/tokenizer")
 

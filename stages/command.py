@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nanogpt.files import write_whole
 from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
+from stages.inputs import check_unchanged, inputs_of
 from stages.settings import PREFIX, Settings, read_settings
 from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
 
@@ -27,11 +28,12 @@ def main(
     run: Callable[[Settings], None],
     *,
     takes_arguments: bool = False,
-    keeps_time: bool = True,
+    keeps_nothing: bool = False,
 ) -> None:
     """Run one stage and leave the process with its exit code.
 
-    Where `run` takes no arguments, `--help` says what it does and anything else is refused.
+    Where `run` takes no arguments, `--help` says what it does and anything else is refused. Unless
+    it keeps nothing, its time is noted, and it fails if what it depends on was changed meanwhile.
     """
     if not takes_arguments:
         argparse.ArgumentParser(
@@ -50,7 +52,10 @@ def main(
     try:
         settings = read_settings()
         debug = settings.debug
+        start = None if keeps_nothing else inputs_of(stage)
         run(settings)
+        if start:
+            check_unchanged(stage, start)
     except EXPECTED as error:
         if debug:
             raise
@@ -58,7 +63,7 @@ def main(
         if isinstance(error, KeyboardInterrupt):
             message = "stopped; run it again, nothing is half done"
         fail(stage, kind_of(error), message, status_file)
-    if keeps_time:
+    if not keeps_nothing:
         seconds = round(time.perf_counter() - started, 2)
         write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
 

@@ -197,6 +197,7 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
             "corpus_manifest_sha256": source.manifest["corpus_manifest_sha256"],
             "tokens_manifest_sha256": file_sha256(tokens / "manifest.json"),
             "split": split.model_dump(),
+            "shard": params.model_dump(),
             "mixture": plan.mixture,
             "splits": {
                 name: writers[name].finish(ends[name], plan.n_bytes(turns))

@@ -227,6 +227,7 @@ def run(
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
+            "split": split.model_dump(),
             **({"auto_vocab_size": AUTO_RULE} if params.vocab_size == AUTO else {}),
             "tokenizer_fingerprint": known_by,
             "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],

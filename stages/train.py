@@ -26,7 +26,8 @@ from stages.params import Section, load_section
 from stages.settings import Settings
 from stages.supervise import exclusive, run_supervised
 from stages.tokens.shards import Shards
-from stages.training.initial_weights import check_initial, weights_sha256
+from stages.training.initial_weights import check_initial
+from stages.weights import weights_sha256
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
@@ -116,7 +117,7 @@ class TrainParams(Section):
     @field_validator("init_from")
     @classmethod
     def init_lies_in_weights(cls, init_from: str | None) -> str | None:
-        """DVC watches `weights/` and nothing beside it."""
+        """DVC watches `weights/` and no other folder."""
         if init_from is None:
             return None
         parts = Path(init_from).parts

@@ -1,16 +1,19 @@
 """Is everything still as it was written? `python -m stages.verify` reads all there is and tells.
 
-Corpus to model, every file is compared with the sha256 in its folder's manifest, and every manifest
-with what the next folder says it was made from. What is not there yet is no failure.
+Corpus to model: every file is compared with the sha256 in its folder's manifest, every manifest
+with what the next folder says it was made from, and the params and code it names with dvc.lock.
+What is not there yet is no failure.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nanogpt.files import file_sha256
 from stages.command import main
+from stages.dvc_lock import chain_problems, code_problems, locked_stages, params_problems
 from stages.settings import Settings
 from stages.tokens.tokenizer import files_fingerprint
 
@@ -47,21 +50,22 @@ def verify(root: Path) -> list[str]:
     if not present:
         folders = ", ".join(room.folder for room in ROOMS)
         raise ValueError(f"there is nothing to verify: no {folders}; `dvc repro` makes them")
+    locked = locked_stages(root)
     found = []
     for room in ROOMS:
         if room not in present:
             print(f"{room.name:8}not there yet")
             continue
-        problems = room_problems(room, root)
+        problems = room_problems(room, root, locked.get(room.stage, {}))
         files = [file for file in (root / room.folder).rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         state = f"{len(problems)} wrong" if problems else "as written"
         print(f"{room.name:8}{len(files):,} files, {size:,} bytes: {state}", flush=True)
         found += problems
-    return found
+    return found + chain_problems(locked)
 
 
-def room_problems(room: Room, root: Path) -> list[str]:
+def room_problems(room: Room, root: Path, locked: Mapping[str, Any]) -> list[str]:
     """What is wrong in a folder that is there."""
     folder = root / room.folder
     file = folder / room.manifest
@@ -75,6 +79,7 @@ def room_problems(room: Room, root: Path) -> list[str]:
             *changed,
             *tokenizer_problems(room, folder, manifest),
             *link_problems(room, root, manifest),
+            *lock_problems(room, folder, manifest, locked),
             *([] if changed else model_problems(room, folder)),
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,6 +142,19 @@ def link_problems(room: Room, root: Path, manifest: dict[str, Any]) -> list[str]
                 f"`dvc repro {room.stage}` makes them agree"
             )
     return problems
+
+
+def lock_problems(
+    room: Room, folder: Path, manifest: dict[str, Any], locked: Mapping[str, Any]
+) -> list[str]:
+    """What dvc.lock records otherwise; nothing of a folder that no stage made."""
+    if room.imported:
+        return []
+    is_model = room.name == "model"
+    problems = params_problems(locked, manifest["params"] if is_model else manifest)
+    if is_model:
+        problems += code_problems(locked, manifest["code"].get("files_md5", {}))
+    return [f"{folder} was {problem}; {room.mend}" for problem in problems]
 
 
 def model_problems(room: Room, folder: Path) -> list[str]:

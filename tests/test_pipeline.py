@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
-STAGES = ["download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample"]
+STAGES = [
+    *("download", "clean", "tokenize", "shard", "statistics"),
+    *("weights", "train", "evaluate", "sample"),
+]
 
 
 def stages_run(output: str) -> list[str]:
@@ -154,7 +158,8 @@ def test_edited_training_code_trains_anew(copy_of_built: Any) -> None:
 def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
     copy_of_built.set_params(max_steps="20", decay="5")
-    assert sorted(stages_run(copy_of_built.repro(NANOGPT_TRACKING="false"))) == sorted(STAGES)
+    ran = stages_run(copy_of_built.repro(NANOGPT_TRACKING="false"))
+    assert sorted([*ran, "weights"]) == sorted(STAGES)  # which depends on no corpus
 
 
 def test_the_dvc_commands_a_user_types(built: Any) -> None:
@@ -183,3 +188,63 @@ def test_a_mistake_in_the_last_section_stops_the_first_stage(
     assert "Traceback" not in done.stdout
     assert stages_run(done.stdout) == ["download"]
     assert not (project.folder / "data/corpus").exists()
+
+
+def edit_during_training(project: Any, edit: Callable[[], object]) -> str:
+    """Edit something after the first printed update; the output of `dvc repro`, which must fail."""
+    process = project.start("dvc", "repro", "train", NANOGPT_TRACKING="false")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step") and len([seen for seen in lines if seen[:4] == "step"]) == 1:
+            edit()
+    assert process.wait(timeout=60) != 0, "".join(lines)
+    return "".join(lines)
+
+
+def locked_train(project: Any) -> dict[str, Any]:
+    """What dvc.lock says of the stage `train`."""
+    lock = YAML(typ="safe").load(project.folder / "dvc.lock")
+    found: dict[str, Any] = lock["stages"].get("train", {})
+    return found
+
+
+def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: Any) -> None:
+    """DVC would note the new rate with the old one's model, and find it in its run cache later."""
+    project = new_project(max_steps="60")
+    output = edit_during_training(project, lambda: project.set_params(learning_rate="0.05"))
+    assert "train.learning_rate was 0.003, now 0.05" in output
+    assert locked_train(project) == {}
+    project.set_params(learning_rate="0.003")  # undone: the finished training is written again
+    output = project.repro("train", NANOGPT_TRACKING="false")
+    assert "step     60" not in output
+    project.set_params(learning_rate="0.05")
+    output = project.repro("train", NANOGPT_TRACKING="false")
+    assert "step     60" in output  # trained, not taken from DVC's cache
+    lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
+    assert lineage["params"]["train"]["learning_rate"] == 0.05
+    assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.05
+    done = project.run("python", "-m", "stages.verify")
+    assert done.returncode == 0, done.stdout
+
+
+def test_code_edited_during_a_training_is_not_recorded_with_it(new_project: Any) -> None:
+    project = new_project(max_steps="60")
+    file = project.folder / "nanogpt/optim.py"
+    output = edit_during_training(
+        project, lambda: file.write_text(file.read_text() + "\n# edited\n")
+    )
+    assert "nanogpt/optim.py was edited" in output
+    assert locked_train(project) == {}
+    output = project.repro("train", NANOGPT_TRACKING="false")
+    assert "step     60" in output  # the finished training was by other code
+    done = project.run("python", "-m", "stages.verify")
+    assert done.returncode == 0, done.stdout
+
+
+def test_weights_next_to_those_named_concern_no_training(copy_of_built: Any) -> None:
+    project = copy_of_built
+    (project.folder / "weights/other").mkdir()
+    (project.folder / "weights/other/model.safetensors").write_bytes(b"some")
+    assert stages_run(project.repro()) == ["weights"]
+    assert out_of_date(project) == set()

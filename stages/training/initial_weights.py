@@ -9,20 +9,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.files import file_sha256
+from stages.weights import check_initial_folder, weights_sha256
 
 if TYPE_CHECKING:
     from nanogpt.model import GPT
 
 FREE = ("block_size", "dropout")  # may be otherwise than in the model that is started from
-
-
-def check_initial_folder(folder: Path) -> None:
-    """Raise ValueError when there is no such folder."""
-    if not folder.is_dir():
-        raise ValueError(
-            f"train.init_from: there is no folder {folder}; weights/README.md says how to get one"
-        )
 
 
 def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
@@ -66,11 +58,6 @@ def different_characters(folder: Path, corpus: Path) -> str | None:
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a tokenizer; its fingerprint is a hash of the same."""
     return {file.name: file.read_bytes() for file in folder.glob("*")}
-
-
-def weights_sha256(folder: Path) -> str:
-    """What tells these weights from any others."""
-    return file_sha256(folder / "model.safetensors")
 
 
 def load_initial(model: "GPT", folder: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from nanogpt.files import file_sha256
 from nanogpt.runtime import Runtime
+from stages.inputs import code_md5
 from stages.tokens.shards import Shards
 from stages.training.initial_weights import origin_of
 
@@ -26,11 +27,12 @@ def git(*arguments: str) -> str | None:
 
 
 def code_state() -> dict[str, Any]:
-    """The commit, and which tracked files differ from it."""
+    """The commit, which tracked files differ from it, and the MD5 of each module of the stage."""
     changed = git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_changed": None if changed is None else [line[3:] for line in changed.splitlines()],
+        "files_md5": code_md5("train"),
     }
 
 

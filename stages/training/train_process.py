@@ -49,21 +49,22 @@ def main() -> None:
     """`-m stages.training.train_process STATE SHARDS OUT` under torchrun."""
     folder, shards, out = (Path(argument) for argument in sys.argv[1:4])
     when_gone(starters(), exit_at_once)
+    code = code_sha256()  # before anything can be edited meanwhile
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     try:
         ended = Job(folder, Shards.open(shards), out, read_settings(), stop).run()
     except EXPECTED as error:
-        tell(folder, finished=False, step=0, error=str(error))
+        tell(folder, finished=False, step=0, error=str(error), code=code)
         sys.exit(1)
     if os.environ.get("RANK", "0") == "0":
-        tell(folder, finished=ended.finished, step=ended.progress.step, error=None)
+        tell(folder, finished=ended.finished, step=ended.progress.step, error=None, code=code)
 
 
-def tell(folder: Path, *, finished: bool, step: int, error: str | None) -> None:
-    """Leave word for the launcher how this training ended."""
-    content = {"finished": finished, "step": step, "error": error, "code": code_sha256()}
+def tell(folder: Path, *, finished: bool, step: int, error: str | None, code: str) -> None:
+    """Leave word for the launcher how this training ended, and by which code."""
+    content = {"finished": finished, "step": step, "error": error, "code": code}
     write_whole(folder / "ended.json", json.dumps(content))
 
 

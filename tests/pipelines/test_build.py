@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import requests
 
+from stages.__main__ import STAGES
+
 RESULT = "bits per byte of unseen text"
 
 
@@ -91,8 +93,7 @@ def test_a_deployment_run_completes_and_shows_its_result(
     finally:
         end(worker)
     runs = task_runs(api)
-    stages = ("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample")
-    assert set(runs) == set(stages)
+    assert set(runs) == set(STAGES)
     assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
     artifacts = requests.post(f"{api}/artifacts/filter", json={}, timeout=10).json()
     (result,) = [artifact for artifact in artifacts if artifact["key"] == "result"]

@@ -11,7 +11,7 @@ from pipelines.dag import Stage, read_stages
 def test_stages_come_in_an_order_that_works(template: Any) -> None:
     names = [stage.name for stage in read_stages(template.folder)]
     assert names[:4] == ["download", "clean", "tokenize", "shard"]
-    assert set(names[4:]) == {"statistics", "train", "evaluate", "sample"}
+    assert set(names[4:]) == {"statistics", "weights", "train", "evaluate", "sample"}
     assert names.index("evaluate") > max(names.index("statistics"), names.index("train"))
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.__main__ import STAGES
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SCRIPT = """
@@ -84,7 +86,7 @@ def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("download", "clean", "tokenize", "shard", "statistics", "train", "evaluate", "sample"),
+        *STAGES,
         *("check", "preset", "report", "verify", "tracking", "peek", "convert", "token_files"),
     ],
 )

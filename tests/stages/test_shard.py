@@ -118,6 +118,7 @@ def test_the_manifest_says_what_the_shards_were_made_from(
         "corpus_manifest_sha256": source["corpus_manifest_sha256"],
         "tokens_manifest_sha256": hashlib.sha256(tokens_manifest).hexdigest(),
         "split": split.model_dump(),
+        "shard": {"shard_tokens": 1024, "weights": None, "max_repetition": 1},
         "mixture": None,
     }
 

@@ -93,6 +93,7 @@ def test_the_manifest_describes_the_tokens(corpus: Cleaned, made: Path) -> None:
     assert manifest == {
         "version": 1,
         "tokenize": {"tokenizer": "bpe", "vocab_size": 300, "engine": "tiktoken"},
+        "split": {"seed": 1, "val_fraction": 0.4},
         "tokenizer_fingerprint": fingerprint(load_tokenizer(made / "tokenizer")),
         "corpus_manifest_sha256": hashlib.sha256(corpus_manifest).hexdigest(),
         "clean_manifest_sha256": hashlib.sha256(clean_manifest).hexdigest(),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from nanogpt.files import file_sha256
 from stages import clean, shard
@@ -187,3 +188,72 @@ def test_the_command_names_all_that_is_wrong_and_fails(
     assert done.stdout.splitlines()[0].endswith("1 wrong")
     assert "data/shards/val/00000.npy has sha256 e3b0c4" in done.stderr
     assert "data/corpus/part-00000.parquet is missing" in done.stderr
+
+
+def lock(root: Path, stage: str, section: str, **changed: object) -> None:
+    """Write a dvc.lock in which one stage ran with what its folder says, but for some params."""
+    manifest, of_model = {
+        "download": ("data/corpus/manifest.json", False),
+        "clean": ("data/clean/manifest.json", False),
+        "tokenize": ("data/tokens/manifest.json", False),
+        "shard": ("data/shards/manifest.json", False),
+        "train": ("models/gpt/lineage.json", True),
+    }[stage]
+    content = json.loads((root / manifest).read_text())
+    params = (content["params"] if of_model else content)[section]
+    params = {"params.yaml": {section: {**params, **changed}}}
+    YAML().dump({"stages": {stage: {"params": params}}}, root / "dvc.lock")
+
+
+LOCKED = [
+    ("download", "corpus", {"glob": "*.md"}),
+    ("clean", "clean", {"deduplicate": False}),
+    ("tokenize", "tokenize", {"vocab_size": 300}),
+    ("tokenize", "split", {"seed": 99}),
+    ("shard", "split", {"val_fraction": 0.25}),
+    ("shard", "shard", {"shard_tokens": 7}),
+    ("train", "model", {"n_layer": 9}),
+    ("train", "train", {"learning_rate": 0.7}),
+]
+
+
+@pytest.mark.parametrize(("stage", "section", "changed"), LOCKED)
+def test_params_that_dvc_records_otherwise_are_found(
+    root: Path, stage: str, section: str, changed: dict[str, object]
+) -> None:
+    lock(root, stage, section)
+    assert verify(root) == []
+    lock(root, stage, section, **changed)
+    (problem,) = verify(root)
+    ((key, value),) = changed.items()
+    assert f"was made with {section}.{key} " in problem
+    assert f"where dvc.lock records {value!r}" in problem
+    assert f"`dvc repro -f {stage}`" in problem
+
+
+def test_code_that_dvc_records_otherwise_is_found(root: Path) -> None:
+    file = root / "models/gpt/lineage.json"
+    lineage = json.loads(file.read_text())
+    lineage["code"]["files_md5"] = {"nanogpt/optim.py": "a" * 32, "nanogpt/model.py": "b" * 32}
+    file.write_text(json.dumps(lineage))
+    deps = [
+        {"path": "nanogpt/optim.py", "md5": "c" * 32},
+        {"path": "nanogpt/model.py", "md5": "b" * 32},
+        {"path": "data/shards", "md5": "d" * 32},
+    ]
+    YAML().dump({"stages": {"train": {"deps": deps}}}, root / "dvc.lock")
+    (problem,) = verify(root)
+    assert "by nanogpt/optim.py in another version than dvc.lock records" in problem
+
+
+def test_a_stage_recorded_with_other_input_than_was_made_is_found(root: Path) -> None:
+    stages = {
+        "train": {"outs": [{"path": "models/gpt", "md5": "a" * 32}]},
+        "evaluate": {"deps": [{"path": "models/gpt", "md5": "b" * 32}]},
+        "sample": {"deps": [{"path": "models/gpt", "md5": "a" * 32}]},
+    }
+    YAML().dump({"stages": stages}, root / "dvc.lock")
+    assert verify(root) == [
+        "dvc.lock: evaluate ran with another models/gpt than train made; "
+        "`dvc repro evaluate` makes them agree"
+    ]
