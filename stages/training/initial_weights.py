@@ -59,7 +59,7 @@ def different_characters(folder: Path, corpus: Path) -> str | None:
     known, found = (set(about["characters"]) for about in kinds)
     return (
         f"your texts must have the characters of its alphabet and no other: they lack "
-        f"{sorted(known - found)}, and have besides {sorted(found - known)}"
+        f"{sorted(known - found)}, and also have {sorted(found - known)}"
     )
 
 
@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """What tells these weights from any others."""
+    """What distinguishes these weights from any others."""
     return file_sha256(folder / "model.safetensors")
 
 

@@ -153,7 +153,7 @@ def adamw() -> OptimConfig:
 
 @pytest.fixture
 def plan(adamw: OptimConfig) -> TrainConfig:
-    """Ten steps of eight windows, a look at the validation split at steps 4, 8 and 10."""
+    """Ten steps of eight windows, an evaluation on the validation split at steps 4, 8 and 10."""
     return TrainConfig(
         optim=adamw,
         batch_tokens=128,

@@ -51,7 +51,7 @@ def model() -> GPT:
 
 
 class Clock:
-    """Seconds that go by when it is looked at, and when told."""
+    """Seconds that go by when it is read, and when advanced."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick
@@ -62,7 +62,7 @@ class Clock:
 
 
 def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple[GPT, list[float]]:
-    """A model after twelve updates, and all losses; something is done at each look."""
+    """A model after twelve updates, and all losses; something is done at each evaluation."""
     torch.manual_seed(3)
     model = GPT(CONFIG)
     optim = OptimConfig(
@@ -146,7 +146,7 @@ def test_the_same_weights_write_the_same(model: GPT, tokenizer: Path) -> None:
     assert (len(text), first.write()) == (60, text[:30])  # the next one is shorter
 
 
-def test_a_text_goes_on_into_the_next_document() -> None:
+def test_a_text_continues_into_the_next_document() -> None:
     assert split([1, 2, 9, 9, 3], 9) == [[1, 2], [], [3]]
     assert split([9], 9) == [[], []]
 
@@ -170,7 +170,7 @@ def test_the_first_text_is_short_where_there_was_no_time_yet(model: GPT, tokeniz
     assert samples.write() is None
 
 
-def test_a_table_goes_on_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
+def test_a_table_continues_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
     table = SampleTable(tmp_path)
     for step in (10, 20, 30):
         table.add(step, f"naïve {step}", 2.0, 5.0 - step / 10)
