@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -10,29 +11,26 @@ import pytest
 import torch
 
 from nanogpt.data import TokenStream
-from nanogpt.model import GPT, GPTConfig
-from nanogpt.optim import OptimConfig
+from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train import Evaluated, StepDone, TrainConfig, train
+from nanogpt.train import Evaluated, StepDone, train
 from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
 from stages.training.samples import SampleTable, TrainingSamples, split
+from tests.tiny import MODERN, PLAN
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ,.\n"
-CONFIG = GPTConfig(
+CONFIG = replace(
+    MODERN,
     vocab_size=len(CHARACTERS) + 1,
-    block_size=16,
-    n_layer=2,
-    n_head=2,
-    n_embd=32,
     dropout=0.2,  # so that the mode and the random numbers matter
-    bias=False,
-    position="rotary",
-    norm="rmsnorm",
-    activation="relu2",
-    qk_norm=True,
     zero_init_proj=False,
-    tie_weights=False,
-    logit_softcap=15.0,
+)
+MUON = replace(
+    PLAN,
+    optim=replace(PLAN.optim, optimizer="muon"),
+    batch_tokens=64,
+    max_steps=12,
+    eval_interval=3,
 )
 
 
@@ -65,35 +63,13 @@ def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple
     """A model after twelve updates, and all losses; something is done at each evaluation."""
     torch.manual_seed(3)
     model = GPT(CONFIG)
-    optim = OptimConfig(
-        optimizer="muon",
-        learning_rate=3e-3,
-        muon_learning_rate=0.02,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1.0,
-        schedule="cosine",
-        warmup_steps=2,
-        decay_steps=8,
-        min_lr_ratio=0.1,
-    )
-    plan = TrainConfig(
-        optim=optim,
-        batch_tokens=64,
-        max_steps=12,
-        eval_interval=3,
-        eval_tokens=64,
-        non_finite="stop",
-        seed=7,
-    )
     draw = np.random.default_rng(0)
     streams = [TokenStream([draw.integers(0, 30, n).astype(np.uint16)]) for n in (2000, 300)]
     act, losses = write(model), []
     for event in train(
         model,
         *streams,
-        plan,
+        MUON,
         separator=len(CHARACTERS),
         runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
         folder=folder,
