@@ -46,7 +46,7 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	$(MLFLOW_SERVER)
 
 .PHONY: watch
-watch: setup  ## the live curves of the training that goes on, in MLflow
+watch: setup  ## the live curves of the running training, in MLflow
 	@python -m stages.watch http://127.0.0.1:$(UI_PORT) -- env $(MLFLOW_SERVER)
 
 .PHONY: server
@@ -68,7 +68,7 @@ check: setup  ## format, lint and types
 	mypy
 
 .PHONY: format
-format: setup  ## mend what can be mended by itself
+format: setup  ## fix what can be fixed automatically
 	ruff check --fix --exit-zero .
 	ruff format .
 

@@ -29,7 +29,7 @@ from nanogpt.runtime import Runtime
 from nanogpt.train import Ended, StepDone, train
 
 STEPS = 10
-# Of losses ten updates apart. Muon multiplies in bfloat16, so another order of sums tells: by up to
+# Of losses ten updates apart. Muon multiplies in bfloat16, so another order of sums shows: by up to
 # 1.9e-3 on a CPU.
 LOSS_TOLERANCE = {"adamw": 1e-4, "muon": 1e-2}
 HALF_TOLERANCE = 5e-3  # of losses near 6; on a CPU 1e-3
@@ -106,7 +106,7 @@ def alone_by_nccl() -> Iterator[None]:
 def stays_near(
     plain: list[float], folder: Path, name: str, runtime: Runtime, tolerance: float
 ) -> bool:
-    """Whether a way to train stays within a tolerance of the plain one's losses; told."""
+    """Whether a way to train stays within a tolerance of the plain one's losses; printed."""
     _, losses = trained(folder, runtime, "adamw")
     difference = largest_difference(losses, plain)
     print(f"{name}: largest difference of losses {difference:.2e}, allowed {tolerance:.0e}")

@@ -1,4 +1,4 @@
-"""What a newcomer gets: `make run` in a fresh clone, beside nanoGPT's recipe for CPUs.
+"""What a newcomer gets: `make run` in a fresh clone, compared with nanoGPT's recipe for CPUs.
 
     python -m benchmarks.first_run --peer-nanogpt ../nanoGPT --like-avx2
 
@@ -69,7 +69,7 @@ def make_run(folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     commands = ("dvc", "repro"), ("python", "-m", "stages.report")
     environment["PATH"] = f"{folder / '.venv/bin'}{os.pathsep}{environment['PATH']}"
-    for command in commands:  # `make run` without its look at the set-up
+    for command in commands:  # `make run` without its check of the set-up
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     wall = time.perf_counter() - started
     metrics = json.loads((folder / "metrics/evaluate.json").read_text())

@@ -2,8 +2,8 @@
 # What to run on a machine with one GPU, in less than eight minutes; correctness first, for without
 # it nothing else is worth running.
 #     benchmarks/gpu_session.sh [check] [speed] [loss] [modern] [sample]    (the first three by default)
-# Needs python3 with torch, numpy and safetensors. Each measurement is told as a line of JSON as soon
-# as it is made. With PEER_NANOGPT, a clone of karpathy/nanoGPT, its speed is measured in turn with
+# Needs python3 with torch, numpy and safetensors. Each measurement is printed as a line of JSON as
+# soon as it is made. With PEER_NANOGPT, a clone of karpathy/nanoGPT, its speed is measured in turn with
 # ours; `loss` needs TEXT too, a text file.
 set -uo pipefail
 cd "$(dirname "$0")/.."

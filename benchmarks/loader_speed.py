@@ -1,4 +1,4 @@
-"""How fast training data is read: tokens from files to int64 batches, beside nanoGPT's reader.
+"""How fast training data is read: tokens from files to int64 batches, compared with nanoGPT's.
 
     python -m benchmarks.loader_speed --files 90 --peer-nanogpt ../nanoGPT
 
@@ -45,7 +45,7 @@ def write_files(folder: Path, n_tokens: int, count: int) -> None:
 
 
 def ours(stream: TokenStream, batch: int, block_size: int) -> Read:
-    """Read so many batches as training does, going on where the last call ended."""
+    """Read so many batches as training does, continuing where the last call ended."""
     order = WindowOrder(n_tokens=len(stream), block_size=block_size, seed=0)
     done = 0
 

@@ -1,4 +1,4 @@
-"""Text to token files in the way of nanoGPT's data/openwebtext/prepare.py, written anew.
+"""Text to token files in the way of nanoGPT's data/openwebtext/prepare.py, rewritten.
 
     python -m benchmarks.nanogpt_prepare TEXTS.jsonl… --out FOLDER
 

@@ -1,4 +1,4 @@
-"""How fast text becomes shards of GPT-2 ids, beside nanoGPT's way.
+"""How fast text becomes shards of GPT-2 ids, compared with nanoGPT's way.
 
     python -m benchmarks.prepare_speed --texts FOLDER --copies 20 --rounds 5
 
@@ -67,7 +67,7 @@ def documents(texts: Sequence[str], copies: int) -> Iterator[str]:
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], int]]:
-    """A function that tells the most bytes this process's children held together."""
+    """A function that returns the most bytes this process's children held together."""
     most, ended = 0, threading.Event()
 
     def watch() -> None:
@@ -183,7 +183,7 @@ def row_of(who: str, runs: Sequence[dict[str, Any]], megabytes: float) -> dict[s
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
     peer = next(row["mb_per_second"] for row in rows if row["side"] == "nanoGPT")
-    print("| | MB/s | lowest to highest | beside nanoGPT | processor ms/MB | peak MB |")
+    print("| | MB/s | lowest to highest | against nanoGPT | processor ms/MB | peak MB |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(

@@ -1,4 +1,4 @@
-"""How fast text is sampled, beside nanoGPT's with the same weights on the same machine.
+"""How fast text is sampled, compared with nanoGPT's, with the same weights on the same machine.
 
     python -m benchmarks.sample_speed --shape char --batch 1 32 --peer-nanogpt ../nanoGPT
 

@@ -23,7 +23,7 @@ def peer_module(clone: Path, name: str) -> ModuleType:
 
 
 def measured_elsewhere(who: str, options: Sequence[str] = ()) -> dict[str, Any]:
-    """What this script prints last when run again with `--measure who`, as JSON; told at once.
+    """What this script prints last when run again with `--measure who`, as JSON; printed at once.
 
     Ours gets the memory settings that `stages.train` gives its processes.
     """

@@ -245,7 +245,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, help="ours: threads that share an update")
     parser.add_argument("--float32", action="store_true", help="ours; the peer's on a CPU always")
     parser.add_argument("--no-compile", action="store_true", help="ours")
-    parser.add_argument("--recompute", action="store_true", help="ours: activations anew")
+    parser.add_argument("--recompute", action="store_true", help="ours: activations computed again")
     parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
     parser.add_argument("--peer-micro-batch-tokens", type=int, help="by default as many as ours")
     parser.add_argument("--measure", choices=("ours", "peer"), help="one measurement, here")

@@ -1,4 +1,4 @@
-"""Keeps what is written in English, as far as the first 2,000 characters tell.
+"""Keeps what is written in English, as far as the first 2,000 characters show.
 
 py3langid (Lui and Baldwin 2012) knows 97 languages. Of a single line it is often wrong.
 """

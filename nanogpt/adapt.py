@@ -1,7 +1,7 @@
 """How well a model predicts a split when it may learn from what it has read so far.
 
 Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too: dynamic
-evaluation (Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows lie side by
+evaluation (Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows are side by
 side in the order of the text, and each is predicted before the model learns from it. The weights
 drift towards the text at hand; the figure is of a model that reads this text once, not of the
 weights that are kept.

@@ -52,7 +52,7 @@ def attend(
 def kernels(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
     """All kernels but cuDNN's where that is no good, which is the first choice on new GPUs.
 
-    Under a mask its gradients may be NaN (pytorch/pytorch#196678), and in decoding it plans anew
+    Under a mask its gradients may be NaN (pytorch/pytorch#196678), and in decoding it plans again
     for each number of keys.
     """
     if q.device.type == "cuda" and (mask is not None or q.size(2) == 1):

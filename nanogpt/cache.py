@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class KVCache:
     """Keys and values of every layer for the tokens seen so far, so that each is computed once.
 
-    Slot t of a row holds its t-th token. Rows may hold unequal numbers of them: what lies beyond a
+    Slot t of a row holds its t-th token. Rows may hold unequal numbers of them: what is beyond a
     row's own is seen by none of its tokens, and overwritten by its next ones.
     """
 
@@ -49,7 +49,7 @@ class KVCache:
     def advance(self, n_tokens: int, *, all_slots: bool = False) -> None:
         """Make room for the next n_tokens of every row, which the model reads next.
 
-        They look at as many slots as the longest row fills, or at all, the same at every step.
+        They attend to as many slots as the longest row fills, or to all, the same at every step.
         Raises ValueError when they do not fit.
         """
         start, end = min(self.lengths), max(self.lengths) + n_tokens
@@ -72,7 +72,7 @@ class KVCache:
         self.lengths = [length + n_tokens for length in self.lengths]
 
     def extend_idx(self, idx: Tensor) -> Tensor:
-        """Store the new token ids (B, T); return all that the new tokens may look at."""
+        """Store the new token ids (B, T); return all that the new tokens may attend to."""
         rows, _, slots = self.place
         self.idx[rows, slots] = idx
         return idx if self.slots is None else self.idx[:, : self.slots]
@@ -80,7 +80,7 @@ class KVCache:
     def last_tokens(self, idx: Tensor, n_before: int, separator: int) -> list[Tensor]:
         """Store the new tokens idx (B, T); return them, those before them, and so on (n_before).
 
-        Where a row has no token so far back, the separator stands.
+        Where a row has no token so far back, it is the separator.
         """
         seen = self.extend_idx(idx)  # (B, S)
         positions = self.positions.expand_as(idx)
@@ -88,7 +88,7 @@ class KVCache:
         return [torch.where(p < 0, separator, seen.gather(1, p.clamp(min=0))) for p in shifted]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k, v (B, H, T, D); return all that the new tokens may look at."""
+        """Store the new k, v (B, H, T, D); return all that the new tokens may attend to."""
         unequal = self.positions.ndim == 2  # two index tensors put B, T first
         self.k[layer][self.place] = k.transpose(1, 2) if unequal else k
         self.v[layer][self.place] = v.transpose(1, 2) if unequal else v

@@ -5,7 +5,7 @@ Weights are safetensors, everything else is JSON; nothing is pickled. Only whole
 
 A training state is weights, what the optimizers remember, how far it has come, and whose it is. It
 holds no generator: order of the data and dropout are functions of (seed, step). Tensors are written
-whole by one process, whoever holds parts of them, so that any number of processes may go on from
+whole by one process, whoever holds parts of them, so that any number of processes may continue from
 them, under `ddp` or `fsdp` (docs/decisions/0013).
 """
 
@@ -116,7 +116,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A copy on the CPU of what a training needs to go on."""
+    """A copy on the CPU of what a training needs to continue."""
 
     config: GPTConfig
     weights: Mapping[str, Tensor]
@@ -160,7 +160,7 @@ def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, 
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Where the state after `step` updates lies."""
+    """Where the state after `step` updates is."""
     return folder / f"step-{step:08d}"
 
 
@@ -173,17 +173,17 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
     """Write one checkpoint under `folder`, then drop all but the newest ones and the best."""
     progress = state.progress
     place = checkpoint_folder(folder, progress.step)
-    with whole_folder(place) as beside:
-        write_model(beside, state.config, state.weights)
-        write_tensors(state.optimizer, beside / "optimizer.safetensors")
+    with whole_folder(place) as draft:
+        write_model(draft, state.config, state.weights)
+        write_tensors(state.optimizer, draft / "optimizer.safetensors")
         about = {
             "version": STATE_VERSION,
             "progress": asdict(progress),
             "scaler": dict(state.scaler),
             "identity": dict(identity),
-            "sha256": {path.name: file_sha256(path) for path in sorted(beside.iterdir())},
+            "sha256": {path.name: file_sha256(path) for path in sorted(draft.iterdir())},
         }
-        write_json(beside / "state.json", about)
+        write_json(draft / "state.json", about)
     kept = checkpoints(folder)[-KEPT_CHECKPOINTS:]
     if progress.best_step is not None:
         kept.append(checkpoint_folder(folder, progress.best_step))
@@ -193,7 +193,7 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread while the training goes on, one at a time.
+    """Writes checkpoints in a thread while training continues, one at a time.
 
     Leaving its context waits for the one being written, whatever ended the training.
     """
@@ -241,7 +241,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
     Raises ValueError naming the damaged one.
     """
-    way_out = f"delete {checkpoint} to go on without"
+    way_out = f"delete {checkpoint} to continue without it"
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         version = state["version"]

@@ -22,7 +22,7 @@ from nanogpt.checkpoint import fill
 from nanogpt.model import GPT, GPTConfig
 
 # What makes a model of ours a GPT-2, whatever its size and GELU. zero_init_proj is not among them:
-# weights do not tell how they began.
+# weights do not show how they began.
 GPT2: dict[str, Any] = {
     "position": "learned",
     "norm": "layernorm",
@@ -227,7 +227,7 @@ def gpt2_model(
 
 
 def own_name(key: str) -> str:
-    """Our name of a weight; `_orig_mod.` stands before it after torch.compile."""
+    """Our name of a weight; `_orig_mod.` precedes it after torch.compile."""
     return key.removeprefix("_orig_mod.").removeprefix("transformer.")
 
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
 
-# Weights of fewer numbers lie in a processor's cache, where any product is as fast.
+# Weights of fewer numbers fit in a processor's cache, where any product is as fast.
 MIN_STREAMED = 1 << 17
 
 PARTS = 8  # of a sum, each by one thread: the same sum for any number of threads
 
 
 class StreamedLinear(nn.Module):
-    """An `nn.Linear` on a processor whose weights are read once, in the order they lie in.
+    """An `nn.Linear` on a processor whose weights are read once, in the order of memory.
 
     One row times a matrix is a sum of the matrix's columns, each times a number: what
     `embedding_bag` does, fetching ahead, several parts of the columns at once. Several rows are a

@@ -1,6 +1,6 @@
 """How well a model predicts a whole split: every token once, nothing sampled.
 
-Windows lie over the stream, side by side or, with a stride, overlapping; each token is predicted
+Windows cover the stream, side by side or, with a stride, overlapping; each token is predicted
 from those before it in its window, the very first from the separator that precedes every document.
 What is summed is exact and the same for any batch size or number of processes, up to rounding.
 """
@@ -66,7 +66,7 @@ def evaluate_split(
     """Evaluate on the whole split, or on max_windows of it spread evenly.
 
     block_size is the length of a window, by default all that the model takes; stride is how far one
-    window lies after the other, by default its length. The threads of a pool share the batches,
+    window starts after the other, by default its length. The threads of a pool share the batches,
     which are the same without one.
     """
     block_size = block_size or model.config.block_size

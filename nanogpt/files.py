@@ -1,7 +1,7 @@
 """Files on disk: whole or not there at all.
 
-A folder is written beside its place, flushed to the disk and renamed into it, so that no reader
-ever meets half of one, whatever is killed.
+A folder is written next to its final place, flushed to the disk and renamed into it, so that no
+reader ever meets half of one, whatever is killed.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from typing import Any
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into; it takes its place when the block ends well."""
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    """A new folder next to `folder` to write into; it takes its place when the block ends well."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     try:
-        yield beside
-        for path in (*beside.rglob("*"), beside):
+        yield draft
+        for path in (*draft.rglob("*"), draft):
             flush(path)
         remove_whole(folder)
-        beside.rename(folder)
+        draft.rename(folder)
         flush(folder.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def remove_whole(folder: Path) -> None:
@@ -45,10 +45,10 @@ def remove_whole(folder: Path) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Replace a file's text in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    flush(beside)
-    beside.rename(file)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+    draft.write_text(text, encoding="utf-8")
+    flush(draft)
+    draft.rename(file)
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -93,7 +93,7 @@ def file_sha256(path: Path) -> str:
 
 
 def flushed_sha256(path: Path) -> str:
-    """The SHA-256 of a file, whose bytes are on the disk when it is told."""
+    """The SHA-256 of a file, whose bytes are on the disk when it is returned."""
     with ThreadPoolExecutor(1) as thread:
         flushing = thread.submit(flush, path)
         sha256 = file_sha256(path)  # meanwhile

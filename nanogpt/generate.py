@@ -1,8 +1,8 @@
 """Text out of a model, one token at a time, each token's keys and values computed once.
 
-What a row becomes depends on its prompt, its seed and the sampling, not on the rows beside it: the
+What a row becomes depends on its prompt, its seed and the sampling, not on the other rows: the
 same alone or in any batch, up to rounding. Small functions, as in gpt-fast: `prefill` reads
-prompts, `decode_one_token` goes on by one, `sample` chooses; `generate` is the loop over them.
+prompts, `decode_one_token` adds one, `sample` chooses; `generate` is the loop over them.
 
 Shapes: B rows, T time, C channels, V vocabulary (padded), K candidates for the next token.
 """
@@ -116,7 +116,7 @@ def compiled_next_logits() -> Callable[[GPT, Tensor, KVCache], Tensor]:
 def decode_one_token(
     model: GPT, tokens: Tensor, cache: KVCache, *, compile: bool = False
 ) -> Tensor:
-    """Logits (B, V) of what follows when each row goes on by one of tokens (B,)."""
+    """Logits (B, V) of what follows when each row is extended by one of tokens (B,)."""
     cache.advance(1, all_slots=compile)
     read = compiled_next_logits() if compile else next_logits
     return read(model, tokens, cache)

@@ -7,9 +7,9 @@ token and h* for all its continuations:
     p(w|h)   = (c(hw) - D(c(hw))) / c(h*) + gamma(h) p(w|h')
     gamma(h) = (D1 N1(h*) + D2 N2(h*) + D3 N3+(h*)) / c(h*)
 
-c is how often an n-gram of the highest order occurs, and how many different tokens stand before one
+c is how often an n-gram of the highest order occurs, and how many different tokens precede one
 of a lower order (its continuation count); c(h*) is the sum of c(hw) over w, and Ni(h*) the number
-of w with c(hw) = i. Below the unigrams stands the uniform 1 / V. After a context that was never
+of w with c(hw) = i. Below the unigrams is the uniform 1 / V. After a context that was never
 seen, p(w|h) is p(w|h').
 
 A stream is led by separators, so that its first token has a context; contexts cross separators, as

@@ -25,7 +25,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def tries_what_fits(runtime: Runtime) -> bool:
-    """Whether `largest_that_fits` can tell.
+    """Whether `largest_that_fits` can find out.
 
     A CPU's system ends what is too large, and sharded weights are never there as a whole to try.
     """

@@ -62,7 +62,7 @@ class GPTConfig:
 
     @property
     def separator(self) -> int:
-        """The id that stands after every document: the last one, as in GPT-2's vocabulary."""
+        """The id that follows every document: the last one, as in GPT-2's vocabulary."""
         return self.vocab_size - 1
 
     @property
@@ -106,7 +106,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def ngram_hashes(tokens: Sequence[Tensor], n_rows: int) -> list[Tensor]:
     """Return the table row (B, T) of the n-gram that ends at each token, for n = 2, 3, ….
 
-    tokens[k] (B, T) stands k places before. A polynomial hash modulo 2^64, its high bits mixed into
+    tokens[k] (B, T) is k places before. A polynomial hash modulo 2^64, its high bits mixed into
     the low ones (the finisher of MurmurHash3, Appleby 2011); n-grams may share a row.
     """
     rows, hashed = [], tokens[0]
@@ -188,7 +188,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: tokens look at each other (attention), then each thinks alone (MLP)."""
+    """One layer: tokens attend to each other (attention), then each thinks alone (MLP)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -318,7 +318,7 @@ class GPT(nn.Module):
     def ngram_embedding(self, idx: Tensor, cache: KVCache | None) -> Tensor:
         """Return the sum (B, T, C) of the table rows of the n-grams that end at each of idx (B, T).
 
-        What stands before the first token of a context counts as separators.
+        What precedes the first token of a context counts as separators.
         """
         n_before, separator = self.config.ngram_order - 1, self.config.separator
         if cache is not None:

@@ -33,7 +33,7 @@ class Muon(torch.optim.Muon):
         self.dtype, self.pool = dtype, pool
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # theirs returns what a closure tells
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # theirs returns a closure's value
         """Apply one Muon update to every parameter with a gradient."""
         assert closure is None
         for group in self.param_groups:

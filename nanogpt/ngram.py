@@ -48,7 +48,7 @@ def bigram_loss(
     """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
 
     p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. Its one free number m is chosen
-    on the validation split itself, in the baseline's favour. c(h) counts h wherever it stands, so
+    on the validation split itself, in the baseline's favour. c(h) counts h wherever it occurs, so
     the training stream should end with the separator, as ours do.
     """
     vocab_size = len(token_counts)

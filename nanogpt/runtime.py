@@ -1,6 +1,6 @@
 """Where a model runs: device, number format, and this process among its peers.
 
-What stands here changes speed, never what is computed beyond rounding.
+What is here changes speed, never what is computed, up to rounding.
 """
 
 import functools
@@ -119,7 +119,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 512) -> f
 def bfloat16_gain(device: torch.device) -> float:
     """Return how many times as fast as in float32 a processor multiplies in bfloat16.
 
-    Measured once per process, in some 20 ms: flags tell what a processor can do, not whether the
+    Measured once per process, in some 20 ms: flags say what a processor can do, not whether the
     library in use does it. A small product comes first, for emulated bfloat16 is a hundred times
     slower than float32.
     """

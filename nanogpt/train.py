@@ -34,7 +34,7 @@ from nanogpt.workers import worker_pool
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What decides the result of a training, beside model and data."""
+    """What decides the result of a training, apart from model and data."""
 
     optim: OptimConfig
     batch_tokens: int  # tokens per update over all processes
@@ -79,7 +79,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWritten:
-    """The checkpoint of `step` lies complete at `path`; updates went on while it was written."""
+    """The checkpoint of `step` is complete at `path`; updates continued while it was written."""
 
     step: int
     path: Path
@@ -248,7 +248,7 @@ def check_same_step(step: int, runtime: Runtime) -> None:
 
 
 def may_skip(loss: float, config: TrainConfig, scaler: torch.amp.GradScaler) -> bool:
-    """Whether to go on after an update that came out not finite.
+    """Whether to continue after an update that came out not finite.
 
     A loss scaler provokes such gradients on purpose: so it finds the largest scale that fits.
     """

@@ -54,8 +54,10 @@ def run_stage(name: str, *, force: bool) -> None:
         code = run_command(command + ["--force"] * force, environment, logger.info)
         if code == 0:
             return
-        told: dict[str, Any] = json.loads(status.read_text()) if status.exists() else {}
-    raise StageFailed(name, told.get("kind", "crash"), told.get("message", "died; see its log"))
+        failure: dict[str, Any] = json.loads(status.read_text()) if status.exists() else {}
+    raise StageFailed(
+        name, failure.get("kind", "crash"), failure.get("message", "died; see its log")
+    )
 
 
 def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
@@ -71,7 +73,7 @@ def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]]
 def task_of(stage: Stage) -> Task[..., None]:
     """The stage as a task, with the retries its nature asks for.
 
-    A network is tried again after a pause, an interrupted training goes on from its checkpoint; a
+    A network is tried again after a pause, an interrupted training continues from its checkpoint; a
     mistake in the params or the data stays one however often it is tried.
     """
     kinds: set[Kind] = set()

@@ -10,7 +10,7 @@ SHOWN_SAMPLES = 2
 
 
 def result_markdown() -> str:
-    """The figures beside the baselines, and the first samples."""
+    """The figures next to the baselines, and the first samples."""
     metrics = read_json(METRICS)
     rows = [
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"

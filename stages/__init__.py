@@ -8,5 +8,5 @@ no second.
 
 import os
 
-# Else pydantic looks through all installed packages for plugins, 0.05 s in each of many processes.
+# Else pydantic searches all installed packages for plugins, 0.05 s in each of many processes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -86,5 +86,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # while `stages.command`, which would tell of it, was imported
+    except KeyboardInterrupt:  # while `stages.command`, which would report it, was imported
         sys.exit(EXIT_CODES["interrupted"])

@@ -1,7 +1,7 @@
-"""How every stage runs from the command line: its time is kept, its failure is told.
+"""How every stage runs from the command line: its time is kept, its failure is reported.
 
 What a user can cause ends in one message without a traceback; anything else is a bug and shows
-its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is told there as JSON as well:
+its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is written there as JSON too:
 DVC passes on no exit code, and the flow decides by it whether to try again.
 """
 
@@ -41,13 +41,11 @@ def main(
             description=sys.modules[run.__module__].__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         ).parse_args()
-    gc.freeze()  # what was imported stays: nothing in it to look through again and at the end
+    gc.freeze()  # what was imported stays: nothing in it to collect again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
         when_gone(dvc_ancestors(), ask_to_stop)
     started = time.perf_counter()
-    status_file = os.environ.get(
-        f"{PREFIX}STATUS_FILE"
-    )  # told there even if the settings are wrong
+    status_file = os.environ.get(f"{PREFIX}STATUS_FILE")  # written even if the settings are wrong
     debug = False
     try:
         settings = read_settings()
@@ -69,7 +67,7 @@ def main(
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
-    """Tell what went wrong and leave the process."""
+    """Report what went wrong and leave the process."""
     print(f"{stage}: {message}", file=sys.stderr, flush=True)
     if status_file:
         status = {"stage": stage, "kind": kind, "message": message}

@@ -7,7 +7,7 @@
     to-hf models/gpt OUT               a model of ours for transformers, if it is a GPT-2
 
 What comes in is a model folder as `models/gpt` is one: weights, config, tokenizer, and a
-`source.json` that tells where from, by sha256. In `weights/` a training can start from it
+`source.json` that says where from, by sha256. In `weights/` a training can start from it
 (`train.init_from`). This is no stage of the pipeline; DVC watches `weights/`, not how it got there.
 """
 
@@ -80,7 +80,7 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
 
 
 def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
-    """Where the files of a GPT-2 lie, those of the hub fetched before, and where they come from."""
+    """Where the files of a GPT-2 are, those of the hub fetched before, and where they come from."""
     if name in REVISIONS:
         commit = resolved(name, revision or REVISIONS[name])
         origin = {"huggingface": f"openai-community/{name}", "revision": commit}
@@ -157,14 +157,14 @@ def to_hf(folder: Path, out: Path) -> None:
     model = load_model(folder, torch.device("cpu"))
     weights = weights_to_hf(config, dict(model.named_parameters()))
     ends = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
-    with whole_folder(out) as beside:
-        save_file(weights, beside / "model.safetensors", metadata={"format": "pt"})
-        write_json(beside / "config.json", about)
-        write_json(beside / "generation_config.json", ends)
-        save_fast_tokenizer(beside, tokenizer, block_size=config.block_size)
+    with whole_folder(out) as draft:
+        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        write_json(draft / "config.json", about)
+        write_json(draft / "generation_config.json", ends)
+        save_fast_tokenizer(draft, tokenizer, block_size=config.block_size)
         for name in ("lineage.json", "source.json"):
             if (folder / name).is_file():
-                shutil.copy(folder / name, beside / name)
+                shutil.copy(folder / name, draft / name)
     print(f"convert: {out} holds a GPT-2 for transformers")
 
 
@@ -198,7 +198,7 @@ def fetched(name: str, commit: str) -> Path:
 
 @contextmanager
 def hub_errors(name: str, revision: str) -> Iterator[None]:
-    """Tell a revision that is none (ValueError) from a hub out of reach (ConnectionError)."""
+    """Distinguish an unknown revision (ValueError) from a hub out of reach (ConnectionError)."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -217,7 +217,7 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raise ValueError when the tokenizer beside the weights is not GPT-2's.
+    """Raise ValueError when the tokenizer next to the weights is not GPT-2's.
 
     Many a GPT-2 of another language has as many ids, and others.
     """

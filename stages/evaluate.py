@@ -1,4 +1,4 @@
-"""Stage `evaluate`: how well the model predicts the whole validation split, beside baselines.
+"""Stage `evaluate`: how well the model predicts the whole validation split, and baselines.
 
 Bits per byte is the figure to compare by: it does not depend on the tokenizer.
 """
@@ -62,7 +62,7 @@ class EvaluateParams(Section):
 
 
 def stride_in(context: int, stride: int | float | None) -> int:
-    """Return how many tokens one window of `context` tokens lies after the other.
+    """Return how many tokens one window of `context` tokens starts after the other.
 
     Raises ValueError when they would leave gaps between them.
     """

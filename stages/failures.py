@@ -1,4 +1,4 @@
-"""What may go wrong in a stage without being a bug: told in one message, without a traceback."""
+"""What can go wrong in a stage that is not a bug: reported in one message, without a traceback."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
 """Strict reading of params.yaml, one section at a time.
 
-Each stage declares its own section beside its code; `stages.check` puts them together. YAML 1.2 is
+Each stage declares its own section next to its code; `stages.check` puts them together. YAML 1.2 is
 read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
 """
 
@@ -102,7 +102,7 @@ def explain(name: str, model: type[Section], error: Mapping[str, Any]) -> str:
 
 
 def part_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys of the part of a section that lies at `location`."""
+    """The keys of the part of a section at `location`."""
     names = iter(name for name in location if isinstance(name, str))  # the others count in a list
     for name in names:
         inner = list(annotations_in(model.model_fields[name].annotation))

@@ -143,7 +143,7 @@ def chosen(total: int, count: int, draw: random.Random | None) -> list[int]:
 def windows(
     shards: Shards, split: str, count: int, draw: random.Random | None
 ) -> Iterator[tuple[str, list[int]]]:
-    """Where each window lies, and its tokens, by what params.yaml says now."""
+    """Where each window is, and its tokens, by what params.yaml says now."""
     model, stream = load_section("model", ModelParams), shards.stream(split)
     if split == "train":
         seed = load_section("train", TrainParams).seed

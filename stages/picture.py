@@ -1,4 +1,4 @@
-"""The picture of a run: how the loss fell, and what that is worth beside the baselines."""
+"""The picture of a run: how the loss fell, and how that compares with the baselines."""
 
 import csv
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ def smoothed(values: list[float]) -> list[float]:
 
 
 def spread(places: list[float], gap: float) -> list[float]:
-    """Return the places nearest to those given that keep their order and lie `gap` apart.
+    """Return the places nearest to those given that keep their order and are `gap` apart.
 
     Places that are too near form a group around their mean, and groups that then touch become one.
     """
@@ -69,7 +69,7 @@ def spread(places: list[float], gap: float) -> list[float]:
 
 
 def draw_run(train: Path, val: Path, result: dict[str, Any], file: Path) -> None:
-    """Draw two panels: the learning curve, and bits per byte beside the baselines."""
+    """Draw two panels: the learning curve, and bits per byte next to the baselines."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout=ConstrainedLayoutEngine(wspace=0.06)
     )
@@ -93,7 +93,7 @@ def draw_curves(axes: Axes, train: Path, val: Path) -> None:
 
 
 def draw_lines(axes: Axes, losses: dict[str, float]) -> None:
-    """Draw the loss of each baseline but the uniform as a line, its name beside the panel."""
+    """Draw the loss of each baseline but the uniform as a line, its name next to the panel."""
     shown = {name: loss for name, loss in losses.items() if name != "uniform"}
     low, high = axes.get_ylim()
     low, high = min(low, *shown.values()), max(high, *shown.values())

@@ -1,7 +1,7 @@
 """`make use PRESET=name [KEEP=corpus,sample]`: one of presets/ becomes params.yaml.
 
 The sections to keep stay as they are in params.yaml, comments and all: they are moved as text. What
-was edited is kept beside it, and nothing is written before the whole has been checked.
+was edited is kept next to it, and nothing is written before the whole has been checked.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:
     expected = {name: mine[name] if name in keep else theirs[name] for name in theirs}
     try:
         found = parse_params(text, params)
-    except ParamsError:  # an anchor that stands in another section, say
+    except ParamsError:  # an anchor that is in another section, say
         found = {}
     if found == expected:
         return text
@@ -74,7 +74,7 @@ def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:
 def section_texts(text: str) -> dict[str, str]:
     """Return the lines of each top-level key, with the comments right above it.
 
-    What stands before all of them is under the key "".
+    What comes before all of them is under the key "".
     """
     lines = text.split("\n")
     content = YAML(pure=True).load(text)

@@ -1,6 +1,6 @@
 """A model folder as an MLflow model: prompts in, continuations out, as the stage `sample` writes.
 
-MLflow runs this file, with `nanogpt` and `stages` beside it, when such a model is loaded.
+MLflow runs this file, with `nanogpt` and `stages` next to it, when such a model is loaded.
 """
 
 from pathlib import Path
@@ -68,7 +68,7 @@ class ServedModel(PythonModel):
     ) -> list[str]:
         """Each prompt, a row of one column, and what the model adds to it; params as in DEFAULTS.
 
-        Raises MlflowException, which a server tells its client, at a prompt or param it refuses.
+        Raises MlflowException, which a server sends its client, at a prompt or param it refuses.
         """
         prompts = model_input.iloc[:, 0].tolist()
         wanted = {**DEFAULTS, **(params or {})}

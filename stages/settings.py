@@ -29,7 +29,9 @@ class Settings(BaseModel):
         default="ddp", description="each process holds the whole model, or a part of it"
     )
     compile: bool | None = Field(default=None, description="by default on CUDA only")
-    recompute: bool = Field(default=False, description="activations anew: less memory, slower")
+    recompute: bool = Field(
+        default=False, description="activations computed again: less memory, slower"
+    )
     micro_batch_tokens: int | None = Field(
         default=None, ge=1, description="most tokens per forward pass; by default what suits"
     )
@@ -42,11 +44,11 @@ class Settings(BaseModel):
     tracking: bool = Field(default=True, description="record in MLflow")
     tags: Json[dict[str, str]] = Field(default={}, description="more of MLflow's, a JSON object")
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
-    status_file: Path | None = Field(default=None, description="where a failure is told as JSON")
+    status_file: Path | None = Field(default=None, description="where a failure is written as JSON")
 
     @property
     def worker_count(self) -> int:
-        """How many processes to spread work over: as many as cores, unless told."""
+        """How many processes to spread work over: as many as cores, unless set."""
         cores = getattr(os, "sched_getaffinity", None)  # those given to us; not on every system
         return self.workers or (len(cores(0)) if cores else os.cpu_count()) or 1
 

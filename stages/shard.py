@@ -2,7 +2,7 @@
 
 A split is one long stream, cut into `.npy` files of shard_tokens: document, separator, document,
 separator. `ends.npy` holds where each document ends in it, the separator included. Documents that
-stand several times, by `shard.weights`, do so in turns: all of them once, then all once more.
+occur several times, by `shard.weights`, do so in turns: all of them once, then all once more.
 """
 
 import shutil
@@ -33,7 +33,7 @@ TOKENS, OUT = Path("data/tokens"), Path("data/shards")
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Chosen = NDArray[np.bool_]  # (documents,)
-Copies = NDArray[np.uint8]  # (documents,) how often each stands in the training stream
+Copies = NDArray[np.uint8]  # (documents,) how often each is in the training stream
 T = TypeVar("T")
 
 WRITERS = 2  # threads
@@ -49,7 +49,7 @@ class ShardParams(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which documents stand in which stream, and how often."""
+    """Which documents are in which stream, and how often."""
 
     sizes: Sizes
     is_val: Chosen
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def turns(self) -> list[Chosen]:
-        """The documents of the training stream that stand in it once, twice and so on."""
+        """The documents of the training stream that are in it once, twice and so on."""
         return [self.copies > turn for turn in range(int(self.copies.max()))]
 
     def ends(self, turns: Sequence[Chosen]) -> NDArray[np.int64]:
@@ -88,7 +88,7 @@ def planned(params: ShardParams, split: SplitParams, tokens: Tokenized) -> Plan:
 
 
 def mixture(
-    params: ShardParams, repeats: Mapping[str, Fraction], stand: Mapping[str, int]
+    params: ShardParams, repeats: Mapping[str, Fraction], n_tokens: Mapping[str, int]
 ) -> dict[str, Any]:
     """How often each corpus is repeated, and how many tokens of the training stream it has."""
     assert params.weights is not None
@@ -99,9 +99,9 @@ def mixture(
                 "weight": params.weights[name],
                 "repeats": float(repeats[name]),
                 "tokens": tokens,
-                "share": tokens / sum(stand.values()),
+                "share": tokens / sum(n_tokens.values()),
             }
-            for name, tokens in stand.items()
+            for name, tokens in n_tokens.items()
         },
     }
 
@@ -116,7 +116,7 @@ def by_corpus(tokens: Tokenized, counts: NDArray[np.int64]) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
-    """Documents of one part that stand together in a stream, from its token `first` on."""
+    """Documents of one part that are together in a stream, from its token `first` on."""
 
     split: str
     chosen: Chosen

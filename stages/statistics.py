@@ -142,7 +142,7 @@ class Excerpt:
 
 
 def leak(shards: Shards, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How much of the validation text stands word for word in the training text.
+    """How much of the validation text is word for word in the training text.
 
     Of splits too large to compare whole documents are, evenly spread; `train_compared` and
     `val_compared` say which share of each text that is.
@@ -173,7 +173,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
     if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
         raise ValueError(
             f"{shards.folder} was not made from {tokens}, so that there are no statistics of it; "
-            "`dvc repro -f shard` makes it anew"
+            "`dvc repro -f shard` makes it again"
         )
     totals, cleaned = read_json(tokens / "manifest.json"), read_json(clean / "manifest.json")
     tokenizer = load_tokenizer(shards.tokenizer_folder)
@@ -226,7 +226,7 @@ def draw(
 def leak_line(found: dict[str, Any]) -> str:
     """The result of the leak check in words."""
     whole = min(found["train_compared"], found["val_compared"]) == 1
-    return f"{found['share']:.2%} of the validation text stands in the training text" + (
+    return f"{found['share']:.2%} of the validation text is in the training text" + (
         "" if whole else f" (compared with {found['train_compared']:.1%} of it)"
     )
 

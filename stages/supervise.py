@@ -1,7 +1,7 @@
 """Commands run so that nothing of them is ever left behind.
 
 `run_supervised` gives a command a session of its own and ends it, with every process below it, when
-this process is told to stop or fails. `when_gone` lets a process notice that the one which started
+this process is asked to stop or fails. `when_gone` lets a process notice that the one which started
 it is gone. Together: whatever is killed, a second later nothing is left.
 """
 
@@ -111,7 +111,7 @@ def exclusive(lock: Path) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a supervised command ended; `asked` when it was told to stop before its end."""
+    """How a supervised command ended; `asked` when it had to stop before its end."""
 
     code: int
     asked: bool
@@ -163,7 +163,7 @@ def descendants(pid: int) -> dict[int, psutil.Process]:
 def stop_gently(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
     """Ask every process below to stop, not the one that manages them, and give them time.
 
-    Those too that it had not started yet: otherwise they would go on until their time is over.
+    Those too that it had not started yet: otherwise they would run until their time is over.
     """
     deadline, asked = time.monotonic() + GRACE_SECONDS, set[int]()
     while process.poll() is None and time.monotonic() < deadline:

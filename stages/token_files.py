@@ -7,7 +7,7 @@
 
 nanoGPT's files are nothing but 16-bit ids, a separator after each document; llm.c's have a header
 of 256 numbers and a separator before each document. This is no stage of the pipeline; how imported
-tokens go on through it, and what nanoGPT must be told: docs/decisions/0021.
+tokens get into it, and what nanoGPT must be given: docs/decisions/0021.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def export_shards(shards: Shards, form: Format, out: Path) -> None:
     if n_vocab != GPT2_IDS[0]:
         print(
             f"token_files: the {n_vocab:,} ids are not GPT-2's, which nanoGPT and llm.c assume; "
-            "docs/decisions/0021 says how to tell nanoGPT"
+            "docs/decisions/0021 says how to set up nanoGPT"
         )
 
 
@@ -102,11 +102,11 @@ def import_files(folder: Path, form: Format, tokenizer: Tokenizer, out: Path) ->
     if tokenizer.n_vocab > 1 << 16:
         raise ValueError(f"the tokenizer has {tokenizer.n_vocab:,} ids, more than 16 bits hold")
     files = {split: found_files(folder, split, form) for split in SPLITS}
-    with whole_folder(out) as beside:
+    with whole_folder(out) as draft:
         splits = {
-            split: import_split(files[split], form, tokenizer, beside / split) for split in SPLITS
+            split: import_split(files[split], form, tokenizer, draft / split) for split in SPLITS
         }
-        save_tokenizer(beside / "tokenizer", tokenizer)
+        save_tokenizer(draft / "tokenizer", tokenizer)
         manifest = {
             "version": VERSION,
             "dtype": "uint16",
@@ -123,7 +123,7 @@ def import_files(folder: Path, form: Format, tokenizer: Tokenizer, out: Path) ->
             },
             "splits": splits,
         }
-        write_json(beside / "manifest.json", manifest)
+        write_json(draft / "manifest.json", manifest)
     for name, split in splits.items():
         print(f"token_files: {name} {split['documents']:,} documents, {split['tokens']:,} tokens")
 
@@ -187,7 +187,7 @@ def read_pieces(file: Path, form: Format, n_vocab: int) -> Iterator[NDArray[np.u
 
 
 def checked_header(file: Path, form: Format) -> int:
-    """How many bytes stand before the tokens. Raises ValueError when the file is damaged."""
+    """How many bytes come before the tokens. Raises ValueError when the file is damaged."""
     size = file.stat().st_size
     if form == "nanogpt":
         if size % ID.itemsize:
@@ -212,7 +212,7 @@ def token_bytes(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
 
 def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
-    """The tokenizer of a peer's files: as named, or beside them, or GPT-2's.
+    """The tokenizer of a peer's files: as named, or next to them, or GPT-2's.
 
     Raises ValueError when they have a vocabulary of their own that is not read.
     """
@@ -235,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
         out = commands.add_parser(f"to-{form}", help=f"shards as {form} reads them")
         out.add_argument("--shards", type=Path, default=SHARDS, help="a folder of shards")
         into = commands.add_parser(f"from-{form}", help=f"a folder of {form}'s files as shards")
-        into.add_argument("folder", type=Path, help="where the .bin files lie")
+        into.add_argument("folder", type=Path, help="where the .bin files are")
         into.add_argument("--tokenizer", help="gpt2, or a folder such as models/gpt/tokenizer")
         for command in (out, into):
             command.add_argument("out", type=Path, help="a new folder")

@@ -66,7 +66,7 @@ class TokenizeParams(Section):
     @field_validator("vocab_size", mode="before")
     @classmethod
     def vocab_size_is_a_size(cls, value: object) -> object:
-        """A number in the range, or what may stand for one."""
+        """A number in the range, or what may replace one."""
         if value in (AUTO, None) or (type(value) is int and LEAST <= value <= MOST):
             return value
         raise ValueError(f"{value!r} is neither auto nor a number from {LEAST} to {MOST:,}")
@@ -167,7 +167,7 @@ class TokenizeParts(Protocol):
     def __call__(
         self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
     ) -> Iterator[Description]:
-        """The descriptions of the parts, in order, each file in its place when it is told.
+        """The descriptions of the parts, in order, each file in its place when it is returned.
 
         Nothing is tokenized before the first is asked for.
         """

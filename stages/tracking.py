@@ -35,7 +35,7 @@ ENVIRONMENT = {  # MLflow reads it when it is imported
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it tells how it sets up its tables
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it logs how it sets up its tables
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
@@ -46,7 +46,7 @@ def home() -> Path:
 
 
 def outboxes() -> Path:
-    """Where each model's outbox lies."""
+    """Where each model's outbox is."""
     return home() / "runs/tracking"
 
 
@@ -56,7 +56,7 @@ def tracking_uri() -> str:
 
 
 def set_environment() -> None:
-    """Tell MLflow how to behave, where the user has not; to be called before it is imported."""
+    """Set how MLflow behaves, where the user has not; to be called before it is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -213,9 +213,9 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
 
 
 def newest_run() -> tuple[str, str, bool] | None:
-    """Ids of the experiment and of the run to watch, and whether that run is going on.
+    """Ids of the experiment and of the run to watch, and whether that run is active.
 
-    It is the newest that is going on, else the newest; None where nothing has been recorded.
+    It is the newest that is active, else the newest; None where nothing has been recorded.
     Raises ConnectionError when the store does not answer.
     """
     set_environment()

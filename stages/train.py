@@ -1,7 +1,7 @@
 """Stage `train`: shards to a model, by torchrun, continuing where an earlier try was cut off.
 
 This module is the launcher: it checks what it is given, holds the lock and supervises. What each
-process does is in `stages.training.train_process`. The state of an unfinished training lies in
+process does is in `stages.training.train_process`. The state of an unfinished training is in
 `runs/<fingerprint>`, outside of DVC: the fingerprint is of data and params, so that changed ones
 never find an old checkpoint.
 """
@@ -116,7 +116,7 @@ class TrainParams(Section):
 
     @field_validator("init_from")
     @classmethod
-    def init_lies_in_weights(cls, init_from: str | None) -> str | None:
+    def init_is_in_weights(cls, init_from: str | None) -> str | None:
         """DVC watches `weights/` and no other folder."""
         if init_from is None:
             return None

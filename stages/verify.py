@@ -1,4 +1,4 @@
-"""Is everything still as it was written? `python -m stages.verify` reads all there is and tells.
+"""Is everything still as it was written? `python -m stages.verify` reads all there is and reports.
 
 Corpus to model: every file is compared with the sha256 in its folder's manifest, every manifest
 with what the next folder says it was made from, and the params and code it names with dvc.lock.
@@ -29,10 +29,10 @@ class Room:
     imported: bool = False  # by stages.token_files
 
     @property
-    def mend(self) -> str:
-        """What makes the folder anew."""
+    def remedy(self) -> str:
+        """What makes the folder again."""
         command = "python -m stages.token_files" if self.imported else f"dvc repro -f {self.stage}"
-        return f"`{command}` makes it anew"
+        return f"`{command}` makes it again"
 
 
 ROOMS = (
@@ -70,7 +70,7 @@ def room_problems(room: Room, root: Path, locked: Mapping[str, Any]) -> list[str
     folder = root / room.folder
     file = folder / room.manifest
     if not file.is_file():
-        return [f"{file} is missing; {room.mend}"]
+        return [f"{file} is missing; {room.remedy}"]
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         room = replace(room, imported="imported" in manifest)
@@ -83,7 +83,7 @@ def room_problems(room: Room, root: Path, locked: Mapping[str, Any]) -> list[str
             *([] if changed else model_problems(room, folder)),
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{file} is not as it was written ({error!r}); {room.mend}"]
+        return [f"{file} is not as it was written ({error!r}); {room.remedy}"]
 
 
 def described(room: Room, manifest: dict[str, Any]) -> dict[str, str]:
@@ -103,9 +103,9 @@ def file_problems(room: Room, folder: Path, sha256: dict[str, str]) -> list[str]
     for name, expected in sha256.items():
         file = folder / name
         if not file.is_file():
-            problems.append(f"{file} is missing; {room.mend}")
+            problems.append(f"{file} is missing; {room.remedy}")
         elif (found := file_sha256(file)) != expected:
-            problems.append(f"{file} has sha256 {found}, not {expected}; {room.mend}")
+            problems.append(f"{file} has sha256 {found}, not {expected}; {room.remedy}")
     known = {*sha256, room.manifest}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -121,7 +121,7 @@ def tokenizer_problems(room: Room, folder: Path, manifest: dict[str, Any]) -> li
         return []
     if files_fingerprint(read_files(folder / "tokenizer")) == about["tokenizer_fingerprint"]:
         return []
-    return [f"{folder / 'tokenizer'} has another fingerprint than it had; {room.mend}"]
+    return [f"{folder / 'tokenizer'} has another fingerprint than it had; {room.remedy}"]
 
 
 def read_files(folder: Path) -> dict[str, str]:
@@ -168,7 +168,7 @@ def model_problems(room: Room, folder: Path) -> list[str]:
     try:
         load_model(folder, torch.device("cpu"))
     except ValueError as error:
-        return [f"{error}; {room.mend}"]
+        return [f"{error}; {room.remedy}"]
     return []
 
 

@@ -1,4 +1,4 @@
-"""`make watch`: the page with the live curves of the training that goes on, and MLflow to show it.
+"""`make watch`: the page with the live curves of the running training, and MLflow to show it.
 
 `python -m stages.watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless something
 answers at that address already or runs are recorded on a server of their own.
@@ -26,7 +26,7 @@ def page(server: str, experiment_id: str, run_id: str, tab: str) -> str:
 
 
 def links(server: str) -> list[str]:
-    """What to tell: the pages of the training that goes on, else of the newest."""
+    """What to print: the pages of the running training, else of the newest."""
     found = newest_run()
     if found is None:
         return ["nothing has been recorded yet; once a training runs, type make watch again"]
@@ -49,7 +49,7 @@ def answers(server: str) -> bool:
 
 
 def serve(server: str, command: list[str]) -> None:
-    """Run MLflow until it ends or Ctrl-C; tell the links once it answers."""
+    """Run MLflow until it ends or Ctrl-C; print the links once it answers."""
     said = links(server)
     process = subprocess.Popen(command)
     try:

@@ -24,7 +24,7 @@ def check_initial_folder(folder: Path) -> None:
 
 
 def weights_sha256(folder: Path) -> str:
-    """What tells these weights from any others."""
+    """What distinguishes these weights from any others."""
     return file_sha256(folder / "model.safetensors")
 
 

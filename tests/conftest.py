@@ -118,7 +118,7 @@ def write_texts(folder: Path, seed: int) -> None:
 
 
 def project_in(folder: Path) -> Project:
-    """The project that lies in a folder, with a home of its own."""
+    """The project in a folder, with a home of its own."""
     return Project(folder, {**os.environ, **ENVIRONMENT, "HOME": str(folder / "runs/home")})
 
 

@@ -11,7 +11,7 @@ from stages.settings import PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 NOTES = ROOT / "docs/lab-notes.md"
 FOLDERS = ("docs", "docs/decisions", "infra", "benchmarks", "weights", "filters")
-# The lab notes are left out: they tell of commits past, with the names of their time.
+# The lab notes are left out: they are about past commits, with the names of their time.
 GUIDES = sorted(
     {ROOT / "README.md", *(f for d in FOLDERS for f in (ROOT / d).glob("*.md"))} - {NOTES}
 )

@@ -142,7 +142,7 @@ def test_an_experiment_with_other_train_params_runs_training_and_what_hangs_on_i
     assert '"max_steps": 12' in shown.stdout
 
 
-def test_edited_training_code_trains_anew(copy_of_built: Any) -> None:
+def test_edited_training_code_trains_again(copy_of_built: Any) -> None:
     project = copy_of_built
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()
     optim = project.folder / "nanogpt/optim.py"
@@ -165,7 +165,7 @@ def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
 def test_the_dvc_commands_a_user_types(built: Any) -> None:
     for command in (
         *(["metrics", "show"], ["plots", "show"], ["dag"], ["params", "diff"]),
-        ["push"],  # which `dvc repro` tells one to type
+        ["push"],  # which `dvc repro` asks for
     ):
         done = built.run("dvc", *command)
         assert done.returncode == 0, done.stdout

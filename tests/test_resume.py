@@ -23,7 +23,7 @@ def weights(project: Any) -> bytes:
 
 
 def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
-    """Read a training's output until it tells of `step`."""
+    """Read a training's output until it reports `step`."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -87,7 +87,7 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
     assert weights(project) == weights(built)
 
 
-def test_a_second_training_beside_a_living_one_is_refused(new_project: Callable[..., Any]) -> None:
+def test_a_second_training_during_a_living_one_is_refused(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="5000")
     process = project.start("dvc", "repro", "train", **QUIET)
     wait_for_step(process, 2)

@@ -83,7 +83,7 @@ def write_files(
     skipped: Counter[str],
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
-    """The parts of a corpus that the files hold, and where in `scratch` each lies.
+    """The parts of a corpus that the files hold, and where in `scratch` each is.
 
     The same bytes for any number of workers.
     """

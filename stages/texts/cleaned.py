@@ -1,6 +1,6 @@
 """What `clean` left of a corpus: its documents in order, without those that were dropped.
 
-The corpus stays as it was fetched. Beside each part of it lies a file of verdicts, a row for a row:
+The corpus stays as it was fetched. Next to each part of it is a file of verdicts, a row for a row:
 why the document was dropped, or null, and the hash of the text that is kept.
 """
 

@@ -132,7 +132,7 @@ class PartWriter:
         if self.writer is None:
             # lz4 takes 1.4 times the room of zstd, and two thirds of the time to write and half of
             # that to read, which every stage does. A dictionary or the least and greatest of long
-            # texts would cost time and tell nothing.
+            # texts would cost time and say nothing.
             self.writer = pq.ParquetWriter(
                 self.file,
                 SCHEMA,

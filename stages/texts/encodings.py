@@ -73,7 +73,7 @@ def decoded(name: str, stream: BinaryIO, encoding: str) -> Iterator[str]:
         rest = decoder.getstate()[0] + chunk  # a character may have been cut in two
         text, at = decode(decoder, codec, chunk, final=not chunk)
         if at is not None and guessing:
-            codec = told_guess(Fault(name, before + rest, len(before) + at, done + at))
+            codec = printed_guess(Fault(name, before + rest, len(before) + at, done + at))
             decoder, guessing = codecs.getincrementaldecoder(codec)(), False
             text, at = decode(decoder, codec, rest, final=not chunk)
         if at is not None:
@@ -138,8 +138,8 @@ def sample(fault: Fault) -> bytes:
     return b"\n".join(lines) or last
 
 
-def told_guess(fault: Fault) -> str:
-    """The guessed encoding, told to who watches. Raises ValueError where there is none."""
+def printed_guess(fault: Fault) -> str:
+    """The guessed encoding, printed for whoever watches. Raises ValueError where there is none."""
     codec = guess(fault)
     if codec is None:
         raise not_text(fault, "utf-8")

@@ -1,7 +1,7 @@
 """One file on the web to one file on the disk, over a network that fails.
 
-What a connection brought before it broke is kept beside the file, also when the process is killed,
-and the next try goes on from there if the server can and its file is still the same. What counts
+What a connection brought before it broke is kept next to the file, also when the process is killed,
+and the next try continues from there if the server can and its file is still the same. What counts
 in the end is the sha256.
 """
 
@@ -105,7 +105,7 @@ def mark_of(partial: Path) -> Path:
 
 def ask(url: str, partial: Path) -> requests.Response:
     """The server's answer to a request for what is missing (RFC 9110, sections 13.1.5 and 14)."""
-    # Bytes are counted as they lie on the server, so nothing may compress them on the way.
+    # Bytes are counted as they are on the server, so nothing may compress them on the way.
     headers = {"Accept-Encoding": "identity"}
     if size(partial) and (mark := mark_of(partial)).exists():
         headers |= {"Range": f"bytes={size(partial)}-", "If-Range": mark.read_text()}
@@ -113,16 +113,16 @@ def ask(url: str, partial: Path) -> requests.Response:
 
 
 def take(response: requests.Response, partial: Path) -> None:
-    """Write what an answer brings behind what is there, or anew if it is the whole file.
+    """Write what an answer brings after what is there, or in its place if it is the whole file.
 
     Raises ValueError when the address is wrong, requests' or urllib3's errors when it broke.
     """
     status, start = response.status_code, size(partial)
-    if status == 416 or (status == 206 and not goes_on_at(start, response)):
+    if status == 416 or (status == 206 and not continues_at(start, response)):
         partial.unlink(
             missing_ok=True
         )  # not the range that was asked for: from the beginning, then
-        raise Refused(f"it cannot go on at byte {start}")
+        raise Refused(f"it cannot continue at byte {start}")
     if 400 <= status < 500 and status not in TRANSIENT:
         raise ValueError(f"corpus.urls: {response.url} answers {status}; is it right?")
     if status not in (200, 206):
@@ -139,13 +139,13 @@ def take(response: requests.Response, partial: Path) -> None:
             meter.add(len(chunk))
 
 
-def goes_on_at(start: int, response: requests.Response) -> bool:
+def continues_at(start: int, response: requests.Response) -> bool:
     """Whether a partial answer begins where it was asked to."""
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
 def note_mark(headers: Any, mark: Path) -> None:
-    """Keep the strong ETag, or else the date, by which If-Range tells a changed file."""
+    """Keep the strong ETag, or else the date, by which If-Range detects a changed file."""
     etag = headers.get("ETag", "")
     if known := headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag:
         mark.write_text(known)

@@ -21,7 +21,7 @@ class Filter:
         """The function's answer. Raises ValueError with filter and document when it gives none."""
         try:
             answer = self.function(text)
-        except Exception as error:  # the user's code may raise anything: it is named and told
+        except Exception as error:  # the user's code may raise anything: it is named and reported
             raise ValueError(
                 f"{self.file} raised {type(error).__name__} at document {document}: {error}"
             ) from error

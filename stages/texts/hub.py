@@ -1,7 +1,7 @@
 """Rows of a dataset on the Hugging Face hub, or in the same layout in a local folder.
 
 They are streamed: nothing is kept on the disk but the parts made of them. Each finished part is
-noted with the place in the dataset where the next begins, so that whatever is killed goes on there.
+noted with the place in the dataset where the next begins, so that a killed run continues there.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ LOG = "parts.jsonl"
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Tell what is wrong with the params (ValueError) from a hub out of reach (ConnectionError)."""
+    """Distinguish wrong params (ValueError) from a hub out of reach (ConnectionError)."""
     import datasets
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
@@ -89,7 +89,7 @@ class Rows:
         """As JSON: how many rows were read, and where the next begins.
 
         That is a state of the dataset and how many rows were read after it, for a state is exact
-        between batches only. A hash of the last row tells whether the place was found again.
+        between batches only. A hash of the last row shows whether the place was found again.
         """
         return self.place if self.last is None else {**self.place, "last": text_hash(self.last)}
 
@@ -184,7 +184,7 @@ def hub_parts(
     rows = Rows(hub, column, done[-1].place if done else None)
     with Meter(hub.name, done=sum(part.bytes for part in parts)) as meter:
         if parts:
-            meter.say(f"going on after {len(parts)} parts that are there")
+            meter.say(f"continuing after {len(parts)} parts that are there")
         for part in write_parts(prefixed(rows, prefix), entry, corpus, len(parts), skipped):
             note(entry, Noted(part=part, place=rows.noted(), skipped=dict(skipped)))
             parts.append(part)

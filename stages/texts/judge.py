@@ -1,6 +1,6 @@
 """What a document shows by itself: its size, what filters say of it, its hash and its signature.
 
-A judge looks at some groups of rows at a time and knows of no other document, so that any number of
+A judge examines some groups of rows at a time and knows of no other document, so that any number of
 processes may judge at once. What only the whole corpus shows is for the stage `clean` to see.
 """
 
@@ -26,7 +26,7 @@ KEPT, TOO_SHORT, TOO_LONG, FILTERED = 0, 1, 2, 3  # and FILTERED + 1 by the seco
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What to look at; the part of the section `clean` that concerns a document alone."""
+    """What to check; the part of the section `clean` that concerns a document alone."""
 
     form: Form | None
     min_bytes: int | None
@@ -64,7 +64,7 @@ class Judge:
         self.filters = [load_filter(rules.folder, name) for name in rules.filters]
 
     def __call__(self, some: tuple[Path, Sequence[int]]) -> Judgement:
-        """Look at some of a part's row groups."""
+        """Judge some of a part's row groups."""
         part, groups = some
         known = ["n_bytes", "text_hash"]
         with pq.ParquetFile(part) as file:
@@ -114,7 +114,7 @@ def judgements(rules: Rules, parts: list[Path], workers: int) -> Iterator[Judgem
 
     A text is read with its row group, what the corpus says of texts with its part.
     """
-    judge = Judge(rules)  # a filter that is wrong is told here, not by a broken pool
+    judge = Judge(rules)  # a filter that is wrong is reported here, not by a broken pool
     groups = [(part, range(pq.read_metadata(part).num_row_groups)) for part in parts]
     if not rules.read_texts:
         return map(judge, groups)

@@ -1,4 +1,4 @@
-"""What a model could know by heart: validation text that stands in the training text too.
+"""What a model could know by heart: validation text that is in the training text too.
 
 Measured as in the GPT-3 paper (Brown et al. 2020, appendix C): by sequences of 13 words, long
 enough that chance alone hardly repeats one.
@@ -18,7 +18,7 @@ FILTER_BITS = 26  # at most 64 MB
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of the n-grams of the validation text stand in the training text."""
+    """How many of the n-grams of the validation text are in the training text."""
 
     ngrams: int
     found: int
@@ -56,7 +56,7 @@ class Known:
 
 
 def overlap(train_texts: Iterable[str], val_texts: Iterable[str], n: int) -> Overlap:
-    """The share of the validation texts' n-grams that stand in a training text as well.
+    """The share of the validation texts' n-grams that are in a training text as well.
 
     Holds about 75 bytes for each n-gram of the validation side and streams the training side.
     """

@@ -61,7 +61,7 @@ def markdown_renderer() -> Any:
 
 @cache
 def inscriptis_config() -> Any:
-    """A browser's layout; what stands in preformatted text keeps its white space too."""
+    """A browser's layout; what is in preformatted text keeps its white space too."""
     from inscriptis.css_profiles import CSS_PROFILES
     from inscriptis.html_properties import Display
     from inscriptis.model.config import ParserConfig

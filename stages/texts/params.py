@@ -84,7 +84,7 @@ class CorpusParams(Section):
     @field_validator("encoding")
     @classmethod
     def encoding_is_known(cls, encoding: str) -> str:
-        """Told before anything is fetched."""
+        """Checked before anything is fetched."""
         return known_encoding(encoding)
 
     @field_validator("glob")
@@ -110,7 +110,7 @@ class CorpusParams(Section):
 
     @model_validator(mode="after")
     def mixture_is_of_sources(self) -> "CorpusParams":
-        """A mixture is of sources, and those of files lie where DVC watches."""
+        """A mixture is of sources, and those of files are where DVC watches."""
         for name, part in (self.mixture or {}).items():
             if part.source == "mixture":
                 raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")
@@ -118,7 +118,7 @@ class CorpusParams(Section):
             inside = path.is_relative_to(watched) and ".." not in path.parts
             if part.source == "files" and not inside:
                 raise ValueError(
-                    f"mixture.{name}.path {part.path!r} lies outside of corpus.path {self.path!r}, "
+                    f"mixture.{name}.path {part.path!r} is outside of corpus.path {self.path!r}, "
                     "which is what DVC watches; move it there, or make corpus.path wider"
                 )
         return self

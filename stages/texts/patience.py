@@ -1,4 +1,4 @@
-"""How long to go on with a network that fails: again after growing, random pauses, then no more.
+"""How long to keep trying a network that fails: again after growing, random pauses, then no more.
 
 urllib3's Retry counts the tries and knows the pauses, a server's own wish (Retry-After) included.
 """

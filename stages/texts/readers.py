@@ -273,7 +273,7 @@ def utf8_lines(text: Iterator[str], place: Callable[[int], str]) -> Iterator[byt
     Raises ValueError on a line that is too long, as `cut` does.
     """
     number = length = 0
-    held: list[bytes] = []  # of a line that goes on
+    held: list[bytes] = []  # of a line that continues
     for chunk in text:
         for line in io.BytesIO(chunk.encode("utf-8", "surrogatepass")):
             held.append(line)

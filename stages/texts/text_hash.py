@@ -1,4 +1,4 @@
-"""The hash that names a text, wherever it stands: in the corpus, in verdicts, in token files."""
+"""The hash that names a text, wherever it is: in the corpus, in verdicts, in token files."""
 
 import hashlib
 from collections.abc import Iterable

@@ -30,7 +30,7 @@ from stages.tokens.tokenizer import (
 
 Engine = Literal["tiktoken", "gigatoken"]
 
-# A whole part, more or less: of eight groups' distinct pieces half stand in another of them too.
+# A whole part, more or less: of eight groups' distinct pieces half occur in another of them too.
 PIECES_BYTES = 32 << 20
 
 SAMPLE_GROUPS = 12  # spread over the corpus

@@ -1,7 +1,7 @@
-"""How often each document stands in the training stream when corpora are mixed by weight.
+"""How often each document is in the training stream when corpora are mixed by weight.
 
 A corpus too small for its share is repeated, one too large is not taken whole, and which documents
-stand once more than the others is decided by their text and the seed alone.
+occur once more than the others is decided by their text and the seed alone.
 """
 
 from collections.abc import Mapping
@@ -29,9 +29,9 @@ def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:
 def corpus_repeats(
     tokens: Mapping[str, int], weights: Mapping[str, float], max_repetition: int
 ) -> dict[str, Fraction]:
-    """How often each corpus stands in the stream, given the training tokens of each.
+    """How often each corpus is in the stream, given the training tokens of each.
 
-    The stream is the longest in which corpus i has the share w_i and none stands more often than
+    The stream is the longest in which corpus i has the share w_i and none occurs more often than
     max_repetition: T = max_repetition * min(n_i / w_i) tokens, r_i = w_i * T / n_i. Fractions, not
     floats, so that the scarcest corpus is repeated exactly so often. Raises ValueError when all
     documents of a corpus are for validation.
@@ -47,6 +47,6 @@ def corpus_repeats(
 
 
 def document_copies(hashes: Hashes, repeats: Fraction, seed: int) -> NDArray[np.uint8]:
-    """(documents,) how often each stands in the stream: `repeats` on average."""
+    """(documents,) how often each is in the stream: `repeats` on average."""
     whole, part = divmod(repeats, 1)
     return np.uint8(whole) + (draws(hashes, seed, b"repetition") < float(part))

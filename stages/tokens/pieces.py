@@ -2,7 +2,7 @@ r"""GPT-2's pieces of text, cut by operations on whole arrays, each distinct pie
 
 The more text at once, the fewer of its pieces are new, and the cheaper it is to encode.
 
-GPT-2's pattern splits a text into pieces, and a piece has the same ids wherever it stands:
+GPT-2's pattern splits a text into pieces, and a piece has the same ids wherever it occurs:
 
     '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 
@@ -86,7 +86,7 @@ def piece_bounds(content: Bytes, breaks: Positions, classes: CharacterClasses) -
     starts = bounds[:-1]
     np.not_equal(kind[1:], kind[:-1], out=starts[1:])
 
-    # The last white space before something else in the same text starts a piece; a space goes on.
+    # The last white space before something else in the same text starts a piece; a space joins it.
     space = kind == SPACE
     last = space[:-1] & ~space[1:]
     last[breaks - 1] = False
@@ -175,7 +175,7 @@ class PieceEncoder:
     def first_pieces(self, content: Bytes, ends: Positions, size: int) -> Positions:
         """Where each of the first pieces starts and, at last, where they end: at most about `size`.
 
-        Of a content that is longer, what is less than LOOK_AHEAD before its cut is not told: there
+        Of a content that is longer, what is less than LOOK_AHEAD before its cut is left out: there
         it depends on what follows. A piece that is longer than `size` comes whole.
         """
         stop = min(size, len(content))

@@ -130,9 +130,9 @@ def collect(place: Place, task: Task) -> Description:
     """Take a finished part. Raises ConnectionError when it did not arrive whole."""
     files = (f"tokens{SUFFIX}", task.target), ("tokens.json", record_of(task.target))
     for name, target in files:
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        place.fetch(f"{task.target.stem}/{name}", beside)
-        beside.rename(target)
+        draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+        place.fetch(f"{task.target.stem}/{name}", draft)
+        draft.rename(target)
     found = finished(task.target)
     if found is None:
         raise ConnectionError(f"a part of tokens did not come whole from {place.uri}; run again")
@@ -168,7 +168,7 @@ def cluster(workers: int) -> Iterator[Any]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise Crashed(f"Ray gave up on a part: {error}; run again, it goes on") from None
+        raise Crashed(f"Ray gave up on a part: {error}; run again, it continues") from None
     finally:
         ray.shutdown()
 

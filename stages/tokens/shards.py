@@ -1,4 +1,4 @@
-"""What lies in a shards folder, for the stages that read it."""
+"""What is in a shards folder, for the stages that read it."""
 
 import json
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Shards:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"{file} is damaged ({error}); `dvc repro -f shard` mends it"
+                f"{file} is damaged ({error}); `dvc repro -f shard` makes it again"
             ) from None
         if manifest["version"] != VERSION:
             raise ValueError(f"{file} has version {manifest['version']}, not {VERSION}")
@@ -40,7 +40,7 @@ class Shards:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer of these shards lies."""
+        """Where the tokenizer of these shards is."""
         return self.folder / "tokenizer"
 
     def stream(self, split: str) -> "TokenStream":
@@ -74,4 +74,4 @@ def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
         if len(shard) == tokens and shard.dtype == dtype:
             return
         problem = f"holds {len(shard)} {shard.dtype}, the manifest says {tokens} {dtype}"
-    raise ValueError(f"{file} {problem}; `dvc repro -f shard` makes it anew")
+    raise ValueError(f"{file} {problem}; `dvc repro -f shard` makes it again")

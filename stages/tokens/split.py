@@ -1,6 +1,6 @@
 """Which documents are for validation.
 
-A document's side is decided by a hash of its text alone, so that exact duplicates never stand on
+A document's side is decided by a hash of its text alone, so that exact duplicates are never on
 both, adding documents moves no other, and neither tokenizer nor order matters.
 """
 

@@ -1,6 +1,6 @@
 """Parts of tokens kept from run to run: none is made twice, after a kill or in a grown corpus.
 
-A part is named by all that decides its bytes, so a changed input is another name, and what lies
+A part is named by all that decides its bytes, so a changed input is another name, and what is
 under a name is taken only if its bytes still have the sha256 that was recorded when it was made.
 """
 
@@ -24,7 +24,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What the tokens are called beside those of the other parts."""
+        """What the tokens are called next to those of the other parts."""
         return self.part.texts.with_suffix(SUFFIX).name
 
 

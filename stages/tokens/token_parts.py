@@ -22,7 +22,7 @@ from stages.texts.text_hash import TEXT_HASH
 from stages.tokens.engine import Dtype, Encoder
 from stages.tokens.tokenizer import Ids
 
-VERSION = 6  # of what a part of tokens looks like; another one makes all parts anew
+VERSION = 6  # of what a part of tokens looks like; another one makes all parts again
 
 # Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
 # and five to read (docs/lab-notes.md). Compressing them would take half as long as encoding does.
@@ -39,7 +39,7 @@ class Description(TypedDict):
 
 
 def written_by() -> str:
-    """All that decides a part's bytes beside corpus, verdicts and tokenizer."""
+    """All that decides a part's bytes other than corpus, verdicts and tokenizer."""
     return f"version {VERSION}, pyarrow {pa.__version__}"
 
 
@@ -91,12 +91,12 @@ def token_rows(group: pa.RecordBatch, ids: Ids, dtype: Dtype) -> pa.RecordBatch:
 
 
 def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Description:
-    """Write the tokens of a part to `target`, and beside it the record that they are whole."""
+    """Write the tokens of a part to `target`, and next to it the record that they are whole."""
     documents = tokens = n_bytes = 0
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with (
-            pa.OSFile(str(beside), "wb") as file,
+            pa.OSFile(str(draft), "wb") as file,
             pa.ipc.new_file(file, schema(encoder.dtype)) as writer,
         ):
             runs = together(part.groups(), encoder.at_once)
@@ -106,10 +106,10 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
                 tokens += len(rows.column("tokens").values)
                 n_bytes += int(to_numbers(rows.column("n_bytes")).sum())
         drop_cached(part.texts)  # room for what is written
-        sha256 = flushed_sha256(beside)
-        beside.rename(target)
+        sha256 = flushed_sha256(draft)
+        draft.rename(target)
     finally:
-        beside.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     found = Description(documents=documents, tokens=tokens, bytes=n_bytes, sha256=sha256)
     write_whole(record_of(target), json.dumps(found) + "\n")
     return found

@@ -132,7 +132,7 @@ class Tokenized:
         return [content[start:stop] for start, stop in pairwise(places.tolist())]
 
     def separated(self, ids: Sequence[memoryview]) -> NDArray[np.unsignedinteger]:
-        """The tokens of documents as they stand in a stream: after each the separator."""
+        """The tokens of documents as they are in a stream: after each the separator."""
         separator = self.dtype.type(self.separator).tobytes()
         content = separator.join([*ids, b""])  # np.insert takes twice as long
         return np.frombuffer(content, self.dtype)

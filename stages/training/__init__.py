@@ -1,1 +1,1 @@
-"""What a training process does, keeps and tells."""
+"""What a training process does, keeps and reports."""

@@ -105,7 +105,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """The terminal, or the file that stands in for one, of one training."""
+    """The terminal, or the file that replaces one, of one training."""
 
     def __init__(self, *, max_steps: int, interval: int) -> None:
         self.max_steps, self.interval = max_steps, interval
@@ -156,7 +156,7 @@ class Display:
             self.drawn = now
 
     def line(self) -> Text:
-        """Where the training stands; the curve takes what room the figures leave."""
+        """How far the training is; the curve takes what room the figures leave."""
         before, after = f"step {self.step:,}/{self.max_steps:,}  ", ""
         if self.smoothed.weight:
             after += f"  loss {self.smoothed.value:.3f}"

@@ -51,7 +51,7 @@ def different_characters(folder: Path, corpus: Path) -> str | None:
     known, found = (set(about["characters"]) for about in kinds)
     return (
         f"your texts must have the characters of its alphabet and no other: they lack "
-        f"{sorted(known - found)}, and have besides {sorted(found - known)}"
+        f"{sorted(known - found)}, and also have {sorted(found - known)}"
     )
 
 

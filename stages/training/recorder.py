@@ -33,7 +33,7 @@ class Curve:
         self.columns = columns
 
     def start_after(self, step: int) -> None:
-        """Keep the rows up to `step`, which is where the training goes on."""
+        """Keep the rows up to `step`, which is where training continues."""
         kept = [row for row in self.rows() if int(row["step"]) <= step]
         lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
         write_whole(self.file, "".join(",".join(line) + "\n" for line in lines))
@@ -53,7 +53,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What tells how much of a device a training uses."""
+    """What shows how much of a device a training uses."""
 
     device: torch.device
     flops_per_token: int
@@ -72,7 +72,7 @@ class Hardware:
         )
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:
-        """Memory used at the most and, where it can be told, the model's share of the peak."""
+        """Memory used at the most and, where it is known, the model's share of the peak."""
         found = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
         if self.peak_flops is not None:
             found["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
@@ -127,7 +127,7 @@ class Recorder:
             self.display.close()
 
     def take_start(self, event: Started) -> None:
-        """Say what begins and bring the curves to where the training goes on."""
+        """Say what begins and bring the curves to where training continues."""
         for curve in (self.train, self.val, self.table):
             curve.start_after(event.step)
         for line in start_lines(self.plan, event):
@@ -161,7 +161,7 @@ class Recorder:
             self.tracker.record("metrics", step=event.step, values=values)
 
     def take_evaluation(self, event: Evaluated) -> None:
-        """Keep and tell the loss on the validation text, and let the model write a little."""
+        """Keep and report the loss on the validation text, and let the model write a little."""
         self.val.add(event.step, event.loss)
         bits = bits_per_byte(event.loss, self.plan.val_tokens, self.plan.val_bytes)
         if event.step > self.recorded["val/loss"]:
@@ -184,7 +184,7 @@ class Recorder:
 
 
 class Clock:
-    """Tells how long a training does other things than updates: looks, checkpoints, texts."""
+    """Measures how long a training spends between updates: evaluations, checkpoints, texts."""
 
     def __init__(self) -> None:
         self.steps, self.outside = 0, 0.0

@@ -1,9 +1,9 @@
 """Short texts that a model writes while it is trained, so that one can read what it has learned.
 
 They change nothing of the training: random numbers are their own, the model's mode is put back, and
-they get SHARE of the time. A text begins where a document does, goes on into the next one where the
-model ends it, and is written by settings that stand here: a changed prompt in the section `sample`
-must not train a model again.
+they get SHARE of the time. A text begins where a document does, continues into the next one where
+the model ends it, and is written by settings that are here: a changed prompt in the section
+`sample` must not train a model again.
 """
 
 import json
@@ -81,7 +81,7 @@ class SampleTable:
             self.rows = json.loads(self.file.read_text(encoding="utf-8"))["data"]
 
     def start_after(self, step: int) -> None:
-        """Keep the texts up to `step`, which is where the training goes on."""
+        """Keep the texts up to `step`, which is where training continues."""
         self.rows = [row for row in self.rows if row[0] <= step]
 
     def add(self, step: int, text: str, bits_per_byte: float, val_loss: float) -> None:

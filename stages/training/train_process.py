@@ -56,14 +56,14 @@ def main() -> None:
     try:
         ended = Job(folder, Shards.open(shards), out, read_settings(), stop).run()
     except EXPECTED as error:
-        tell(folder, finished=False, step=0, error=str(error), code=code)
+        write_end(folder, finished=False, step=0, error=str(error), code=code)
         sys.exit(1)
     if os.environ.get("RANK", "0") == "0":
-        tell(folder, finished=ended.finished, step=ended.progress.step, error=None, code=code)
+        write_end(folder, finished=ended.finished, step=ended.progress.step, error=None, code=code)
 
 
-def tell(folder: Path, *, finished: bool, step: int, error: str | None, code: str) -> None:
-    """Leave word for the launcher how this training ended, and by which code."""
+def write_end(folder: Path, *, finished: bool, step: int, error: str | None, code: str) -> None:
+    """Write for the launcher how this training ended, and by which code."""
     content = {"finished": finished, "step": step, "error": error, "code": code}
     write_whole(folder / "ended.json", json.dumps(content))
 
@@ -166,7 +166,7 @@ class Job:
         )
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
-        """Note by which code and on what hardware the training goes on; all such notes so far."""
+        """Note by which code and on what hardware training continues; all such notes so far."""
         file = self.folder / "sessions.json"
         earlier = json.loads(file.read_text()) if file.exists() else []
         session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
@@ -175,7 +175,7 @@ class Job:
         return sessions
 
     def describe(self, tracker: Tracker, origin: dict[str, Any], n_params: int) -> None:
-        """What stands in MLflow before the first step: names, params, data."""
+        """What is in MLflow before the first step: names, params, data."""
         code, hardware = origin["code"], origin["hardware"]
         tracker.record("status", status="RUNNING")
         tracker.record(
@@ -215,20 +215,20 @@ class Job:
         assert progress.best_step is not None  # the last step is always evaluated
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
-        with whole_folder(best) as beside:
-            copy_model(checkpoint_folder(self.folder, progress.best_step), beside)
-        with whole_folder(self.out) as beside:
-            copy_model(checkpoint_folder(self.folder, kept), beside)
-            shutil.copytree(self.shards.tokenizer_folder, beside / "tokenizer")
+        with whole_folder(best) as draft:
+            copy_model(checkpoint_folder(self.folder, progress.best_step), draft)
+        with whole_folder(self.out) as draft:
+            copy_model(checkpoint_folder(self.folder, kept), draft)
+            shutil.copytree(self.shards.tokenizer_folder, draft / "tokenizer")
             for curve in ("train.csv", "val.csv"):
-                shutil.copy(self.folder / curve, beside / curve)
+                shutil.copy(self.folder / curve, draft / curve)
             files = [
-                {"name": file.relative_to(beside).as_posix(), "sha256": file_sha256(file)}
-                for file in sorted(beside.rglob("*"))
+                {"name": file.relative_to(draft).as_posix(), "sha256": file_sha256(file)}
+                for file in sorted(draft.rglob("*"))
                 if file.is_file()
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
-            write_json(beside / "lineage.json", about)
+            write_json(draft / "lineage.json", about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
 
@@ -250,7 +250,7 @@ def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | No
     """Return the number format of an earlier session on such a device; None: choose one.
 
     What was measured once is taken up again, so that a resumed training computes the same bits. A
-    checkpoint that came to a processor which emulates its format goes on in another.
+    checkpoint that came to a processor which emulates its format continues in another.
     """
     if earlier.get("device") != device_name(device):
         return None

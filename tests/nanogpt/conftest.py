@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,39 +20,11 @@ from nanogpt.model import GPT, GPTConfig
 from nanogpt.optim import OptimConfig
 from nanogpt.runtime import Runtime
 from nanogpt.train import StepDone, TrainConfig, TrainEvent, train
+from tests.tiny import ADAMW, GPT2, MODERN, PLAN
 
 REPOSITORY = Path(__file__).parents[2]
-VOCAB = 50  # padded to 64
-SEPARATOR = VOCAB - 1
+SEPARATOR = GPT2.separator
 CPU = torch.device("cpu")
-
-GPT2 = GPTConfig(
-    vocab_size=VOCAB,
-    block_size=16,
-    n_layer=2,
-    n_head=2,
-    n_embd=32,
-    dropout=0.0,
-    bias=True,
-    position="learned",
-    norm="layernorm",
-    activation="gelu",
-    qk_norm=False,
-    zero_init_proj=False,
-    tie_weights=True,
-    logit_softcap=0.0,
-)
-MODERN = replace(
-    GPT2,
-    bias=False,
-    position="rotary",
-    norm="rmsnorm",
-    activation="relu2",
-    qk_norm=True,
-    zero_init_proj=True,
-    tie_weights=False,
-    logit_softcap=15.0,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +89,7 @@ def cpu() -> Runtime:
 def random_walk(n_tokens: int, seed: int) -> TokenStream:
     """A stream in which each token is the one before plus 1, 2 or 3: there is log 3 to reach."""
     steps = np.random.default_rng(seed).integers(1, 4, n_tokens)
-    return TokenStream([(np.cumsum(steps) % VOCAB).astype(np.uint16)])
+    return TokenStream([(np.cumsum(steps) % GPT2.vocab_size).astype(np.uint16)])
 
 
 @pytest.fixture
@@ -136,33 +107,13 @@ def val_stream() -> TokenStream:
 @pytest.fixture
 def adamw() -> OptimConfig:
     """AdamW with a short warm-up and a cosine."""
-    return OptimConfig(
-        optimizer="adamw",
-        learning_rate=3e-3,
-        muon_learning_rate=0.02,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1.0,
-        schedule="cosine",
-        warmup_steps=2,
-        decay_steps=8,
-        min_lr_ratio=0.1,
-    )
+    return ADAMW
 
 
 @pytest.fixture
-def plan(adamw: OptimConfig) -> TrainConfig:
-    """Ten steps of eight windows, a look at the validation split at steps 4, 8 and 10."""
-    return TrainConfig(
-        optim=adamw,
-        batch_tokens=128,
-        max_steps=10,
-        eval_interval=4,
-        eval_tokens=64,
-        non_finite="stop",
-        seed=7,
-    )
+def plan() -> TrainConfig:
+    """Ten steps of eight windows, an evaluation on the validation split at steps 4, 8 and 10."""
+    return PLAN
 
 
 @pytest.fixture

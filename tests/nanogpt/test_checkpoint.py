@@ -292,7 +292,7 @@ def test_whatever_ends_a_training_waits_for_its_checkpoint(
     assert checkpoints(tmp_path) == [checkpoint_folder(tmp_path, 1)]
 
 
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
+def test_a_full_disk_is_reported_and_leaves_the_checkpoint_before(
     tmp_path: Path,
     states: list[TrainingState],
     load: Callable[..., Progress],
@@ -350,7 +350,7 @@ def look():
         assert (model.wte.weight == step).all()
         steps.append(step)
     load_state(checkpoint_folder(run, 1), model, optimizers, {})
-    save(step + 1)  # the training goes on
+    save(step + 1)  # training continues
     assert load_state(checkpoints(run)[-1], model, optimizers, {})[0].step == step + 1
     assert len(checkpoints(run)) == 3
     return steps
@@ -427,7 +427,7 @@ def test_twenty_kills_at_random_moments_leave_whole_checkpoints(
     seeded: Callable[[GPTConfig], GPT],
     python: Callable[..., str],
 ) -> None:
-    """Each kill hits a process that writes one after another; the next goes on in its folder."""
+    """Each kill hits a process that writes one after another; the next continues in its folder."""
     (tmp_path / "model").mkdir()
     save_model(tmp_path / "model", seeded(modern))
     (tmp_path / "optim.json").write_text(json.dumps(vars(adamw)))

@@ -249,7 +249,7 @@ def test_what_our_model_cannot_do_is_refused_by_name(changes: dict[str, Any], wo
     assert words in str(caught.value)
 
 
-def test_all_that_stands_in_the_way_in_is_named_at_once() -> None:
+def test_all_that_prevents_the_way_in_is_named_at_once() -> None:
     with pytest.raises(ValueError, match=r"add_cross_attention.*activation_function"):
         config_from_hf({"n_embd": 32, "activation_function": "relu", "add_cross_attention": True})
 

@@ -1,4 +1,4 @@
-"""The copy to generate with beside the model it is a copy of."""
+"""The copy to generate with, compared with the model it is a copy of."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -18,10 +18,10 @@ FoundAfterKills = Callable[[str], list[Any]]
 
 def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "out"
-    with whole_folder(folder) as beside:
-        (beside / "a.txt").write_text("a")
-        (beside / "deep").mkdir()
-        (beside / "deep" / "b.txt").write_text("b")
+    with whole_folder(folder) as draft:
+        (draft / "a.txt").write_text("a")
+        (draft / "deep").mkdir()
+        (draft / "deep" / "b.txt").write_text("b")
         assert not folder.exists()
     assert (folder / "a.txt").read_text() == "a"
     assert (folder / "deep" / "b.txt").read_text() == "b"
@@ -29,18 +29,18 @@ def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), whole_folder(tmp_path / "out") as beside:
-        (beside / "half.txt").write_text("half")
+    with pytest.raises(KeyError), whole_folder(tmp_path / "out") as draft:
+        (draft / "half.txt").write_text("half")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    with whole_folder(folder) as beside:
-        (beside / "a.txt").write_text("old")
-    with pytest.raises(KeyError), whole_folder(folder) as beside:
-        (beside / "a.txt").write_text("new")
+    with whole_folder(folder) as draft:
+        (draft / "a.txt").write_text("old")
+    with pytest.raises(KeyError), whole_folder(folder) as draft:
+        (draft / "a.txt").write_text("new")
         raise KeyError
     assert (folder / "a.txt").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
@@ -49,18 +49,18 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_new_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for name in ("old.txt", "new.txt"):
-        with whole_folder(folder) as beside:
-            (beside / name).write_text(name)
+        with whole_folder(folder) as draft:
+            (draft / name).write_text(name)
     assert [path.name for path in folder.iterdir()] == ["new.txt"]
 
 
 def test_remains_of_a_killed_writer_do_not_get_in(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out") as beside:
+    with whole_folder(tmp_path / "out") as draft:
         pass
-    beside.mkdir()  # as a killed writer leaves it
-    (beside / "half.txt").write_text("half")
-    with whole_folder(tmp_path / "out") as beside:
-        (beside / "a.txt").write_text("a")
+    draft.mkdir()  # as a killed writer leaves it
+    (draft / "half.txt").write_text("half")
+    with whole_folder(tmp_path / "out") as draft:
+        (draft / "a.txt").write_text("a")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
@@ -71,9 +71,9 @@ from nanogpt.files import whole_folder
 out = folder / "out"
 
 def write(text):
-    with whole_folder(out) as beside:
+    with whole_folder(out) as draft:
         for name in "abc":
-            (beside / name).write_text(text)
+            (draft / name).write_text(text)
 
 def prepare():
     shutil.rmtree(out, ignore_errors=True)
@@ -167,7 +167,7 @@ def test_a_file_dropped_from_memory_is_still_there(tmp_path: Path) -> None:
 
 
 def on_disk(folder: Path) -> bool:
-    """Whether a folder lies on a disk and not in memory."""
+    """Whether a folder is on a disk and not in memory."""
     mounts = psutil.disk_partitions(all=True)
     within = [mount for mount in mounts if folder.is_relative_to(mount.mountpoint)]
     return max(within, key=lambda mount: len(mount.mountpoint)).fstype not in ("tmpfs", "ramfs")

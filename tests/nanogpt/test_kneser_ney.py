@@ -119,7 +119,7 @@ def test_a_model_of_two_tokens_is_as_computed_by_hand() -> None:
     a, b, separator = 0, 1, 2
     model = count(in_shards([a, b, a, a]), 3, separator, order=2)
     # Too little text to estimate discounts: 0.5, 1 and 1.5.
-    # Bigrams: (sep a) 1, (a b) 1, (b a) 1, (a a) 1. Before a stand sep, b and a: 3; before b: a: 1.
+    # Bigrams: (sep a) 1, (a b) 1, (b a) 1, (a a) 1. Before a are sep, b and a: 3; before b: a: 1.
     # p(a) = (3 - 1.5)/4 + (1.5 + 0.5)/4 * 1/3 = 13/24, p(b) = 0.5/4 + 1/6 = 7/24, p(sep) = 1/6
     # p(.|a) = (c - 0.5)/2 + (0.5 + 0.5)/2 * p(.); p(.|b) = (c - 0.5)/1 + 0.5 * p(.)
     unigrams, aa, ba = np.array([13, 7, 4]) / 24, np.array([0.5, 0.5, 0]), np.array([1, 0, 0])

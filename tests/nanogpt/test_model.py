@@ -129,7 +129,7 @@ def test_loss_is_cross_entropy_token_by_token(
 
 
 def three_documents() -> tuple[torch.Tensor, list[slice]]:
-    """The end of a document, a whole one and the start of a third; where each lies."""
+    """The end of a document, a whole one and the start of a third; where each is."""
     idx = some_tokens(1, 16).clamp(max=SEPARATOR - 1)
     idx[0, 4] = idx[0, 11] = SEPARATOR
     return idx, [slice(0, 4), slice(4, 11), slice(11, 16)]

@@ -26,7 +26,7 @@ def test_it_moves_matrices_as_pytorch_does() -> None:
         for p, q, gradient in zip(matrices, others, drawn(step + 1), strict=True):
             p.grad, q.grad = gradient.detach().clone(), gradient.detach().clone()
         matrices[1].grad = others[1].grad = None if step == 2 else others[1].grad
-        if step == 3:  # each goes on with what the other kept
+        if step == 3:  # each continues with what the other kept
             state, other_state = deepcopy(ours.state_dict()), deepcopy(theirs.state_dict())
             ours.load_state_dict(other_state)
             theirs.load_state_dict(state)

@@ -39,7 +39,7 @@ def test_a_row_is_chosen_by_the_last_tokens_and_nothing_else() -> None:
     idx = torch.tensor([[3, 7, 5, 9], [1, 7, 5, 9]])
     last = [idx, idx.roll(1, 1), idx.roll(2, 1)]
     pairs, triples = ngram_hashes(last, 1 << 20)
-    assert torch.equal(pairs[0, 2:], pairs[1, 2:])  # (7, 5) and (5, 9) stand in both
+    assert torch.equal(pairs[0, 2:], pairs[1, 2:])  # (7, 5) and (5, 9) are in both
     assert triples[0, 2] != triples[1, 2]
     assert triples[0, 3] == triples[1, 3]
     assert pairs[0, 1] != pairs[1, 1]

@@ -1,6 +1,6 @@
 """No product in a slow format: on a processor without bfloat16 all are in float32.
 
-Machines with fast bfloat16 hide a product that is fixed to it, so these tests look at every
+Machines with fast bfloat16 hide a product that is fixed to it, so these tests check every
 operation of a training, an evaluation and a sample instead of at the clock.
 """
 
@@ -61,7 +61,7 @@ def test_nothing_of_a_float32_training_is_in_a_half_format(
 def test_products_of_a_training_are_in_the_format_asked_for(
     modern: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, dtype: torch.dtype
 ) -> None:
-    """Muon's are in float32 beside float16, whose range is too small for it."""
+    """Muon's are in float32 where that is float16, whose range is too small for it."""
     plan = replace(plan, optim=replace(plan.optim, optimizer="muon"))
     with Products() as seen:
         list(training(seeded(modern), plan, runtime=Runtime(device=CPU, dtype=dtype)))

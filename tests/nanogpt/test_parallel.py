@@ -114,7 +114,7 @@ for world, jobs in json.loads((folder / "jobs.json").read_text()).items():
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process of a training told, by step."""
+    """What one process of a training reported, by step."""
 
     steps: dict[int, tuple[float, float]]  # loss, gradient norm
     evaluations: dict[int, float]
@@ -133,7 +133,7 @@ def seen_by(folder: Path, name: str, rank: int = 0) -> Seen:
     return Seen(**values)
 
 
-def told(events: list[TrainEvent]) -> Seen:
+def seen_in(events: list[TrainEvent]) -> Seen:
     """The same of a training by this process."""
     return Seen(
         steps={e.step: (e.loss, e.grad_norm) for e in events if isinstance(e, StepDone)},
@@ -177,7 +177,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
 
     def alone(folder: str, model: GPT, **changes: Any) -> Seen:
         events = list(training(model, plan, folder=folder, micro_batch_tokens=32, **changes))
-        return told(events)
+        return seen_in(events)
 
     one, double = alone("one", seeded(config)), alone("one64", seeded(config).double())
     half = alone("half1", seeded(config), runtime=Runtime(device=CPU, dtype=torch.bfloat16))
@@ -206,12 +206,12 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     assert list(two.steps) == list(sharded.steps) == list(four.steps) == list(range(1, 21))
 
     assert_near(two, one, abs=1e-4)
-    assert_near(sharded, double, abs=1e-10, loss_abs=1e-6)  # the loss is told in float32
+    assert_near(sharded, double, abs=1e-10, loss_abs=1e-6)  # the loss is reported in float32
     assert_near(four, double, abs=1e-10, loss_abs=1e-6)
     # A gradient norm of 1 to 2 in bfloat16 is known to 2^-8; processors round sums differently.
     assert_near(seen_by(tmp_path, "half"), half, abs=2**-8, loss_abs=1e-3)
 
-    # What one process began, four go on with, each holding a part, and the state is the same bits.
+    # What one process began, four continue, each holding a part, and the state is the same bits.
     resumed = seen_by(tmp_path, "begun")
     assert list(resumed.steps) == list(range(11, 21))
     assert list(resumed.evaluations) == [20]
@@ -223,7 +223,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
         copied = checkpoint_folder(tmp_path / "begun-again", 10) / name
         assert file_sha256(copied) == file_sha256(checkpoint_folder(tmp_path / "one", 10) / name)
 
-    # What two began, one goes on with.
+    # What two began, one continues.
     for name, expected, model in (
         ("ddp2", one, seeded(config)),
         ("fsdp2", double, seeded(config).double()),

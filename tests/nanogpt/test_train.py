@@ -64,7 +64,7 @@ def test_the_first_ten_losses_are_golden(
 def test_events_come_in_order(
     config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
 ) -> None:
-    """A checkpoint is told of when it is complete, which takes the time it takes."""
+    """A checkpoint is reported when it is complete, which takes the time it takes."""
     events = list(training(seeded(config), plan))
     shown = [(type(event), getattr(event, "step", None)) for event in events]
     expected: list[tuple[type, int | None]] = [(Started, 0)]
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_training(
     tmp_path: Path,
     full_disk: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """The one before is whole, and once there is room the training goes on from it."""
+    """The one before is whole, and once there is room training continues from it."""
     expected = losses(training(seeded(gpt2), plan, folder="whole"))
     events = training(seeded(gpt2), plan)
     next(event for event in events if isinstance(event, CheckpointWritten))

@@ -50,8 +50,8 @@ def test_two_workers_sum_what_one_thread_sums_in_two_passes(
     models[1].register_forward_hook(note)
     shared = list(training(models[1], muon(plan), runtime=replace(one, workers=2)))
     assert threads and all(name.startswith("worker") for name in threads)
-    told = [(e.step, e.loss) for e in alone if isinstance(e, StepDone | Evaluated)]
-    assert [(e.step, e.loss) for e in shared if isinstance(e, StepDone | Evaluated)] == told
+    expected = [(e.step, e.loss) for e in alone if isinstance(e, StepDone | Evaluated)]
+    assert [(e.step, e.loss) for e in shared if isinstance(e, StepDone | Evaluated)] == expected
     for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(p, q)
 

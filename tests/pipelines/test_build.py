@@ -114,7 +114,7 @@ def test_a_training_killed_twice_is_retried_and_recovers(
     assert flow.stdout is not None
     output = []
     kills, begun = 0, False
-    for line in flow.stdout:  # lines come in bursts, so that one process may have told many
+    for line in flow.stdout:  # lines come in bursts, so that one process may have printed many
         output.append(line)
         begun |= "updates of" in line  # what each process says first
         step = re.search(r"step +(\d+) ", line)

@@ -77,7 +77,7 @@ class Answer:
 
 
 class Site(ThreadingHTTPServer):
-    """A web server on this machine that answers as it is told and remembers what it was asked."""
+    """A web server on this machine that answers as it is set and remembers what it was asked."""
 
     daemon_threads = True
 
@@ -319,7 +319,7 @@ def make_shards() -> Callable[[dict[str, list[str]], Path], Shards]:
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty tokenized documents beside their corpus; a test that changes them copies them first."""
+    """Forty tokenized documents next to their corpus; a test that changes them makes a copy."""
     folder = tmp_path_factory.mktemp("data") / "data"
     texts = [f"{n}: " + "the quick brown fox. " * (5 + n % 7) for n in range(40)]
     corpus = corpus_of(texts, folder)

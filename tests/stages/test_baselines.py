@@ -1,4 +1,4 @@
-"""What the baselines of a model are, and what is told of them."""
+"""What the baselines of a model are, and what is reported of them."""
 
 import math
 import random

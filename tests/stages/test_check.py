@@ -109,7 +109,7 @@ def test_nonsense_is_refused(tmp_path: Path, changes: dict[str, Any], words: lis
         assert word in str(caught.value)
 
 
-def test_the_old_names_of_keys_are_told_with_the_new_ones(tmp_path: Path) -> None:
+def test_the_old_names_of_keys_are_reported_with_the_new_ones(tmp_path: Path) -> None:
     file = tmp_path / "old.yaml"
     text = PARAMS.read_text().replace("  warmup:", "  warmup_steps:")
     file.write_text(text.replace("  decay: 0.4", "  decay_steps: 400"))
@@ -122,7 +122,7 @@ def test_the_old_names_of_keys_are_told_with_the_new_ones(tmp_path: Path) -> Non
     ]
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     changes = {
         "corpus.sauce": "files",
         "model.n_layer": "4",
@@ -146,7 +146,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         assert any(word in line for line in lines), word
 
 
-def test_both_kinds_of_nonsense_between_sections_are_told_at_once(tmp_path: Path) -> None:
+def test_both_kinds_of_nonsense_between_sections_are_reported_at_once(tmp_path: Path) -> None:
     file = edited(tmp_path, {"train.batch_tokens": 1000, "evaluate.context": 500})
     with pytest.raises(ParamsError) as caught:
         check_params(file)
@@ -160,7 +160,7 @@ def test_a_section_named_by_a_number_is_refused(tmp_path: Path) -> None:
         check_params(file)
 
 
-def test_an_unknown_key_inside_a_part_is_told_with_the_one_it_may_mean(tmp_path: Path) -> None:
+def test_an_unknown_key_inside_a_part_is_reported_with_the_one_it_may_mean(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"did you mean corpus\.package\.version\?"):
         check_params(edited(tmp_path, {"corpus.package.versoin": "1"}))
 

@@ -176,7 +176,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
 
 
 def test_no_text_is_read_that_no_rule_asks_for(corpus: Path, filters: Path, tmp_path: Path) -> None:
-    """Its size and hash stand beside it."""
+    """Its size and hash are next to it."""
     without = tmp_path / "corpus"
     shutil.copytree(corpus, without)
     for file in without.glob("*.parquet"):

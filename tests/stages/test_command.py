@@ -43,7 +43,7 @@ def bake(run_python: Run) -> Run:
         ("open('nowhere')", 2, "input", "[Errno 2] No such file or directory: 'nowhere'"),
     ],
 )
-def test_an_expected_failure_is_told_in_words_by_code_and_in_the_status_file(
+def test_an_expected_failure_is_reported_in_words_by_code_and_in_the_status_file(
     bake: Run, workspace: Path, body: str, code: int, kind: str, message: str
 ) -> None:
     done = bake(body, NANOGPT_STATUS_FILE="deep/status.json")
@@ -107,6 +107,6 @@ def test_arguments_that_a_stage_does_not_take_are_refused(run_python: Run, works
     assert list(workspace.iterdir()) == []
 
 
-def test_a_wrong_setting_is_told_in_the_status_file_too(bake: Run, workspace: Path) -> None:
+def test_a_wrong_setting_is_reported_in_the_status_file_too(bake: Run, workspace: Path) -> None:
     bake("print('ran')", NANOGPT_DEVICE="gpu", NANOGPT_STATUS_FILE="status.json")
     assert json.loads((workspace / "status.json").read_text())["kind"] == "input"

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from nanogpt.checkpoint import load_model, save_model
 from nanogpt.files import file_sha256
 from nanogpt.generate import Sampling, generate
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from stages.command import main
 from stages.convert import REVISIONS, run_stage
 from stages.prompt import write_texts
@@ -34,28 +35,14 @@ from stages.tokens.tokenizer import (
     load_tokenizer,
     save_tokenizer,
 )
+from tests.tiny import GPT2
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
 TEXT = "the King and queen of the land\ndid walk, by night"
 ALPHABET = "".join(sorted(set(TEXT)))
-CONFIG = GPTConfig(
-    vocab_size=300,
-    block_size=32,
-    n_layer=2,
-    n_head=2,
-    n_embd=32,
-    dropout=0.1,
-    bias=True,
-    position="learned",
-    norm="layernorm",
-    activation="gelu",
-    qk_norm=False,
-    zero_init_proj=False,
-    tie_weights=True,
-    logit_softcap=0.0,
-)
+CONFIG = replace(GPT2, vocab_size=300, block_size=32, dropout=0.1)
 
 
 @pytest.fixture

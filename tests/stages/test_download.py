@@ -183,7 +183,7 @@ def test_the_separator_cuts_texts_but_no_rows() -> None:
     assert manifest()["skipped"] == {"empty document": 1}
 
 
-def test_what_an_archive_holds_besides_texts_is_counted_too() -> None:
+def test_what_an_archive_holds_other_than_texts_is_counted_too() -> None:
     Path("texts").mkdir()
     with zipfile.ZipFile("texts/a.zip", "w") as archive:
         for name in ("song.txt", ".hidden.txt", "cover.jpg"):
@@ -469,8 +469,8 @@ def test_a_mixture_comes_back_from_its_own_manifest() -> None:
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ({"source": "files", "path": "elsewhere"}, "'elsewhere' lies outside of corpus.path"),
-        ({"source": "files", "path": "texts/../a"}, "lies outside of corpus.path 'texts'"),
+        ({"source": "files", "path": "elsewhere"}, "'elsewhere' is outside of corpus.path"),
+        ({"source": "files", "path": "texts/../a"}, "is outside of corpus.path 'texts'"),
         ({"source": "mixture"}, "source is mixture, but corpus.mixture says nothing"),
         ({"source": "mixture", "mixture": {"a": {"source": "files"}}}, "is a mixture itself"),
         ({"source": "url"}, "source is url, but corpus.urls says nothing"),

@@ -84,7 +84,7 @@ def test_a_stage_stopped_while_it_is_imported_shows_no_traceback(
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_its_failure_is_told(run_python: Run) -> None:
+def test_its_failure_is_reported(run_python: Run) -> None:
     done = run_python("-m", "stages", "tokenize")
     assert done.returncode == 2
     assert done.stderr.startswith("tokenize: params.yaml is missing")

@@ -112,7 +112,7 @@ def test_a_key_given_twice_is_refused(file: Path) -> None:
     assert "fan" in str(caught.value)
 
 
-def test_a_syntax_error_is_told_with_its_line(file: Path) -> None:
+def test_a_syntax_error_is_reported_with_its_line(file: Path) -> None:
     with pytest.raises(ParamsError, match="not valid YAML") as caught:
         load(file, OVEN + "  shelves: [1, 2\n")
     assert "line 8" in str(caught.value)

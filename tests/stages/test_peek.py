@@ -55,7 +55,7 @@ def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def shown(out: str) -> list[str]:
-    """What stands under each title, the tokens joined again."""
+    """What is under each title, the tokens joined again."""
     return [
         part.partition("\n")[2].rstrip("\n").replace("|", "") for part in out.split("\n--- ")[1:]
     ]
@@ -129,7 +129,7 @@ def test_ids_are_shown_on_request(shards: Shards, show: Show) -> None:
     )
 
 
-def test_without_shards_the_way_out_is_told(workspace: Path, show: Show) -> None:
+def test_without_shards_the_way_out_is_shown(workspace: Path, show: Show) -> None:
     with pytest.raises(ValueError, match=r"manifest\.json is missing; `dvc repro shard` makes it"):
         show()
 

@@ -44,7 +44,7 @@ def test_params_that_equal_a_preset_are_not_kept(params: Path) -> None:
     assert list(params.parent.iterdir()) == [params]
 
 
-def test_edited_params_are_kept_beside(params: Path) -> None:
+def test_edited_params_are_kept_next_to_it(params: Path) -> None:
     params.write_text("mine: {}\n")
     saved = use("shakespeare", PRESETS, params)
     assert saved is not None

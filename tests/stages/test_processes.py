@@ -18,14 +18,14 @@ from stages.processes import ENVIRONMENT, in_order, in_processes
 ROOT = Path(__file__).parents[2]
 
 
-def teller(word: str) -> Callable[[int], tuple[int, str, int]]:
-    """What tells its number, the word, and where it runs."""
+def reporter(word: str) -> Callable[[int], tuple[int, str, int]]:
+    """What returns its number, the word, and where it runs."""
 
-    def tell(number: int) -> tuple[int, str, int]:
+    def report(number: int) -> tuple[int, str, int]:
         time.sleep(0.05 * (number % 2))  # so that later ones are done first
         return number, word, os.getpid()
 
-    return tell
+    return report
 
 
 def refuser() -> Callable[[int], int]:
@@ -70,14 +70,14 @@ def killed(number: int) -> int:
     return number
 
 
-def memory_teller() -> Callable[[int], tuple[str, str | None]]:
-    """What tells where Arrow's memory is from, and whether glibc maps large arrays apart."""
+def memory_reporter() -> Callable[[int], tuple[str, str | None]]:
+    """What returns where Arrow's memory is from, and whether glibc maps large arrays apart."""
     return lambda _: (pa.default_memory_pool().backend_name, os.environ.get("MALLOC_MMAP_MAX_"))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_results_come_in_order_from_processes_that_are_prepared(workers: int) -> None:
-    found = list(in_processes(partial(teller, "well"), range(9), workers))
+    found = list(in_processes(partial(reporter, "well"), range(9), workers))
     assert [number for number, _, _ in found] == list(range(9))
     assert {word for _, word, _ in found} == {"well"}
     processes = {process for _, _, process in found}
@@ -86,7 +86,7 @@ def test_results_come_in_order_from_processes_that_are_prepared(workers: int) ->
 
 
 def test_one_task_needs_no_other_process() -> None:
-    assert list(in_processes(partial(teller, ""), [0], 7)) == [(0, "", os.getpid())]
+    assert list(in_processes(partial(reporter, ""), [0], 7)) == [(0, "", os.getpid())]
     assert list(in_processes(refuser, [], 7)) == []
 
 
@@ -114,7 +114,7 @@ def test_workers_get_ready_before_an_answer_is_asked_for(tmp_path: Path) -> None
 
 def test_workers_keep_freed_memory_and_the_stage_its_environment() -> None:
     before = dict(os.environ)
-    found = list(in_processes(memory_teller, range(4), 2))
+    found = list(in_processes(memory_reporter, range(4), 2))
     assert set(found) == {("system", ENVIRONMENT["MALLOC_MMAP_MAX_"])}
     assert dict(os.environ) == before
 
@@ -128,7 +128,7 @@ def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [killer, never_ready])
-def test_a_process_killed_at_work_or_before_is_told(
+def test_a_process_killed_at_work_or_before_is_reported(
     make: Callable[[], Callable[[int], int]],
 ) -> None:
     with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
@@ -214,8 +214,8 @@ def wait_until_gone(group: int) -> None:
 def test_ctrl_c_is_for_the_parent_alone(running: "subprocess.Popen[str]") -> None:
     """Its workers say nothing and end with it."""
     os.killpg(running.pid, signal.SIGINT)
-    out, told = running.communicate(timeout=60)
-    assert (running.returncode, out, told) == (0, "stopped\n", "")
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (0, "stopped\n", "")
     wait_until_gone(running.pid)
 
 

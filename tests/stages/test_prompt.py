@@ -99,7 +99,7 @@ def test_another_models_folder_is_taken(copy_of_built: Any, written: Any, tmp_pa
         ({"prompt": ["a"], "max_new_tokens": 0}, "the command line: sample.max_new_tokens is 0"),
     ],
 )
-def test_what_cannot_be_written_is_told_in_words(
+def test_what_cannot_be_written_is_reported_in_words(
     written: Any, given: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -107,7 +107,7 @@ def test_what_cannot_be_written_is_told_in_words(
     assert words in str(caught.value)
 
 
-def test_the_command_tells_a_missing_model_in_one_line(
+def test_the_command_reports_a_missing_model_in_one_line(
     run_python: Callable[..., Any], workspace: Path
 ) -> None:
     done = run_python("-m", "stages", "sample", "--prompt", "a")

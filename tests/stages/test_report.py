@@ -71,7 +71,7 @@ def test_ten_documents_are_not() -> None:
 def test_the_text_is_described_in_words(dropped: dict[str, int], words: str) -> None:
     assert data_line({**STATISTICS, "dropped": dropped}) == (
         f"1,040 documents, 51,318 tokens, 1.01 bytes per token; {words};\n"
-        "25.00% of the validation text stands in the training text"
+        "25.00% of the validation text is in the training text"
     )
 
 

@@ -213,7 +213,7 @@ def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
 
 
 def stream_documents(folder: Path) -> list[tuple[int, ...]]:
-    """The documents of a split as they stand in its stream, without separators."""
+    """The documents of a split as they are in its stream, without separators."""
     stream = np.concatenate([np.load(file) for file in sorted(folder.glob("0*.npy"))])
     ends = np.load(folder / "ends.npy").tolist()
     starts = [0, *ends[:-1]]

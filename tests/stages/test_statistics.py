@@ -34,7 +34,7 @@ Make = Callable[[list[str], Path], Cleaned]
 
 
 def shards_of(cleaned: Cleaned, split: SplitParams) -> Path:
-    """The folder in which tokens and shards, an id for each byte, lie beside corpus and clean."""
+    """The folder in which tokens and shards, an id for each byte, are next to corpus and clean."""
     folder = cleaned.corpus.parent
     here = partial(tokenize_here, workers=1)
     tokens = folder / "tokens"
@@ -224,13 +224,11 @@ def test_what_both_splits_hold_is_found(alike: Path) -> None:
     found = leak(alike)
     documents = len(Shards.open(alike / "shards").ends("val"))
     assert found["ngrams"] == 28 * documents  # 40 words have 28 runs of 13
-    assert found["found"] == 8 * documents  # and 8 of them lie in the refrain
+    assert found["found"] == 8 * documents  # and 8 of them are in the refrain
     assert found["share"] == round(8 / 28, 6)
     assert (found["train_compared"], found["val_compared"]) == (1.0, 1.0)
     assert found["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
-    assert (
-        statistics.leak_line(found) == "28.57% of the validation text stands in the training text"
-    )
+    assert statistics.leak_line(found) == "28.57% of the validation text is in the training text"
 
 
 def test_of_a_large_corpus_an_even_part_is_compared_and_said_so(

@@ -27,7 +27,7 @@ TEXTS = ["Hello world", "¡Olé! 日本語 🙂", "", "the quick brown fox " * 2
 
 @pytest.fixture(scope="module")
 def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each split in one file, as imported tokens lie too."""
+    """Each split in one file, as imported tokens are too."""
     out = tmp_path_factory.mktemp("shards") / "shards"
     params = ShardParams(shard_tokens=token_files.SHARD_TOKENS, weights=None, max_repetition=1)
     shard.run(params, split, tokens, out)
@@ -113,7 +113,7 @@ def test_there_and_back_is_the_same_bit_for_bit(
     manifests = [json.loads((f / "manifest.json").read_text()) for f in (shards, Path("back"))]
     assert before.pop("manifest.json") != after.pop("manifest.json")
     assert after == before
-    assert manifests[1]["splits"] == manifests[0]["splits"]  # bytes of text, counted anew
+    assert manifests[1]["splits"] == manifests[0]["splits"]  # bytes of text, counted again
     assert manifests[1]["tokenizer_fingerprint"] == manifests[0]["tokenizer_fingerprint"]
 
 
@@ -267,7 +267,7 @@ def test_nothing_is_overwritten(shards: Path, command: Callable[..., None]) -> N
         command("to-nanogpt", "out", "--shards", shards)
 
 
-def test_whose_ids_are_not_gpt2s_is_told(
+def test_whose_ids_are_not_gpt2s_is_reported(
     shards: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("to-nanogpt", "out", "--shards", shards)

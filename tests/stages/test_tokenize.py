@@ -29,7 +29,7 @@ MakeCorpus = Callable[[list[str], Path], Cleaned]
 
 
 def run(params: TokenizeParams, corpus: Cleaned, out: Path, *, workers: int = 1) -> None:
-    """Tokenize on this machine, with a cache beside the tokens."""
+    """Tokenize on this machine, with a cache next to the tokens."""
     here = partial(tokenize_here, workers=workers)
     tokenize.run(
         params, SPLIT, corpus, out, cache=out.with_name(f"{out.name}-cache"), tokenize_parts=here

@@ -1,4 +1,4 @@
-"""What stands in MLflow after a run, with a living server, a dead one, and one that comes back."""
+"""What is in MLflow after a run, with a living server, a dead one, and one that comes back."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -99,7 +99,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[...,
     assert "lower the learning rate" in done.stdout
 
 
-def test_an_output_that_cannot_be_written_is_told(new_project: Callable[..., Any]) -> None:
+def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="4", decay="0")
     (project.folder / "models").write_text("a file where a folder should be")
     done = project.run("python", "-m", "stages.train", **QUIET)

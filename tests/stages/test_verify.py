@@ -74,7 +74,7 @@ def test_one_changed_byte_is_found(root: Path, name: str, stage: str) -> None:
     assert problems
     for problem in problems:
         assert problem.startswith(str(place))
-        assert problem.endswith(f"; `dvc repro -f {stage}` makes it anew")
+        assert problem.endswith(f"; `dvc repro -f {stage}` makes it again")
 
 
 @pytest.mark.parametrize(("name", "stage"), FILES)
@@ -107,7 +107,7 @@ def test_a_damaged_manifest_is_named(root: Path, name: str, content: str) -> Non
 def test_a_missing_manifest_is_named(root: Path) -> None:
     file = root / "data/tokens/manifest.json"
     file.unlink()
-    assert verify(root) == [f"{file} is missing; `dvc repro -f tokenize` makes it anew"]
+    assert verify(root) == [f"{file} is missing; `dvc repro -f tokenize` makes it again"]
 
 
 def test_a_folder_made_from_another_is_found(root: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_model_that_no_longer_fits_the_code_is_found(root: Path) -> None:
     lineage.write_text(json.dumps(about))
     (problem,) = verify(root)
     assert "model.safetensors does not fit the model's config" in problem
-    assert problem.endswith("; `dvc repro -f train` makes it anew")
+    assert problem.endswith("; `dvc repro -f train` makes it again")
 
 
 def test_imported_shards_are_imported_again(root: Path) -> None:
@@ -156,7 +156,7 @@ def test_imported_shards_are_imported_again(root: Path) -> None:
     assert verify(root) == []  # made from none of the tokens that are there
     (shards / "val/ends.npy").unlink()
     assert verify(root) == [
-        f"{shards / 'val/ends.npy'} is missing; `python -m stages.token_files` makes it anew"
+        f"{shards / 'val/ends.npy'} is missing; `python -m stages.token_files` makes it again"
     ]
 
 

@@ -46,7 +46,7 @@ def record(model_id: str, status: str) -> str:
     return str(run.info.run_id)
 
 
-def test_the_training_that_goes_on_is_shown_before_newer_ones() -> None:
+def test_the_running_training_is_shown_before_newer_ones() -> None:
     record("older", "RUNNING")
     running = record("newer", "RUNNING")
     record("newest", "FINISHED")
@@ -60,7 +60,7 @@ def test_the_training_that_goes_on_is_shown_before_newer_ones() -> None:
     assert samples == f"samples: {page}/artifacts/{TABLE}{mode}"
 
 
-def test_where_none_goes_on_the_newest_is_shown() -> None:
+def test_where_none_is_running_the_newest_is_shown() -> None:
     record("older", "FINISHED")
     newest = record("newest", "KILLED")
     found = newest_run()
@@ -76,7 +76,7 @@ def test_where_nothing_is_recorded_that_is_said() -> None:
     ]
 
 
-def test_a_server_that_does_not_answer_is_told(
+def test_a_server_that_does_not_answer_is_reported(
     monkeypatch: pytest.MonkeyPatch, dead_url: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_url)

@@ -105,7 +105,7 @@ def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
     assert [part.documents for part in parts] == [1, 1]
 
 
-def test_a_bad_file_is_told_while_others_are_still_read(tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_while_others_are_still_read(tmp_path: Path) -> None:
     (bad,) = made_up(tmp_path / "texts", [65 << 20])
     bad.path.write_bytes(b"\xff" * (65 << 20))
     endless = tmp_path / "endless.txt"

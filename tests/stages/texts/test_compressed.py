@@ -131,7 +131,7 @@ def test_what_is_not_compressed_is_refused(read: Read, end: str) -> None:
         read(f"a.txt{end}", b"plain text, named as if it were compressed")
 
 
-def test_the_place_of_damage_is_told_in_unpacked_bytes(read: Read) -> None:
+def test_the_place_of_damage_is_reported_in_unpacked_bytes(read: Read) -> None:
     content = bytearray(gzip.compress(random.Random(0).randbytes(1 << 20).hex().encode(), 1))
     content[-4:] = b"\0\0\0\0"  # the length at the end
     with pytest.raises(ValueError, match=r"after 2,\d{3},\d{3} bytes of what it holds"):
@@ -179,7 +179,7 @@ def test_the_readable_members_of_an_archive_are_documents_sorted_by_name(
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
-def test_nothing_is_unpacked_beside_the_archive(read: Read, tmp_path: Path, kind: str) -> None:
+def test_nothing_is_unpacked_next_to_the_archive(read: Read, tmp_path: Path, kind: str) -> None:
     read(f"x.{kind}", ARCHIVES[kind](FILES))
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 

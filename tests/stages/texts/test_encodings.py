@@ -127,7 +127,7 @@ def test_the_place_of_a_nul_is_named_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("text", ["plain text\n", "Привет, мир! Как дела?\n"])
-def test_a_text_of_two_bytes_a_character_that_would_be_utf8_too_is_told(text: str) -> None:
+def test_a_text_of_two_bytes_a_character_that_would_be_utf8_too_is_reported(text: str) -> None:
     content = (text * 5).encode("utf-16-le")
     assert content.decode()
     refused(content, "looks like utf_16_le")
@@ -170,7 +170,7 @@ def test_an_unknown_encoding_is_refused(name: str) -> None:
         ("They met in a café, and he said “hello”.\n", "cp1252"),
     ],
 )
-def test_a_guess_is_made_and_told(
+def test_a_guess_is_made_and_printed(
     text: str, codec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert read((text * 20).encode(codec), "auto") == text * 20
@@ -190,7 +190,7 @@ def test_a_guess_that_does_not_hold_is_refused_where_it_fails() -> None:
         read((JAPANESE * 700).encode("cp932")[:-2], "auto")
 
 
-def test_a_text_that_was_utf8_so_far_is_not_guessed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_was_utf8_so_far_is_not_guessed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encodings, "CHUNK", 100)
     refused((RUSSIAN * 5).encode() + b"caf\xe9 ", "is not UTF-8", encoding="auto")
 

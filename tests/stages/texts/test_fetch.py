@@ -82,9 +82,9 @@ def test_a_server_that_is_not_there_is_a_connection_error(
     with pytest.raises(ConnectionError, match=f"could not be fetched: nobody answers at {host}; "):
         fetch(f"{dead_url}/a.txt", sha256(b""), FILE)
     assert grows(pauses, 5)
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"{dead_url}/a.txt: nobody answers at {host}; try 2 of 6 follows"
-    assert len(told) == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{dead_url}/a.txt: nobody answers at {host}; try 2 of 6 follows"
+    assert len(lines) == 5
     assert not FILE.parent.exists()
 
 
@@ -148,7 +148,7 @@ def test_a_date_serves_where_there_is_no_strong_etag(
     assert site.ranges[1].startswith("bytes=")
 
 
-def test_the_next_run_goes_on_where_this_one_was_given_up(
+def test_the_next_run_continues_where_this_one_was_given_up(
     site: Any, pauses: list[float], make_answer: Make
 ) -> None:
     first = make_answer(body=HALF, cut=True, etag='"1"')
@@ -260,13 +260,13 @@ def test_a_file_that_came_whole_before_a_kill_is_not_fetched_again(site: Any) ->
     assert site.asked == []
 
 
-def test_a_compressed_file_stays_as_it_lies_on_the_server(site: Any, make_answer: Make) -> None:
+def test_a_compressed_file_stays_as_it_is_on_the_server(site: Any, make_answer: Make) -> None:
     packed = bytes([0x1F, 0x8B, 8]) + WHOLE[:50]
     answer = make_answer(body=packed, headers=(("Content-Encoding", "gzip"),))
     assert fetch(site.put("/a.txt", answer), sha256(packed), FILE).read_bytes() == packed
 
 
-def test_its_size_and_how_far_it_is_are_told(
+def test_its_size_and_how_far_it_is_are_shown(
     site: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(meter, "LINE_SECONDS", 0.0)

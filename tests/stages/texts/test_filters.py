@@ -20,7 +20,7 @@ def test_a_filter_answers_for_a_text(tmp_path: Path) -> None:
     assert not mine.keeps("no", "b.txt")
 
 
-def test_one_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_one_that_is_not_there_is_reported_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'yours'.* no .*yours\.py; there are: mine"):
         load_filter(written(tmp_path, ""), "yours")
     with pytest.raises(ValueError, match="there are: none"):
@@ -70,7 +70,7 @@ def test_the_shipped_filter_knows_english(text: str, english: bool) -> None:
     assert load_filter(SHIPPED, "english").keeps(text, "sonnet 18") is english
 
 
-def test_a_missing_library_is_told_with_the_way_to_get_it(
+def test_a_missing_library_is_reported_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "py3langid", None)  # as Python notes a failure

@@ -129,7 +129,7 @@ def test_nothing_is_left_in_the_cache_nor_outside_of_the_workspace(
     assert list(CACHE.iterdir()) == []
 
 
-# --- going on ------------------------------------------------------------------------------------
+# --- continuing ---------------------------------------------------------------------------------
 
 
 def read(name: str, place: dict[str, Any] | None, count: int) -> tuple[list[Document], Any]:
@@ -140,7 +140,7 @@ def read(name: str, place: dict[str, Any] | None, count: int) -> tuple[list[Docu
 
 
 @pytest.mark.parametrize("row_group_size", [7, 1000])
-def test_reading_goes_on_after_any_row(tmp_path: Path, row_group_size: int) -> None:
+def test_reading_continues_after_any_row(tmp_path: Path, row_group_size: int) -> None:
     """Also again and again, across row groups, batches and files."""
     files = [range(150), range(150, 155), range(155, 300)]
     name = write_dataset(tmp_path / "rows", *files, row_group_size=row_group_size)

@@ -51,7 +51,7 @@ def test_a_version_the_index_does_not_have_is_a_wrong_input(index: Any) -> None:
         list(read_package("poems", "2.0", sha256, "*"))
 
 
-def test_a_python_without_pip_is_told_the_way_out(
+def test_a_python_without_pip_is_shown_the_way_out(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venv.create("bare", with_pip=False)

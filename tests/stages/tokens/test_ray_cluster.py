@@ -136,11 +136,11 @@ def test_a_place_that_is_none_names_the_setting(shared: str, workspace: Path) ->
 
 def test_an_s3_that_does_not_answer_is_a_matter_of_the_network(workspace: Path) -> None:
     place = Place.of_this_project("shared")
-    told = (
+    message = (
         "AWS Error NETWORK_CONNECTION during HeadBucket operation: curlCode: 7"  # after ten tries
     )
     with pytest.raises(ConnectionError, match="curlCode: 7"), place.opened():
-        raise OSError(told)
+        raise OSError(message)
     with pytest.raises(FileNotFoundError), place.opened() as (there, root):
         there.open_input_stream(f"{root}/nothing")
 
@@ -168,7 +168,7 @@ def test_two_ray_workers_one_of_them_killed_make_the_same_bytes_over_s3(
     digests: Digests,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    short = tempfile.mkdtemp(prefix="ray-")  # sockets lie in it, and their paths must be short
+    short = tempfile.mkdtemp(prefix="ray-")  # sockets are in it, and their paths must be short
     monkeypatch.setenv("RAY_TMPDIR", short)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     killed: list[int] = []
@@ -190,6 +190,6 @@ def test_two_ray_workers_one_of_them_killed_make_the_same_bytes_over_s3(
     assert not any("ray" in p.name() for p in psutil.Process().children(recursive=True))
 
 
-def test_the_default_place_lies_in_the_project(workspace: Path) -> None:
+def test_the_default_place_is_in_the_project(workspace: Path) -> None:
     place = Place.of_this_project(None)
     assert Path(place.uri).parent == workspace / ray_cluster.DEFAULT_PLACE

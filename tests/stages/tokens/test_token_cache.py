@@ -88,8 +88,8 @@ def test_of_a_grown_corpus_only_the_new_part_is_tokenized(
     made(corpus, tmp_path)
     grown = make_parts(little(4), tmp_path)
     assert made(grown, tmp_path) == ["part-00003.parquet"]
-    assert made(make_parts(little(4), tmp_path / "anew"), tmp_path / "anew")
-    assert digests(tmp_path / "tokens") == digests(tmp_path / "anew" / "tokens")
+    assert made(make_parts(little(4), tmp_path / "again"), tmp_path / "again")
+    assert digests(tmp_path / "tokens") == digests(tmp_path / "again" / "tokens")
 
 
 def test_parts_that_the_corpus_has_no_more_are_removed(

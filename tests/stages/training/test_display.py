@@ -38,7 +38,7 @@ for step in range(1, 401):
     display.update(step, 8 - step / 100, 0.01, 12345.0, 400 - step)
     if step == 200:
         display.bits_per_byte = 2.5
-        display.say("a look")
+        display.say("an evaluation")
         display.say_sample("To be\\x1b[31m")
 time.sleep(0.3)
 display.redraw()
@@ -60,7 +60,7 @@ def on_terminal(script: str, columns: int, **variables: str) -> str:
     try:
         while part := os.read(leader, 1 << 16):
             written += part
-    except OSError:  # how a terminal tells its end
+    except OSError:  # how a terminal reports its end
         pass
     os.close(leader)
     assert process.wait() == 0
@@ -93,9 +93,9 @@ def test_the_line_is_drawn_seldom_however_quick_the_updates() -> None:
     assert on_terminal(fast, columns=120).count("tok/s") <= 10
 
 
-def test_what_is_said_stands_above_the_line_and_cannot_command_the_terminal() -> None:
+def test_what_is_said_is_above_the_line_and_cannot_command_the_terminal() -> None:
     written = on_terminal(TRAINING, columns=120)
-    assert "a look\r\n" in written
+    assert "an evaluation\r\n" in written
     assert "    | To be·[31m\r\n" in written
 
 
@@ -196,6 +196,6 @@ def test_a_sample_is_shown_in_few_lines_of_printable_characters() -> None:
     assert len(sample_lines("a\n" * 100)) == 8
 
 
-def test_times_are_told_in_minutes_hours_and_days() -> None:
-    told: Callable[..., list[str]] = lambda *seconds: [duration(s) for s in seconds]  # noqa: E731
-    assert told(0, 65.4, 3600, 90_000) == ["00:00", "01:05", "1:00:00", "1 day, 1:00:00"]
+def test_times_are_shown_in_minutes_hours_and_days() -> None:
+    shown: Callable[..., list[str]] = lambda *seconds: [duration(s) for s in seconds]  # noqa: E731
+    assert shown(0, 65.4, 3600, 90_000) == ["00:00", "01:05", "1:00:00", "1 day, 1:00:00"]

@@ -186,7 +186,7 @@ def test_characters_that_the_weights_lack_are_named(initial: Path, shards: Path)
     save_tokenizer(initial / "tokenizer", CharTokenizer(known[1:] + "ü"))
     with pytest.raises(ValueError, match="knows other tokens than") as caught:
         launch(shards, model_params())
-    assert f"they lack ['ü'], and have besides [{known[0]!r}]" in str(caught.value)
+    assert f"they lack ['ü'], and also have [{known[0]!r}]" in str(caught.value)
 
 
 def test_a_training_starts_from_nanogpts_model_of_characters(shards: Path) -> None:

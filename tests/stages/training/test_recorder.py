@@ -1,4 +1,4 @@
-"""What is kept and told of a training's events, and where."""
+"""What is kept and reported of a training's events, and where."""
 
 import json
 import math
@@ -36,8 +36,8 @@ def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
 
 def step_done(step: int, **values: Any) -> StepDone:
     """The event of an update."""
-    told = {"loss": 3.0 / step, "lr": 0.5, "grad_norm": 1.0, "skipped": step == 2}
-    return StepDone(step=step, **{**told, "seconds": 1.0, "loader_seconds": 0.0, **values})
+    defaults = {"loss": 3.0 / step, "lr": 0.5, "grad_norm": 1.0, "skipped": step == 2}
+    return StepDone(step=step, **{**defaults, "seconds": 1.0, "loader_seconds": 0.0, **values})
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def test_times_go_to_mlflow_and_not_into_the_curves(workspace: Path) -> None:
     assert entry["values"]["peak_memory_gib"] > 0.01
 
 
-def test_a_look_is_told_and_recorded_in_bits_per_byte_too(
+def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = recorder_in(workspace)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -10,29 +11,26 @@ import pytest
 import torch
 
 from nanogpt.data import TokenStream
-from nanogpt.model import GPT, GPTConfig
-from nanogpt.optim import OptimConfig
+from nanogpt.model import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train import Evaluated, StepDone, TrainConfig, train
+from nanogpt.train import Evaluated, StepDone, train
 from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
 from stages.training.samples import SampleTable, TrainingSamples, split
+from tests.tiny import MODERN, PLAN
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ,.\n"
-CONFIG = GPTConfig(
+CONFIG = replace(
+    MODERN,
     vocab_size=len(CHARACTERS) + 1,
-    block_size=16,
-    n_layer=2,
-    n_head=2,
-    n_embd=32,
     dropout=0.2,  # so that the mode and the random numbers matter
-    bias=False,
-    position="rotary",
-    norm="rmsnorm",
-    activation="relu2",
-    qk_norm=True,
     zero_init_proj=False,
-    tie_weights=False,
-    logit_softcap=15.0,
+)
+MUON = replace(
+    PLAN,
+    optim=replace(PLAN.optim, optimizer="muon"),
+    batch_tokens=64,
+    max_steps=12,
+    eval_interval=3,
 )
 
 
@@ -51,7 +49,7 @@ def model() -> GPT:
 
 
 class Clock:
-    """Seconds that go by when it is looked at, and when told."""
+    """Seconds that go by when it is read, and when advanced."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick
@@ -62,38 +60,16 @@ class Clock:
 
 
 def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple[GPT, list[float]]:
-    """A model after twelve updates, and all losses; something is done at each look."""
+    """A model after twelve updates, and all losses; something is done at each evaluation."""
     torch.manual_seed(3)
     model = GPT(CONFIG)
-    optim = OptimConfig(
-        optimizer="muon",
-        learning_rate=3e-3,
-        muon_learning_rate=0.02,
-        weight_decay=0.1,
-        beta1=0.9,
-        beta2=0.95,
-        grad_clip=1.0,
-        schedule="cosine",
-        warmup_steps=2,
-        decay_steps=8,
-        min_lr_ratio=0.1,
-    )
-    plan = TrainConfig(
-        optim=optim,
-        batch_tokens=64,
-        max_steps=12,
-        eval_interval=3,
-        eval_tokens=64,
-        non_finite="stop",
-        seed=7,
-    )
     draw = np.random.default_rng(0)
     streams = [TokenStream([draw.integers(0, 30, n).astype(np.uint16)]) for n in (2000, 300)]
     act, losses = write(model), []
     for event in train(
         model,
         *streams,
-        plan,
+        MUON,
         separator=len(CHARACTERS),
         runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
         folder=folder,
@@ -146,7 +122,7 @@ def test_the_same_weights_write_the_same(model: GPT, tokenizer: Path) -> None:
     assert (len(text), first.write()) == (60, text[:30])  # the next one is shorter
 
 
-def test_a_text_goes_on_into_the_next_document() -> None:
+def test_a_text_continues_into_the_next_document() -> None:
     assert split([1, 2, 9, 9, 3], 9) == [[1, 2], [], [3]]
     assert split([9], 9) == [[], []]
 
@@ -170,7 +146,7 @@ def test_the_first_text_is_short_where_there_was_no_time_yet(model: GPT, tokeniz
     assert samples.write() is None
 
 
-def test_a_table_goes_on_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
+def test_a_table_continues_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
     table = SampleTable(tmp_path)
     for step in (10, 20, 30):
         table.add(step, f"naïve {step}", 2.0, 5.0 - step / 10)

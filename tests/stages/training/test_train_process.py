@@ -37,7 +37,7 @@ def test_a_shorter_run_rises_and_falls_in_the_same_shares() -> None:
 
 
 def bfloat16_gains(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
-    """Stand on a processor on which bfloat16 is so many times as fast as float32."""
+    """Pretend to be on a processor on which bfloat16 is so many times as fast as float32."""
     monkeypatch.setattr("nanogpt.runtime.bfloat16_gain", lambda device: gain)
     monkeypatch.setattr("stages.training.train_process.bfloat16_gain", lambda device: gain)
 
