@@ -27,7 +27,8 @@ from stages.settings import Settings
 from stages.supervise import exclusive, run_supervised
 from stages.tokens.shards import Shards
 from stages.training.initial_weights import check_initial
-from stages.weights import weights_sha256
+from stages.weights import OUT as WEIGHTS
+from stages.weights import check_recorded, weights_sha256
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
@@ -280,6 +281,8 @@ def code_sha256() -> str:
 def run_stage(settings: Settings) -> None:
     """`python -m stages.train`."""
     model, train = load_section("model", ModelParams), load_section("train", TrainParams)
+    if train.init_from and not settings.join:
+        check_recorded(train.init_from, WEIGHTS)
     run(model, train, SHARDS, OUT, settings=settings)
 
 

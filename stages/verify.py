@@ -154,7 +154,7 @@ def lock_problems(
     problems = params_problems(locked, manifest["params"] if is_model else manifest)
     if is_model:
         problems += code_problems(locked, manifest["code"].get("files_md5", {}))
-    return [f"{folder} was {problem}; {room.mend}" for problem in problems]
+    return [f"{folder} was {problem}; {room.remedy}" for problem in problems]
 
 
 def model_problems(room: Room, folder: Path) -> list[str]:

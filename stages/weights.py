@@ -28,6 +28,16 @@ def weights_sha256(folder: Path) -> str:
     return file_sha256(folder / "model.safetensors")
 
 
+def check_recorded(init_from: str, recorded: Path) -> None:
+    """Raise ValueError when the weights are not those that this stage found last."""
+    found = {"folder": init_from, "sha256": weights_sha256(Path(init_from))}
+    if not recorded.exists() or json.loads(recorded.read_text()) != found:
+        raise ValueError(
+            f"the weights in {init_from} are not those that {recorded} records; "
+            "`dvc repro weights` records these"
+        )
+
+
 def run(init_from: str | None, out: Path) -> None:
     """Write the folder's name and the hash of its weights; null for both where none is named."""
     if init_from:

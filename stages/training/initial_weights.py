@@ -60,12 +60,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("*")}
 
 
-def load_initial(model: "GPT", folder: Path) -> None:
-    """Fill a model; of learned positions only those it has are taken."""
+def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
+    """Fill a model; of learned positions only those it has are taken.
+
+    Raises ValueError when they are not those of that hash, which the training was started with.
+    """
     from nanogpt.checkpoint import fill, read_weights
 
     file = folder / "model.safetensors"
     weights = read_weights(file)
+    if weights_sha256(folder) != sha256:  # looked at after they were read
+        raise ValueError(f"{file} was changed since this training was started; run it again")
     if model.wpe is not None:
         weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]
     fill(model, weights, file)

@@ -93,7 +93,9 @@ class Job:
             model = GPT(self.config)
             runtime = replace(alone, workers=workers_of(earlier, model, self.params, alone))
             if self.params.init_from and not checkpoints(self.folder):
-                load_initial(model, Path(self.params.init_from))
+                load_initial(
+                    model, Path(self.params.init_from), self.identity["init_weights_sha256"]
+                )
             model.to(runtime.device)
             events = self.events(model, runtime)
             if runtime.rank == 0:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt.checkpoint import load_model, save_model
+from nanogpt.checkpoint import load_model, read_config, save_model
 from nanogpt.files import file_sha256
 from nanogpt.model import GPT, GPTConfig
-from stages import shard, train
+from stages import shard, train, weights
 from stages.convert import from_nanogpt
 from stages.params import PARAMS_FILE, Section, load_section, parse_section, read_params
 from stages.settings import Settings
@@ -23,8 +23,9 @@ from stages.tokens.shards import Shards
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.train import ModelParams, TrainParams, fingerprint_of, identity_of
-from stages.training.initial_weights import check_initial
+from stages.training.initial_weights import check_initial, load_initial
 from stages.training.train_process import Job
+from stages.weights import check_recorded
 
 ROOT = Path(__file__).parents[3]
 PRESET = ROOT / "presets/finetune-gpt2.yaml"
@@ -237,3 +238,29 @@ def test_the_preset_describes_gpt2(tmp_path: Path) -> None:
     assert load_section("train", TrainParams, PRESET).init_from == "weights/gpt2"
     sizes = {"block_size": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768}
     assert load_section("model", ModelParams, PRESET).model_dump().items() >= sizes.items()
+
+
+def test_weights_that_were_replaced_meanwhile_are_refused(initial: Path) -> None:
+    """Between the launcher's look at them and the training, as a long start on many nodes allows."""
+    config = read_config(initial)
+    with pytest.raises(ValueError, match=r"model.safetensors was changed since this training"):
+        load_initial(GPT(config), initial, "0" * 64)
+
+
+def test_weights_that_dvc_does_not_know_are_refused(initial: Path, tmp_path: Path) -> None:
+    recorded = tmp_path / "weights.json"
+    with pytest.raises(ValueError, match=r"`dvc repro weights` records these"):
+        check_recorded("weights/tiny", recorded)
+    weights.run("weights/tiny", recorded)
+    check_recorded("weights/tiny", recorded)
+    content = {
+        "folder": "weights/tiny",
+        "sha256": file_sha256(initial / "model.safetensors"),
+    }
+    assert json.loads(recorded.read_text()) == content
+    file = initial / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match=r"`dvc repro weights` records these"):
+        check_recorded("weights/tiny", recorded)
+    weights.run(None, recorded)
+    assert json.loads(recorded.read_text()) == {"folder": None, "sha256": None}
