@@ -241,7 +241,7 @@ def test_the_preset_describes_gpt2(tmp_path: Path) -> None:
 
 
 def test_weights_that_were_replaced_meanwhile_are_refused(initial: Path) -> None:
-    """Between the launcher's look at them and the training, as a long start on many nodes allows."""
+    """Between the launcher's check and the training, which a slow start leaves time for."""
     config = read_config(initial)
     with pytest.raises(ValueError, match=r"model.safetensors was changed since this training"):
         load_initial(GPT(config), initial, "0" * 64)
