@@ -19,13 +19,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nanogpt.files import file_sha256, remove_whole, whole_folder, write_json
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.runtime import part_like, whole
+from nanogpt.tensor_files import read_weights, write_tensors
 
 MODEL_FILES = ("config.json", "model.safetensors")
 STATE_VERSION = 2
@@ -41,14 +41,6 @@ def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
     """Write weights and config into an existing folder."""
     write_tensors(weights, folder / "model.safetensors")
     write_json(folder / "config.json", asdict(config))
-
-
-def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file. Raises OSError when the disk does not take it."""
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:  # which is no OSError
-        raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def load_model(folder: Path, device: torch.device) -> GPT:
@@ -75,14 +67,6 @@ def read_config(folder: Path) -> GPTConfig:
 def load_weights(model: nn.Module, file: Path) -> None:
     """Fill the parameters of `model`; names and shapes must agree."""
     fill(model, read_weights(file), file)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises ValueError when it is damaged."""
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanogpt.checkpoint import fill
 from nanogpt.model import GPT, GPTConfig
+from nanogpt.tensor_files import check_numbers
 
 # What makes a model of ours a GPT-2, whatever its size and GELU. zero_init_proj is not among them:
 # weights do not show how they began.
@@ -52,6 +53,11 @@ HF_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 NANOGPT_ARGS = {"block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias"}
 
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+# What torch.compile, DDP, Lightning Fabric, FSDP and activation checkpointing add to names.
+WRAPPERS = {
+    *("_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module"),
+    "_checkpoint_wrapped_module",
+}
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, no bias of a layer
 
 
@@ -210,6 +216,7 @@ def gpt2_model(
     With conv1d, Hugging Face's way, the layers' matrices are transposed. Raises ValueError naming
     weights of `source` that are missing, unknown or of another shape.
     """
+    check_numbers({k: v for k, v in weights.items() if not MASK.fullmatch(own_name(k))}, source)
     own = {own_name(key): value for key, value in weights.items()}
     if len(own) < len(weights):
         raise ValueError(f"{source} holds weights twice, with and without a prefix")
@@ -227,8 +234,9 @@ def gpt2_model(
 
 
 def own_name(key: str) -> str:
-    """Our name of a weight; `_orig_mod.` precedes it after torch.compile."""
-    return key.removeprefix("_orig_mod.").removeprefix("transformer.")
+    """Our name of a weight, without what wrappers of a model put into it."""
+    parts = [part for part in key.split(".") if part not in WRAPPERS]
+    return ".".join(parts).removeprefix("transformer.")
 
 
 def transposed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

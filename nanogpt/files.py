@@ -46,9 +46,14 @@ def write_whole(file: Path, text: str) -> None:
     """Replace a file's text in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8")
-    flush(draft)
-    draft.rename(file)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        flush(draft)
+        draft.rename(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        error.filename = error.filename or str(file)  # a failed write names no file
+        raise
 
 
 def write_json(file: Path, content: Any) -> None:

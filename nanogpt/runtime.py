@@ -165,6 +165,17 @@ def common_dtype(dtype: torch.dtype, device: torch.device, distributed: bool) ->
     return dtype if highest == lowest else torch.float32
 
 
+def rank_from_leader(leads: bool, device: torch.device) -> int:
+    """Return this process's rank, counted from the first one that leads, which gets 0.
+
+    torchrun gives rank 0 to whichever node it likes. All processes must call this.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    first = torch.tensor(rank if leads else world_size, device=device)
+    dist.all_reduce(first, op=dist.ReduceOp.MIN)
+    return (rank - int(first.item())) % world_size
+
+
 @contextmanager
 def launched(
     device: str,
@@ -172,12 +183,13 @@ def launched(
     compile: bool | None,
     parallel: Literal["ddp", "fsdp"] = "ddp",
     recompute: bool = False,
+    leads: bool = True,
 ) -> Iterator[Runtime]:
     """The runtime of a process that torchrun started, its process group open meanwhile.
 
     dtype None means the fastest that all processes have, compile None means where it pays (on
-    CUDA). After an error the group is left as it is: to close it may mean to wait for processes
-    that wait for this one.
+    CUDA). Ranks are counted from a process that `leads`. After an error the group is left as it is:
+    to close it may mean to wait for processes that wait for this one.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     where = choose_device(device, local_rank)
@@ -193,7 +205,7 @@ def launched(
         device=where,
         dtype=common_dtype(dtype or fastest_dtype(where), where, distributed),
         compile=where.type == "cuda" if compile is None else compile,
-        rank=dist.get_rank() if distributed else 0,
+        rank=rank_from_leader(leads, where) if distributed else 0,
         world_size=dist.get_world_size() if distributed else 1,
         distributed=distributed,
         parallel=parallel,

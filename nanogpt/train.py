@@ -109,8 +109,8 @@ def micro_batch_sizes(
             f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
             f"({block_size} x {world_size}); set train.batch_tokens to one, or NANOGPT_PROCESSES"
         )
-    divisors = [n for n in range(sequences, 0, -1) if sequences % n == 0]
-    return [n for n in divisors if n == 1 or n * block_size <= limit_tokens]
+    largest = min(sequences, max(1, limit_tokens // block_size))
+    return [n for n in range(largest, 0, -1) if sequences % n == 0]
 
 
 def train(

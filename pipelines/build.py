@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from prefect.runtime import flow_run
 from prefect.tasks import Task, exponential_backoff
 
 from pipelines.dag import Stage, read_stages
+from pipelines.failure import failure
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
 from stages.check import check_params
-from stages.failures import Kind
+from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
 from stages.params import PARAMS_FILE
+
+PRINTED_LINES = 200  # the last of what a command prints, among which DVC says why it failed
 
 
 class StageFailed(Exception):
@@ -51,13 +55,16 @@ def run_stage(name: str, *, force: bool) -> None:
             "NANOGPT_TAGS": json.dumps(tags),
         }
         command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
-        code = run_command(command + ["--force"] * force, environment, logger.info)
-        if code == 0:
+        printed = deque[str](maxlen=PRINTED_LINES)
+
+        def say(line: str) -> None:
+            printed.append(line)
+            logger.info(line)
+
+        if run_command(command + ["--force"] * force, environment, say) == 0:
             return
-        failure: dict[str, Any] = json.loads(status.read_text()) if status.exists() else {}
-    raise StageFailed(
-        name, failure.get("kind", "crash"), failure.get("message", "died; see its log")
-    )
+        kind, message = failure(status, printed)
+    raise StageFailed(name, kind, message)
 
 
 def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
@@ -73,17 +80,18 @@ def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]]
 def task_of(stage: Stage) -> Task[..., None]:
     """The stage as a task, with the retries its nature asks for.
 
-    A network is tried again after a pause, an interrupted training continues from its checkpoint; a
-    mistake in the params or the data stays one however often it is tried.
+    What another process holds is free after a while, and a network may answer again; an interrupted
+    training continues from its checkpoint. A mistake in the params or the data stays one however
+    often it is tried, and a full disk needs a person.
     """
-    kinds: set[Kind] = set()
+    kinds: set[Kind] = {"busy"}
     if stage.network:
         kinds |= {"network"}
     if stage.resumable:
         kinds |= {"crash", "interrupted"}
     return task(
         name=stage.name,
-        retries=5 if kinds else 0,
+        retries=5,
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
         retry_condition_fn=may_help(kinds),
@@ -116,7 +124,14 @@ def main() -> None:
     state = build(target=arguments.target, force=arguments.force, return_state=True)
     if not state.is_completed():
         print(f"build: {state.message}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exit_code(state.result(raise_on_failure=False)))
+
+
+def exit_code(error: object) -> int:
+    """Return the exit code for what ended the flow: that of the kind of failure it was."""
+    if isinstance(error, StageFailed):
+        return EXIT_CODES[error.kind]
+    return EXIT_CODES[kind_of(error)] if isinstance(error, EXPECTED) else 1
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import networkx
+from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
+from dvc.scm import SCMError
 from dvc.stage import PipelineStage
 
 
@@ -20,9 +22,9 @@ class Stage:
 def read_stages(root: Path, target: str | None = None) -> list[Stage]:
     """All stages, or `target` and what it depends on, each after the ones it depends on.
 
-    Raises ValueError when there is no such stage.
+    Raises ValueError when there is no such stage, or no repository of git's or DVC's.
     """
-    with Repo(str(root)) as repo:
+    with opened(root) as repo:
         graph = repo.index.graph  # edges lead from a stage to the ones it depends on
         in_order = networkx.lexicographical_topological_sort(
             graph.reverse(), lambda s: s.addressing
@@ -45,3 +47,19 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
             )
             for stage in ordered
         ]
+
+
+def opened(root: Path) -> Repo:
+    """Return DVC's view of a project. Raises ValueError with the way out where DVC sees none."""
+    try:
+        return Repo(str(root))
+    except SCMError:
+        raise ValueError(
+            f"{root} is no git repository, as code from an archive is none: run `git init`, or "
+            "`dvc config --local core.no_scm true` to use DVC without git"
+        ) from None
+    except NotDvcRepoError:
+        raise ValueError(
+            f"{root} has no .dvc folder: copy it from the project, or run `dvc init` (without git "
+            "`dvc init --no-scm`)"
+        ) from None

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanogpt.files import write_whole
-from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
+from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of, message_of
 from stages.inputs import check_unchanged, inputs_of
 from stages.settings import PREFIX, Settings, read_settings
 from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
@@ -50,20 +50,18 @@ def main(
     try:
         settings = read_settings()
         debug = settings.debug
+        keeps_nothing |= settings.join  # the training's leader does
         start = None if keeps_nothing else inputs_of(stage)
         run(settings)
         if start:
             check_unchanged(stage, start)
+        if not keeps_nothing:
+            seconds = round(time.perf_counter() - started, 2)
+            write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
     except EXPECTED as error:
         if debug:
             raise
-        message = str(error) or type(error).__name__
-        if isinstance(error, KeyboardInterrupt):
-            message = "stopped; run it again, nothing is half done"
-        fail(stage, kind_of(error), message, status_file)
-    if not keeps_nothing:
-        seconds = round(time.perf_counter() - started, 2)
-        write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
+        fail(stage, kind_of(error), message_of(error), status_file)
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
@@ -71,5 +69,8 @@ def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
     print(f"{stage}: {message}", file=sys.stderr, flush=True)
     if status_file:
         status = {"stage": stage, "kind": kind, "message": message}
-        write_whole(Path(status_file), json.dumps(status))
+        try:
+            write_whole(Path(status_file), json.dumps(status))
+        except OSError as error:  # of a full disk, say: the exit code is right all the same
+            print(f"{stage}: {status_file} cannot be written: {error}", file=sys.stderr)
     sys.exit(EXIT_CODES[kind])

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nanogpt.checkpoint import load_model, read_config, read_weights, save_model
+from nanogpt.checkpoint import load_model, read_config, save_model
 from nanogpt.convert import (
     config_from_hf,
     config_from_nanogpt,
@@ -35,6 +35,7 @@ from nanogpt.convert import (
     with_new_row,
 )
 from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.hf_files import HF_INDEX, HF_WEIGHTS, read_hf
 from nanogpt.model import GPT
 from stages.command import main
 from stages.settings import Settings
@@ -56,14 +57,14 @@ REVISIONS = {
     "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
     "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
 }
-HF_FILES = ("config.json", "model.safetensors")
+HF_FILES = ("config.json", HF_WEIGHTS)
 TIMEOUT_SECONDS = 10
 
 
 def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | None) -> None:
     """A GPT-2 of the hub or of a local folder into a model folder."""
     folder, origin = hf_folder(name, revision)
-    file, source = (folder / name for name in HF_FILES)
+    file = folder / "config.json"
     about = read_json(file)
     with named(file):
         config = config_from_hf(about)
@@ -74,9 +75,9 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
             )
     if tokenizer_name is None:
         check_vocabulary(folder)
-    weights = read_weights(source)
-    model = gpt2_model(config, weights, source, vocab_rows=config.vocab_size, conv1d=True)
-    write_model(out, model, tokenizer, origin, [file, source])
+    weights, sources = read_hf(folder)
+    model = gpt2_model(config, weights, sources[0], vocab_rows=config.vocab_size, conv1d=True)
+    write_model(out, model, tokenizer, origin, [file, *sources])
 
 
 def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
@@ -88,6 +89,8 @@ def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
     if revision is not None:
         raise ValueError(f"--revision is for {', '.join(REVISIONS)}; {name} is none of them")
     missing = [file for file in HF_FILES if not Path(name, file).is_file()]
+    if Path(name, HF_INDEX).is_file():  # the weights lie in several files
+        missing = [file for file in missing if file != HF_WEIGHTS]
     if missing:
         raise ValueError(
             f"{name} is none of {', '.join(REVISIONS)}, and no folder as transformers' "

@@ -42,11 +42,15 @@ class Outbox:
     def append_files(self, kind: str, source: Path, **values: Any) -> None:
         """Add an entry that carries a copy of a file or folder, for its original may change."""
         copy = self.folder / "files" / uuid.uuid4().hex
-        if source.is_dir():
-            shutil.copytree(source, copy)
-        else:
-            copy.mkdir(parents=True)
-            shutil.copy(source, copy / source.name)
+        try:
+            if source.is_dir():
+                shutil.copytree(source, copy)
+            else:
+                copy.mkdir(parents=True)
+                shutil.copy(source, copy / source.name)
+        except OSError:  # of a full disk, which the part of a copy would keep full
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
         self.append(kind, files=str(copy.relative_to(self.folder)), **values)
 
     def entries(self, start: int) -> Iterator[tuple[Entry, int]]:

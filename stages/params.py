@@ -5,15 +5,17 @@ read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 PARAMS_FILE = Path("params.yaml")
+SURROGATES = re.compile("[\ud800-\udfff]")
 S = TypeVar("S", bound="Section")
 
 
@@ -27,6 +29,35 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     renamed: ClassVar[Mapping[str, tuple[str, str]]] = {}  # old key: (new key, what it takes)
+
+
+def joined(text: object) -> object:
+    """Return a text with each pair of surrogates as the one character it encodes in JSON's escapes.
+
+    What is no text is returned as it is. Raises ValueError at half of a pair.
+    """
+    if not isinstance(text, str) or not SURROGATES.search(text):
+        return text
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ValueError(f"{text!r} has half of a surrogate pair, which is no character") from None
+
+
+Text = Annotated[str, BeforeValidator(joined)]
+
+
+def zero_or_at_least(least: float) -> AfterValidator:
+    """Return a validator that refuses what is above 0 and too small to calculate with."""
+
+    def check(value: float) -> float:
+        if 0 < value < least:
+            raise ValueError(
+                f"{value!r} is too small to calculate with; give 0, or {least} or more"
+            )
+        return value
+
+    return AfterValidator(check)
 
 
 def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
@@ -47,7 +78,27 @@ def parse_params(text: str, file: Path) -> dict[str, Any]:
         raise ParamsError(f"{file} is not valid YAML: {yaml_fault(error)}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file} must hold sections, such as `train:`")
+    for text in texts_in(content):
+        if SURROGATES.search(text):
+            whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            raise ParamsError(
+                f"{file}: {text!r} is written with escapes of JSON that YAML does not have, and "
+                f"DVC reads no such file; write {whole!r}"
+            )
     return content
+
+
+def texts_in(content: Any) -> Iterator[str]:
+    """All texts in what was read, keys included."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from texts_in(key)
+            yield from texts_in(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from texts_in(value)
 
 
 def yaml_fault(error: YAMLError) -> str:

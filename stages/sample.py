@@ -12,7 +12,7 @@ from pydantic import Field
 
 from nanogpt.files import whole_folder
 from stages.command import main
-from stages.params import Section, load_section
+from stages.params import Section, Text, load_section, zero_or_at_least
 from stages.settings import Settings
 from stages.tracking import Tracker
 
@@ -27,15 +27,15 @@ CACHE_BYTES = 1 << 30  # memory that the texts of one batch may take while they 
 class SampleParams(Section):
     """The section `sample`."""
 
-    prompts: list[str] = Field(min_length=1)
+    prompts: list[Text] = Field(min_length=1)
     samples_per_prompt: int = Field(ge=1, le=1024)
-    max_new_tokens: int = Field(ge=1)
-    temperature: float = Field(ge=0, le=100)
+    max_new_tokens: int = Field(ge=1, le=1 << 20)
+    temperature: Annotated[float, Field(ge=0, le=100), zero_or_at_least(0.001)]
     top_k: int | None = Field(ge=1)
     top_p: float = Field(gt=0, le=1)
     min_p: float = Field(ge=0, le=1)
-    repetition_penalty: float = Field(gt=0, le=100)
-    stop: list[Annotated[str, Field(min_length=1)]]
+    repetition_penalty: float = Field(ge=0.01, le=100)
+    stop: list[Annotated[Text, Field(min_length=1)]]
     seed: int = Field(ge=0, lt=2**63)
 
 
@@ -95,9 +95,10 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text[: min((text.index(string) for string in stop if string in text), default=None)]
 
 
-def rows_per_batch(config: "GPTConfig") -> int:
-    """How many texts' keys and values, in float32, CACHE_BYTES hold."""
-    return max(1, CACHE_BYTES // (config.n_layer * 2 * config.block_size * config.n_embd * 4))
+def rows_per_batch(config: "GPTConfig", max_new_tokens: int) -> int:
+    """How many texts CACHE_BYTES hold: their keys and values in float32, their tokens in int64."""
+    cached = config.n_layer * 2 * config.block_size * config.n_embd * 4
+    return max(1, CACHE_BYTES // (cached + max_new_tokens * 8))
 
 
 def written(params: SampleParams, model: Path, *, device: str) -> list[dict[str, Any]]:
@@ -119,7 +120,7 @@ def written(params: SampleParams, model: Path, *, device: str) -> list[dict[str,
     numbers = range(params.samples_per_prompt)
     prompts = [prompt for prompt in params.prompts for _ in numbers]
     seeds = [mix(params.seed, number) for _ in params.prompts for number in numbers]
-    texts, size = [], rows_per_batch(gpt.config)
+    texts, size = [], rows_per_batch(gpt.config, params.max_new_tokens)
     for i in range(0, len(prompts), size):
         batch = slice(i, i + size)
         texts += continuations(prompts[batch], seeds[batch], params, gpt, tokenizer)

@@ -7,8 +7,11 @@ it is gone. Together: whatever is killed, a second later nothing is left.
 
 import fcntl
 import os
+import shlex
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+
+from stages.failures import Busy
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
@@ -90,7 +95,7 @@ def ask_to_stop() -> None:
 def exclusive(lock: Path) -> Iterator[int]:
     """Hold a lock, refused while another process, or a child it left behind, holds it.
 
-    Yields the file descriptor for children to inherit. Raises ValueError when refused.
+    Yields the file descriptor for children to inherit. Raises Busy, which names the holder.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
@@ -101,12 +106,21 @@ def exclusive(lock: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"another training is running here (it holds {lock}); "
+                    holder = lock.read_text().strip() or "a process that is just starting"
+                    raise Busy(
+                        f"another training is running here ({holder}, which holds {lock}); "
                         "wait for it to end, or stop it"
                     ) from None
                 time.sleep(POLL_SECONDS)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}: {own_command()}\n")
+        file.flush()
         yield file.fileno()
+
+
+def own_command() -> str:
+    """Return the command line that started this process."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 @dataclass(frozen=True)

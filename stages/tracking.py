@@ -276,7 +276,7 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         send_dataset(client, run_id, first["values"], first["context"])
     elif kind == "artifacts":
         client.log_artifacts(run_id, str(folder / first["files"]), first["path"])
-    elif kind == "model":
+    elif kind == "model" and not has_model(client, run_id):
         send_model(run_id, folder / first["files"])
     elif kind == "status" and first["status"] == "RUNNING":
         client.update_run(run_id, status="RUNNING")
@@ -292,6 +292,19 @@ def send_dataset(
 
     tag = InputTag("mlflow.data.context", context)
     client.log_inputs(run_id, [DatasetInput(Dataset(**values), [tag])])
+
+
+def has_model(client: "MlflowClient", run_id: str) -> bool:
+    """Return whether a run has its model; one that was cut off while it was sent is removed.
+
+    A training that had finished writes the same model again, and so would a second delivery.
+    """
+    experiment_id = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    for model in found:
+        if model.status != "READY":
+            client.delete_logged_model(model.model_id)
+    return any(model.status == "READY" for model in found)
 
 
 def send_model(run_id: str, folder: Path) -> None:

@@ -21,12 +21,13 @@ import nanogpt
 from nanogpt.files import file_sha256, write_whole
 from nanogpt.malloc import KEEP_FREED_MEMORY
 from stages.command import main
-from stages.failures import Crashed, Interrupted
-from stages.params import Section, load_section
+from stages.failures import Crashed, Full, Interrupted, says_full
+from stages.params import Section, load_section, zero_or_at_least
 from stages.settings import Settings
 from stages.supervise import exclusive, run_supervised
 from stages.tokens.shards import Shards
 from stages.training.initial_weights import check_initial
+from stages.training.outcome import end_file, full, raise_unless_finished, reserved
 from stages.weights import OUT as WEIGHTS
 from stages.weights import check_recorded, weights_sha256
 
@@ -52,7 +53,7 @@ class ModelParams(Section):
     qk_norm: bool
     zero_init_proj: bool
     tie_weights: bool
-    logit_softcap: float = Field(ge=0, le=1e6)
+    logit_softcap: Annotated[float, Field(ge=0, le=1e6), zero_or_at_least(0.01)]
     ngram_table: int = Field(ge=0, le=1 << 24)
     ngram_order: int = Field(ge=2, le=8)
     mask_documents: bool
@@ -190,6 +191,11 @@ def process_count(settings: Settings, windows: int) -> int:
         if used < there:
             print(f"train: {used} of {there} GPUs; {windows} windows per update divide by no more")
         return used
+    if settings.processes > windows:
+        raise ValueError(
+            f"NANOGPT_PROCESSES={settings.processes}, but an update has {windows} windows to share "
+            "(train.batch_tokens / model.block_size)"
+        )
     if on_gpu and settings.processes > there:
         raise ValueError(
             f"NANOGPT_PROCESSES={settings.processes}, but this machine shows {there} GPUs"
@@ -211,8 +217,9 @@ def run(
 ) -> None:
     """Train to the end.
 
-    Raises Interrupted when asked to stop first, Crashed when a process of it dies, ValueError when
-    the training cannot be done.
+    Raises Interrupted when asked to stop first, Crashed when a process of it dies, Busy while
+    another training holds the lock, Full when the disk has no space left, ValueError when the
+    training cannot be done.
     """
     check_batch(model, train)
     tokenizer = Shards.open(shards).tokenizer_folder
@@ -232,24 +239,20 @@ def run(
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
-        ended = folder / "ended.json"
-        ended.unlink(missing_ok=True)
         try:
-            launch(command, folder, (lock,))
-        except (Crashed, Interrupted):
-            if not ended.exists():
+            with reserved(folder):
+                launch(command, folder, (lock,))
+        except (Crashed, Full, Interrupted):
+            if not end_file(folder).exists():
                 raise
-        result = json.loads(ended.read_text())
-    if result["error"]:
-        raise ValueError(result["error"])
-    if not result["finished"]:
-        raise Interrupted(f"stopped after step {result['step']}; run again to continue from there")
+        raise_unless_finished(folder)
 
 
 def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None:
     """Run the processes of this machine.
 
-    Raises Crashed, with what they said, when one died, Interrupted when asked to stop too early.
+    Raises Crashed, with what they said, when one died, Full when that is of a full disk,
+    Interrupted when asked to stop too early.
     """
     log = folder / f"stderr-{socket.gethostname()}.log"
     outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
@@ -258,6 +261,8 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     if outcome.asked:
         raise Interrupted("stopped before the first step; run again to start")
     said = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
+    if said and says_full(said[-1]):
+        raise full(said[-1], folder)
     shown = "\n".join(said[-SHOWN_LINES:])
     raise Crashed(f"a training process died; {log} has all it said, which ends in:\n{shown}")
 

@@ -30,6 +30,7 @@ NEUTRAL = {
     "stages/supervise.py",
     "stages/tracking.py",
     "stages/training/display.py",
+    "stages/training/outcome.py",
     "stages/training/samples.py",
 }
 

@@ -8,6 +8,8 @@ import hashlib
 from pathlib import Path
 
 from nanogpt.files import write_whole
+from stages.command import main
+from stages.settings import Settings
 from stages.texts.package import read_package
 from stages.tokens.tokenizer import format_ranks, parse_ranks
 
@@ -50,5 +52,10 @@ def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
     return ranks
 
 
-if __name__ == "__main__":
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tokens.gpt2_vocabulary`."""
     gpt2_ranks()
+
+
+if __name__ == "__main__":
+    main("tokens.gpt2_vocabulary", run_stage, keeps_nothing=True)

@@ -63,14 +63,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
     """Fill a model; of learned positions only those it has are taken.
 
-    Raises ValueError when they are not those of that hash, which the training was started with.
+    Raises ValueError when they are not those of that hash, which the training was started with, or
+    not finite.
     """
-    from nanogpt.checkpoint import fill, read_weights
+    from nanogpt.checkpoint import fill
+    from nanogpt.tensor_files import check_numbers, read_weights
 
     file = folder / "model.safetensors"
     weights = read_weights(file)
     if weights_sha256(folder) != sha256:  # looked at after they were read
         raise ValueError(f"{file} was changed since this training was started; run it again")
+    check_numbers(weights, file)
     if model.wpe is not None:
         weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]
     fill(model, weights, file)

@@ -1,7 +1,7 @@
 """Where a model comes from: corpus, tokenizer, shards, params, code, libraries, hardware."""
 
+import os
 import platform
-import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -18,22 +18,68 @@ from stages.training.initial_weights import origin_of
 LIBRARIES = ("torch", "numpy", "tiktoken", "pyarrow", "safetensors")
 
 
-def git(*arguments: str) -> str | None:
-    """What git answers, or None outside a repository and without git."""
-    if shutil.which("git") is None:
-        return None
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+class GitError(Exception):
+    """Git does not answer; the message says why."""
+
+
+def git(*arguments: str) -> str:
+    """Return what git answers, taking no lock that could disturb the user's own git.
+
+    Raises GitError with git's reason, and the command that git itself recommends if there is one.
+    """
+    command = ["git", "--no-optional-locks", "-c", "core.quotePath=false", *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""},  # reasons in one language
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise GitError(f"git cannot be run ({error.strerror})") from None
+    if done.returncode != 0:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        reason = said[0].partition(": ")[2] if said else f"it ended with {done.returncode}"
+        advice = [f"; allow it by `{line}`" for line in said if line.startswith("git config ")]
+        raise GitError(f"git says: {reason}{''.join(advice)}")
+    return done.stdout.rstrip("\n")
 
 
 def code_state() -> dict[str, Any]:
-    """The commit, which tracked files differ from it, and the MD5 of each module of the stage."""
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    """Return the commit, the tracked files that differ from it, and the MD5 of each module.
+
+    Where git does not give the first two, `git_problem` says why.
+    """
+    commit = changed = problem = None
+    try:
+        commit = own_commit()
+        changed = [line[3:] for line in git("status", "--porcelain", "-uno").splitlines()]
+    except GitError as error:
+        problem = str(error)
     return {
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_changed": None if changed is None else [line[3:] for line in changed.splitlines()],
+        "git_commit": commit,
+        "git_changed": changed,
+        "git_problem": problem,
         "files_md5": code_md5("train"),
     }
+
+
+def own_commit() -> str:
+    """Return the commit that is checked out. Raises GitError where this code is of none."""
+    git("rev-parse", "--git-dir")
+    head = ("rev-parse", "--verify", "--quiet")
+    try:
+        commit = git(*head, "HEAD")
+    except GitError:
+        raise GitError("the repository has no commit yet") from None
+    try:
+        git(*head, f"{commit}:./stages")
+    except GitError:
+        where = git("rev-parse", "--show-toplevel")
+        raise GitError(f"the repository in {where} is another project's") from None
+    return commit
 
 
 def device_name(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 Only rank 0 records: curves, MLflow, the finished model.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ from stages.tracking import Tracker
 from stages.train import ModelParams, TrainParams, code_sha256
 from stages.training.initial_weights import load_initial
 from stages.training.lineage import device_name, lineage
+from stages.training.outcome import write_end
 from stages.training.recorder import Hardware, Plan, Recorder
 from stages.training.samples import TrainingSamples
 
@@ -47,25 +49,28 @@ DTYPES = {
 
 def main() -> None:
     """`-m stages.training.train_process STATE SHARDS OUT` under torchrun."""
-    folder, shards, out = (Path(argument) for argument in sys.argv[1:4])
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.training.train_process",
+        description=f"{__doc__} `python -m stages train` is the command to start a training with.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("state", "shards", "out"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    folder, shards, out = given.state, given.shards, given.out
     when_gone(starters(), exit_at_once)
     code = code_sha256()  # before anything can be edited meanwhile
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     try:
-        ended = Job(folder, Shards.open(shards), out, read_settings(), stop).run()
+        settings = read_settings()
+        ended = Job(folder, Shards.open(shards), out, settings, stop).run()
     except EXPECTED as error:
-        write_end(folder, finished=False, step=0, error=str(error), code=code)
+        write_end(folder, finished=False, step=0, code=code, error=error)
         sys.exit(1)
-    if os.environ.get("RANK", "0") == "0":
-        write_end(folder, finished=ended.finished, step=ended.progress.step, error=None, code=code)
-
-
-def write_end(folder: Path, *, finished: bool, step: int, error: str | None, code: str) -> None:
-    """Write for the launcher how this training ended, and by which code."""
-    content = {"finished": finished, "step": step, "error": error, "code": code}
-    write_whole(folder / "ended.json", json.dumps(content))
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not settings.join:
+        write_end(folder, finished=ended.finished, step=ended.progress.step, code=code)
 
 
 class Job:
@@ -87,7 +92,12 @@ class Job:
         device = choose_device(settings.device)
         dtype = DTYPES[self.params.precision] or format_of(earlier, device)
         with launched(
-            settings.device, dtype, settings.compile, settings.parallel, settings.recompute
+            settings.device,
+            dtype,
+            settings.compile,
+            settings.parallel,
+            settings.recompute,
+            leads=not settings.join,
         ) as alone:
             torch.manual_seed(self.params.seed)
             model = GPT(self.config)
@@ -124,6 +134,8 @@ class Job:
         """Consume the events, and write the model when the last one says it is finished."""
         model_id = model_id_of(self.folder)
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
+        if problem := origin["code"]["git_problem"]:
+            print(f"train: lineage.json lacks what git knows of the code: {problem}", flush=True)
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
             self.describe(tracker, origin, model.n_params())
             recorder = self.recorder(tracker, model, runtime)
@@ -185,7 +197,7 @@ class Job:
             values={
                 "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
                 "mlflow.source.git.commit": code["git_commit"] or "none",
-                "git_changed": " ".join(code["git_changed"] or []) or "nothing",
+                "git_changed": changed_tag(code),
                 **{f"hardware.{name}": value for name, value in hardware.items()},
                 **origin["data"],
                 "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
@@ -233,6 +245,13 @@ class Job:
             write_json(draft / "lineage.json", about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
+
+
+def changed_tag(code: dict[str, Any]) -> str:
+    """Return which tracked files differ from the commit, or why that is not known."""
+    if code["git_changed"] is None:
+        return f"unknown: {code['git_problem']}"
+    return " ".join(code["git_changed"]) or "nothing"
 
 
 def number_format_line(runtime: Runtime) -> str:

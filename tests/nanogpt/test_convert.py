@@ -1,5 +1,6 @@
 """GPT-2 by Hugging Face and by nanoGPT's names: the same model, or a refusal by name."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -321,6 +322,49 @@ def test_model_args_that_are_not_nanogpts_are_refused(changes: dict[str, Any], w
 def test_model_args_that_miss_a_key_are_refused() -> None:
     with pytest.raises(ValueError, match="missing or unknown: bias"):
         config_from_nanogpt({key: value for key, value in ARGS.items() if key != "bias"}, 50)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        lambda name: f"module.{name}",  # DDP
+        lambda name: f"_orig_mod.module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_forward_module.{name}",
+        lambda name: name.replace("transformer.", "_fsdp_wrapped_module.transformer."),
+        lambda name: name.replace(".attn", "._checkpoint_wrapped_module.attn"),
+    ],
+)
+def test_names_that_wrappers_of_a_model_write_are_read(names: Callable[[str], str]) -> None:
+    theirs = hf_model(activation="gelu")
+    weights = {names(name): value for name, value in nanogpt_weights(theirs, 50).items()}
+    config = config_from_nanogpt(ARGS, 50)
+    assert_same_model(gpt2_model(config, weights, SOURCE, vocab_rows=50, conv1d=False), theirs)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.full((32,), math.nan), r"ln_f\.weight holds 32 of 32 numbers that are NaN"),
+        (torch.tensor([math.inf] + [1.0] * 31), r"ln_f\.weight holds 1 of 32"),
+        (torch.tensor([1e300] * 32, dtype=torch.float64), r"ln_f\.weight holds 32 of 32"),
+        (torch.ones(32, dtype=torch.int8), r"ln_f\.weight is of type int8, not float16"),
+        (torch.ones(32, dtype=torch.complex64), r"ln_f\.weight is of type complex64"),
+        ("ones", r"ln_f\.weight is of type str"),
+    ],
+)
+def test_numbers_that_cannot_be_weights_are_refused_by_name(value: Any, words: str) -> None:
+    weights = {**hf_model().state_dict(), "transformer.ln_f.weight": value}
+    with pytest.raises(ValueError, match=rf"^model\.safetensors: transformer\.{words}"):
+        imported(hf_model(), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_formats_of_finite_weights_are_read(dtype: torch.dtype) -> None:
+    theirs = hf_model()
+    weights = {name: value.to(dtype) for name, value in theirs.state_dict().items()}
+    ours = imported(theirs, weights)
+    assert torch.equal(ours.ln_f.weight, weights["transformer.ln_f.weight"].float())
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])

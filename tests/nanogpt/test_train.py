@@ -306,6 +306,10 @@ def test_micro_batches_make_the_global_batch(
     ]
 
 
+def test_the_sizes_of_an_absurd_batch_take_no_time() -> None:
+    assert micro_batch_sizes(8 * 10**18, 8, 1, 64) == [8, 5, 4, 2, 1]
+
+
 @pytest.mark.parametrize(("batch_tokens", "world_size"), [(100, 1), (112, 2), (8, 1), (0, 1)])
 def test_a_batch_that_does_not_divide_is_refused(batch_tokens: int, world_size: int) -> None:
     with pytest.raises(ValueError, match=rf"batch_tokens {batch_tokens} .*\(16 x {world_size}\)"):

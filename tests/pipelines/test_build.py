@@ -183,7 +183,7 @@ def test_a_network_that_fails_twice_is_tried_again(
 def test_a_mistake_in_params_fails_at_once(new_project: Callable[..., Any], api: str) -> None:
     project = new_project(top_p="7")
     done = project.run("python", "-m", "pipelines.build", PREFECT_API_URL=api)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "sample.top_p is 7" in done.stdout
     assert task_runs(api) == {}
 
@@ -196,6 +196,32 @@ def test_a_mistake_in_the_data_is_not_tried_again(
     done = project.run(
         *("python", "-m", "pipelines.build", "--target", "download"), PREFECT_API_URL=api
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "0.txt is not UTF-8 (byte 3: 0xe9)" in done.stdout
     assert task_runs(api)["download"]["run_count"] == 1
+
+
+def test_a_flow_waits_a_while_for_the_process_that_holds_what_it_needs(
+    new_project: Callable[..., Any], api: str
+) -> None:
+    project = new_project()
+    (project.folder / "texts/0.txt").write_text("the king did walk by night\n" * 50)
+    holder = project.start("sleep", "300")
+    locked = {"pid": holder.pid, "cmd": "dvc repro train"}
+    lock = {"write": {str(project.folder / "data/corpus"): locked}}
+    (project.folder / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
+    flow = project.start(
+        *("python", "-m", "pipelines.build", "--target", "download"), PREFECT_API_URL=api
+    )
+    assert flow.stdout is not None
+    output = []
+    for line in flow.stdout:
+        output.append(line)
+        if "DVC is at work here" in line and holder.poll() is None:
+            holder.kill()
+            holder.wait()
+    flow.communicate(timeout=60)
+    assert flow.returncode == 0, "".join(output)
+    named = f"DVC is at work here: process {holder.pid} (dvc repro train)"
+    assert named in "".join(output)
+    assert task_runs(api)["download"]["run_count"] == 2

@@ -1,5 +1,7 @@
 """The flow's stages come from dvc.yaml and nowhere else."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,24 @@ def test_a_target_brings_what_it_depends_on(template: Any) -> None:
 def test_an_unknown_target_is_refused_with_the_known_ones(template: Any) -> None:
     with pytest.raises(ValueError, match="'shards' is no stage"):
         read_stages(template.folder, "shards")
+
+
+def test_code_from_an_archive_is_refused_with_the_way_out(
+    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(template.folder / name, tmp_path)
+    with pytest.raises(ValueError, match=r"has no \.dvc folder: .*`dvc init --no-scm`"):
+        read_stages(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").touch()
+    with pytest.raises(ValueError, match=r"is no git repository.*core\.no_scm true") as caught:
+        read_stages(tmp_path)
+    command = str(caught.value).split("`")[3]
+    assert command == "dvc config --local core.no_scm true"
+    subprocess.run(command.split(), cwd=tmp_path, check=True)
+    assert "train" in [stage.name for stage in read_stages(tmp_path)]
 
 
 def test_a_new_stage_needs_no_code(copy_of_built: Any) -> None:

@@ -38,6 +38,7 @@ from stages.tokens.tokenizer import (
 from tests.tiny import GPT2
 
 ROOT = Path(__file__).parents[2]
+CONFIG_FILE = Path("theirs/config.json")
 CPU = torch.device("cpu")
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
 TEXT = "the King and queen of the land\ndid walk, by night"
@@ -322,6 +323,71 @@ def test_what_cannot_go_in_is_refused(refused: Callable[..., None], workspace: P
     Path("theirs/config.json").write_text("{")
     refused("from-hf", "theirs", "out", words="theirs/config.json is no JSON")
     refused("from-nanogpt", "none.pt", "out", words="none.pt")
+
+
+INDEX = Path("theirs/model.safetensors.index.json")
+
+
+def test_weights_in_several_files_become_the_same_model(
+    convert: Callable[..., None], model: Path
+) -> None:
+    theirs = tiny_gpt2(Path("whole"))
+    theirs.save_pretrained("theirs", max_shard_size="4KB")
+    files = sorted(Path("theirs").glob("model-*.safetensors"))
+    assert len(files) > 2
+    for folder in ("whole", "theirs"):
+        convert("from-hf", folder, f"{folder}-ours", "--tokenizer", model / "tokenizer")
+    found = Path("theirs-ours/model.safetensors").read_bytes()
+    assert found == Path("whole-ours/model.safetensors").read_bytes()
+    named = json.loads(Path("theirs-ours/source.json").read_text())["sha256"]
+    assert named == {file.name: file_sha256(file) for file in [CONFIG_FILE, INDEX, *files]}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda _, file: file.unlink(), "names model-00001-of-"),
+        (lambda _, file: file.write_bytes(file.read_bytes()[:-9]), ".safetensors is damaged"),
+        (lambda index, _: index.pop("weight_map"), "json is damaged: it has no `weight_map`"),
+        (lambda index, _: index.update(weight_map=[]), "json is damaged: it has no `weight_map`"),
+        (
+            lambda index, _: index["weight_map"].pop("transformer.h.0.ln_1.weight"),
+            "does not hold what model.safetensors.index.json says; differing: ['transformer.",
+        ),
+        (
+            lambda index, _: index["weight_map"].update(more="../models/gpt/model.safetensors"),
+            "names '../models/gpt/model.safetensors', which is no file in its folder",
+        ),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_refused(
+    refused: Callable[..., None],
+    model: Path,
+    damage: Callable[[dict[str, Any], Path], object],
+    words: str,
+) -> None:
+    tiny_gpt2(Path("whole")).save_pretrained("theirs", max_shard_size="4KB")
+    index = json.loads(INDEX.read_text())
+    damage(index, min(Path("theirs").glob("model-*.safetensors")))
+    INDEX.write_text(json.dumps(index))
+    refused("from-hf", "theirs", "out", "--tokenizer", model / "tokenizer", words=words)
+
+
+def test_weights_that_are_no_numbers_are_refused(refused: Callable[..., None], model: Path) -> None:
+    theirs = tiny_gpt2(Path("theirs"))
+    with torch.no_grad():
+        theirs.transformer.h[0].mlp.c_fc.weight[0, 0] = torch.nan
+    theirs.save_pretrained("theirs")
+    arguments = ("from-hf", "theirs", "out", "--tokenizer", model / "tokenizer")
+    words = "theirs/model.safetensors: transformer.h.0.mlp.c_fc.weight holds 1 of 256 numbers"
+    refused(*arguments, words=words)
+    character_checkpoint()
+    content = torch.load("ckpt.pt", weights_only=True)
+    weights = {f"module.{name}": value for name, value in content["model"].items()}
+    weights["module.lm_head.weight"] = weights["module.transformer.wte.weight"].fill_(torch.inf)
+    torch.save({**content, "model": weights}, "ckpt.pt")
+    arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer", "meta.pkl")
+    refused(*arguments, words="ckpt.pt: module.transformer.wte.weight holds")
 
 
 def test_damaged_weights_are_refused(refused: Callable[..., None], model: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt.checkpoint import load_model
+from nanogpt.checkpoint import load_model, read_config
 from stages import evaluate, sample
 from stages.evaluate import EvaluateParams
 from stages.sample import SampleParams
@@ -152,7 +152,7 @@ def test_samples_do_not_depend_on_what_shares_their_batch(
     fewer = SAMPLE.model_copy(update={"prompts": ["and"], "samples_per_prompt": 1})
     assert sample.run(fewer, model, tmp_path / "b", device="cpu") == [together[2]]
     monkeypatch.setattr(sample, "CACHE_BYTES", 1)
-    assert sample.rows_per_batch(load_model(model, torch.device("cpu")).config) == 1
+    assert sample.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
     assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
 
 
@@ -190,3 +190,9 @@ def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: P
     with pytest.raises(ValueError, match="'K' is not in the vocabulary"):
         sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_long_texts_share_no_more_memory_than_short_ones(built: Any) -> None:
+    config = read_config(built.folder / "models/gpt")
+    long, short = (sample.rows_per_batch(config, tokens) for tokens in (1 << 20, 30))
+    assert long * (1 << 20) * 8 <= sample.CACHE_BYTES < short * (1 << 20) * 8

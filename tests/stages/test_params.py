@@ -140,3 +140,20 @@ def test_a_file_that_is_not_utf8_is_named(file: Path) -> None:
     file.write_bytes(b"oven: {name: caf\xe9}\n")
     with pytest.raises(ValueError, match=r"oven\.yaml"):
         read_params(file)
+
+
+@pytest.mark.parametrize("text", [r"\ud83d\ude00", r"big \uD83D\uDE00"])
+def test_jsons_escapes_that_dvc_cannot_read_are_refused_with_what_to_write(
+    file: Path, text: str
+) -> None:
+    whole = text.replace(r"\ud83d\ude00", "😀").replace(r"\uD83D\uDE00", "😀")
+    with pytest.raises(ParamsError, match=f"DVC reads no such file; write '{whole}'$") as caught:
+        load(file, OVEN.replace("name: big", f'name: "{text}"'))
+    assert str(caught.value).isprintable()
+    for written in (f'"{whole}"', '"\\U0001F600"'):
+        assert "😀" in load(file, OVEN.replace("name: big", f"name: {written}")).name
+
+
+def test_such_an_escape_in_a_key_is_refused_too(file: Path) -> None:
+    with pytest.raises(ParamsError, match="write 'a😀'"):
+        load(file, OVEN + '"a\\ud83d\\ude00": {}\n')

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from stages import sample
-from stages.params import load_section
-from stages.prompt import write_texts
+from stages.params import load_section, parse_section, read_params
+from stages.prompt import typed, write_texts
 from stages.sample import SampleParams, to_read
 from stages.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(device="cpu")
 COMMAND = ("python", "-m", "stages", "sample")
 
@@ -97,6 +98,17 @@ def test_another_models_folder_is_taken(copy_of_built: Any, written: Any, tmp_pa
             "the command line: sample.temperature is -1.0: input should be greater than or equal",
         ),
         ({"prompt": ["a"], "max_new_tokens": 0}, "the command line: sample.max_new_tokens is 0"),
+        (
+            {"prompt": ["a"], "max_new_tokens": 3000000000},
+            "the command line: sample.max_new_tokens is 3000000000: input should be less than or",
+        ),
+        (
+            {"prompt": ["a"], "temperature": 1e-45},
+            "the command line: sample.temperature: 1e-45 is too small to calculate with; give 0, "
+            "or 0.001 or more",
+        ),
+        ({"prompt": ["\ud83d"]}, r"sample.prompts.0: '\ud83d' has half of a surrogate pair"),
+        ({"prompt": ["caf\udce9"]}, "--prompt is not UTF-8"),
     ],
 )
 def test_what_cannot_be_written_is_reported_in_words(
@@ -134,3 +146,17 @@ def test_options_that_make_no_sense_are_refused(
     done = run_python("-m", "stages", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "😀",
+        "\ud83d\ude00",  # JSON's escapes, put together by nobody
+        "\udced\udca0\udcbd\udced\udcb8\udc80",  # what Python makes of $'\ud83d\ude00' of a shell
+    ],
+)
+def test_a_character_given_as_surrogates_is_that_character(argument: str) -> None:
+    content = {**read_params(ROOT / "params.yaml")["sample"], "prompts": [typed(f"a{argument}")]}
+    params = parse_section("sample", SampleParams, {**content, "stop": ["\ud83d\ude00"]}, ROOT)
+    assert (params.prompts, params.stop) == (["a😀"], ["😀"])

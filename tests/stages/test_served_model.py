@@ -90,6 +90,12 @@ def test_a_prompt_the_tokenizer_does_not_know_is_refused_in_its_words(server: Te
         ({"max_new_tokens": 0}, "params.max_new_tokens is 0: input should be greater than or"),
         ({"temperature": -1.0, "top_p": 2.0}, "params.temperature is -1.0: input should be"),
         ({"stop": [""]}, "params.stop.0 is ''"),
+        (
+            {"max_new_tokens": 3000000000},
+            "params.max_new_tokens is 3000000000: input should be less",
+        ),
+        ({"temperature": 1e-45}, "params.temperature: 1e-45 is too small to calculate with"),
+        ({"repetition_penalty": 1e-45}, "params.repetition_penalty is 1e-45: input should be"),
     ],
 )
 def test_a_wrong_param_is_refused_by_name(

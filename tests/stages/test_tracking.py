@@ -147,3 +147,22 @@ def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.info.run_name == "a name"
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_a_finished_training_run_again_adds_no_second_model(
+    new_project: Callable[..., Any],
+) -> None:
+    project = new_project(max_steps="24")
+    train = ("python", "-m", "stages.train")
+    assert project.run(*train).returncode == 0
+    client, run = only_run(project.folder)
+    (logged,) = client.search_logged_models([run.info.experiment_id])
+    cut_off = client.create_logged_model(
+        run.info.experiment_id, name="model", source_run_id=run.info.run_id
+    )
+    again = project.run(*train)
+    assert "trained before; its model is written again" in again.stdout
+    (found,) = client.search_logged_models([run.info.experiment_id])
+    assert (found.model_id, str(found.status)) == (logged.model_id, "READY")
+    assert found.model_id != cut_off.model_id
+    assert only_run(project.folder)[1].info.status == "FINISHED"

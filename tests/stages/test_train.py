@@ -64,6 +64,10 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
     [
         ({"NANOGPT_DEVICE": "cuda"}, "device 'cuda' is not on this machine; here: cpu, or auto"),
         ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
+        (
+            {"NANOGPT_PROCESSES": "1000000"},
+            "NANOGPT_PROCESSES=1000000, but an update has 128 windows to share",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_message(

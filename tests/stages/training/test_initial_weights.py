@@ -264,3 +264,13 @@ def test_weights_that_dvc_does_not_know_are_refused(initial: Path, tmp_path: Pat
         check_recorded("weights/tiny", recorded)
     weights.run(None, recorded)
     assert json.loads(recorded.read_text()) == {"folder": None, "sha256": None}
+
+
+def test_weights_that_are_no_numbers_are_refused_before_the_first_update(initial: Path) -> None:
+    model = load_model(INIT, CPU)
+    with torch.no_grad():
+        model.wte.weight[0, 0] = torch.nan
+    save_model(INIT, model)
+    words = r"^weights/tiny/model\.safetensors: wte\.weight holds 1 of \d+ numbers that are NaN"
+    with pytest.raises(ValueError, match=words):
+        load_initial(GPT(read_config(INIT)), INIT, weights.weights_sha256(INIT))
