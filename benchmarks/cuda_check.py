@@ -3,7 +3,8 @@
 In float32 and uncompiled, where sums are made in the same order every time: losses, evaluation and
 samples nearly equal, a resume bit for bit. Then other ways one by one: bfloat16, the same compiled,
 float16, recomputed activations, gradients averaged and weights sharded by NCCL (of one process, all
-that one GPU takes); and a micro-batch there is no room for.
+that one GPU takes); dropout, which is the same on either device, compiled or not; and a micro-batch
+there is no room for.
 """
 
 import os
@@ -40,11 +41,17 @@ CUDA = Runtime(device=torch.device("cuda"), dtype=torch.float32)
 
 
 def trained(
-    folder: Path, runtime: Runtime, optimizer: str, stop_after: int | None = None
+    folder: Path,
+    runtime: Runtime,
+    optimizer: str,
+    stop_after: int | None = None,
+    *,
+    dropout: float = 0.0,
+    micro_batch_tokens: int = 1024,
 ) -> tuple[GPT, list[float]]:
     """A small model trained on a repeating pattern, and its losses."""
     torch.manual_seed(0)
-    model = GPT(config_of("default", "modern")).to(runtime.device)
+    model = GPT(config_of("default", "modern", dropout)).to(runtime.device)
     stream = TokenStream([(np.arange(1 << 16) ** 2 % 1000).astype(np.uint16)])
     stop, losses = threading.Event(), []
     events = train(
@@ -56,7 +63,7 @@ def trained(
         runtime=runtime,
         folder=folder,
         identity={},
-        micro_batch_tokens=1024,
+        micro_batch_tokens=micro_batch_tokens,
         stop=stop,
     )
     for event in events:
@@ -134,6 +141,25 @@ def check_ways(root: Path) -> None:
     assert all(found)
 
 
+def check_dropout(root: Path) -> None:
+    """The losses with dropout are the CPU's, for any micro-batch, compiled or not."""
+    _, expected = trained(root / "dropout-cpu", CPU, "adamw", dropout=0.2)
+    half = replace(CUDA, dtype=torch.bfloat16)
+    ways = {
+        "float32": (CUDA, 1024, LOSS_TOLERANCE["adamw"]),
+        "twice the micro-batch": (CUDA, 2048, LOSS_TOLERANCE["adamw"]),
+        "compiled": (replace(CUDA, compile=True), 1024, LOSS_TOLERANCE["adamw"]),
+        "recomputed": (replace(CUDA, recompute=True), 1024, LOSS_TOLERANCE["adamw"]),
+        "bfloat16, compiled": (replace(half, compile=True), 2048, HALF_TOLERANCE),
+    }
+    for name, (runtime, micro, tolerance) in ways.items():
+        folder = root / f"dropout-{name}"
+        _, losses = trained(folder, runtime, "adamw", dropout=0.2, micro_batch_tokens=micro)
+        difference = largest_difference(losses, expected)
+        print(f"dropout, {name}: largest difference of losses {difference:.2e}")
+        assert difference < tolerance
+
+
 def check_memory() -> None:
     """Ten times the GPU's memory does not fit, and what is taken instead does."""
     model = GPT(config_of("gpt2", "gpt2")).to(CUDA.device)
@@ -178,6 +204,7 @@ def main() -> None:
         models = [check_training(root, optimizer) for optimizer in LOSS_TOLERANCE]
         check_reading(*models[-1])
         check_ways(root)
+        check_dropout(root)
         check_memory()
 
 

@@ -48,7 +48,7 @@ SHAPES = {
 WARM_UP = 3
 
 
-def config_of(shape: str, family: str) -> GPTConfig:
+def config_of(shape: str, family: str, dropout: float = 0.0) -> GPTConfig:
     """A model of one of the shapes."""
     block_size, n_layer, n_head, n_embd, vocab_size = SHAPES[shape]
     modern = family == "modern"
@@ -58,7 +58,7 @@ def config_of(shape: str, family: str) -> GPTConfig:
         n_layer=n_layer,
         n_head=n_head,
         n_embd=n_embd,
-        dropout=0.0,
+        dropout=dropout,
         bias=False,
         position="rotary" if modern else "learned",
         norm="rmsnorm" if modern else "layernorm",
@@ -151,7 +151,7 @@ def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[lis
         n_layer=n_layer,
         n_head=n_head,
         n_embd=n_embd,
-        dropout=0.0,
+        dropout=options.dropout,
         bias=False,
     )
     model = peer.GPT(config).to(device)
@@ -210,7 +210,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds, memory = peer_updates(options, device)
     else:
         torch.manual_seed(0)
-        model = GPT(config_of(options.shape, options.family)).to(device)
+        model = GPT(config_of(options.shape, options.family, options.dropout)).to(device)
         config = train_config(options.optimizer, options.batch_tokens, options.steps)
         workers = default_workers(model, options.batch_tokens, runtime)
         runtime = replace(runtime, workers=workers if options.workers is None else options.workers)
@@ -236,6 +236,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="default")
     parser.add_argument("--family", choices=("gpt2", "modern"), default="gpt2")
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=20)

@@ -55,8 +55,8 @@ def adaptive_loss(
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
         parts = rows.chunk(runtime.workers if len(rows) % runtime.workers == 0 else 1)
-        inputs = ((part[:, :-1], part[:, 1:]) for part in parts)
-        loss, _ = add_gradients(model, inputs, [0] * len(parts), scaler, runtime, pool)
+        batches = ((part[:, :-1], part[:, 1:], None) for part in parts)
+        loss, _ = add_gradients(model, batches, len(parts), scaler, runtime, pool)
         total += loss.item() * rows[:, 1:].numel()
         for optimizer in optimizers:
             optimizer.step()

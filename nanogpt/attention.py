@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from nanogpt.dropout import dropout as drop
 
@@ -29,23 +30,29 @@ def attend(
     v: Tensor,
     mask: Tensor | None = None,
     dropout: float = 0.0,
-    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
 ) -> Tensor:
     """Mix the values (B, H, S, D) that each query (B, H, T, D) may see by its scores.
 
     mask says by True which keys a query sees and broadcasts to (B, H, T, S); without one, the
-    queries are the last T of the S positions and see no later one. Dropout of the weights draws
-    from the generator if there is one; the fused kernels take none.
+    queries are the last T of the S positions and see no later one. With a key (B, 2) the weights
+    are subject to dropout, which the fused kernels would draw from a generator of their own.
     """
     T, S = q.size(2), k.size(2)
-    if plain_is_faster(q, k) or (dropout and generator is not None):
+    if key is not None or plain_is_faster(q, k):
         seen = causal_mask(T, S, q.device) if mask is None else mask
-        return plain_attention(q, k, v, seen, dropout, generator)
+        if n_pairs(q, k) <= MAX_PAIRS:
+            return plain_attention(q, k, v, seen, dropout, key)
+        inputs = (q, k, v, seen, dropout, key)  # the weights are computed again when needed
+        y: Tensor = checkpoint(
+            plain_attention, *inputs, use_reentrant=False, preserve_rng_state=False
+        )
+        return y
     if mask is None and 1 < T < S:
         mask = causal_mask(T, S, q.device)
     with kernels(q, mask):
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None and T > 1
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1
         )
 
 
@@ -64,7 +71,12 @@ def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     """On CPUs in bfloat16, where the fused backward pass takes up to ten times as long."""
     if not q.requires_grad or q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return False
-    return q.size(0) * q.size(1) * q.size(2) * k.size(2) <= MAX_PAIRS
+    return n_pairs(q, k) <= MAX_PAIRS
+
+
+def n_pairs(q: Tensor, k: Tensor) -> int:
+    """Return the number of weights: one per query and key of each head."""
+    return q.size(0) * q.size(1) * q.size(2) * k.size(2)
 
 
 def plain_attention(
@@ -72,13 +84,13 @@ def plain_attention(
     k: Tensor,
     v: Tensor,
     mask: Tensor,
-    dropout: float,
-    generator: torch.Generator | None = None,
+    dropout: float = 0.0,
+    key: Tensor | None = None,
 ) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v (Vaswani et al. 2017), the weights held in memory."""
     unseen = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -math.inf)
     scores = (q / math.sqrt(q.size(-1))) @ k.transpose(-2, -1) + unseen  # (B, H, T, S)
-    return drop(scores.softmax(dim=-1, dtype=q.dtype), dropout, generator) @ v
+    return drop(scores.softmax(dim=-1, dtype=q.dtype), dropout, key) @ v
 
 
 def causal_mask(n_query: int, n_key: int, device: torch.device) -> Tensor:

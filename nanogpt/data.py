@@ -111,7 +111,10 @@ def feistel(indices: NDArray[Any], half: int, key: int) -> NDArray[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOrder:
-    """Where the k-th training window starts, for k = 0, 1, 2, ... without end."""
+    """Where the k-th training window starts, for k = 0, 1, 2, ... without end.
+
+    A text read again in a later epoch is another window, of another k.
+    """
 
     n_tokens: int
     block_size: int
@@ -141,6 +144,11 @@ class WindowOrder:
             images = permute(i[chosen].astype(np.uint64), self.windows_per_epoch, key)
             starts[chosen] = offset + images.astype(np.int64) * self.block_size
         return starts
+
+    def keys(self, k: NDArray[np.int64]) -> NDArray[np.int64]:
+        """64 well-mixed bits of (seed, k), for all that is random about each window k."""
+        mixed = splitmix(k.astype(np.uint64) + mix(self.seed))
+        return splitmix(mixed + 3).view(np.int64)  # mix(seed, k, 3)
 
 
 def check_vocabulary(tokens: Tokens, vocab_size: int) -> None:

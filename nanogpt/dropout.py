@@ -1,21 +1,60 @@
-"""Dropout from a given source of random numbers.
+"""Dropout whose masks are a function of the window and the place, not of who computes them.
 
-The threads of a process share PyTorch's own: which numbers each gets would depend on which is
-faster. From a generator of its own a thread draws the same masks every time.
+A generator hands out its numbers in the order of the calls, so masks drawn from one change with the
+micro-batch, the number of processes and the device. Here every number is a hash of where it is used
+(a counter-based generator: Salmon et al. 2011): of a window's key, of the place in the model and of
+the position in its tensor. Integer arithmetic alone, so all devices draw the same masks, compiled
+or not, and a backward pass that computes activations again draws them again.
+
+Shapes: B windows, P places, N numbers per window, W = N / 2 words of two numbers each.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+# Odd, as integers wrap: the golden ratio, whose multiples spread out, and multipliers found by a
+# search for little bias, of 64 bits (MurmurHash3, Appleby 2011) and 32 (hash-prospector, Wellons).
+GOLDEN, FINISH_64 = 0x1E3779B1, 0x2127599BF4325C37
+FIRST_32, SECOND_32 = 0x21F0AAAD, 0x735A2D97
 
-def dropout(x: Tensor, p: float, generator: torch.Generator | None = None) -> Tensor:
-    """Return x with each number zero by probability p and the others divided by 1 - p.
+NUMBER_BITS = 15  # of each number, and so p is rounded to a multiple of 2^-15
 
-    From a generator with the seed of `torch.manual_seed` the masks are those of `F.dropout`, on a
-    processor.
+
+def place_keys(keys: Tensor, n_places: int) -> Tensor:
+    """Return a key (P, B, 2) of two int32 for each place in each window, of its key (B,) int64."""
+    places = torch.arange(1, n_places + 1, device=keys.device)
+    mixed = keys + GOLDEN * places[:, None]  # (P, B)
+    mixed = (mixed ^ (mixed >> 32)) * FINISH_64
+    mixed = mixed ^ (mixed >> 32)
+    return torch.stack((mixed & 0x3FFFFFFF, mixed >> 32), dim=-1).int()
+
+
+def random_numbers(key: Tensor, n: int) -> Tensor:
+    """Return n uniform integers (B, N) of NUMBER_BITS bits for each window, of its key (B, 2)."""
+    counters = torch.arange((n + 1) // 2, dtype=torch.int32, device=key.device)
+    # Both terms have 30 bits, so their sum has a zero sign bit and no two counters share a word:
+    # shifts fill up with the sign, and so would send a word and its complement to the same one.
+    words = (counters * GOLDEN & 0x3FFFFFFF) + key[:, :1]  # (B, W)
+    words ^= words >> 16
+    words = torch.add(key[:, 1:], words, alpha=FIRST_32)
+    words ^= words >> 15
+    words *= SECOND_32
+    words ^= words >> 15
+    words &= 0x7FFF7FFF
+    if torch.compiler.is_compiling():  # this becomes part of one kernel, which a view would cut
+        halves = torch.arange(0, 32, 16, dtype=torch.int32, device=key.device)
+        return (words[..., None] >> halves & 0x7FFF).flatten(1)[:, :n]
+    return words.view(torch.int16)[:, :n]
+
+
+def dropout(x: Tensor, p: float, key: Tensor | None) -> Tensor:
+    """Return x (B, ...) with each number zero by probability p and the others divided by 1 - p.
+
+    key (B, 2) decides which; without one x stays as it is.
     """
-    if generator is None or p == 0:
-        return F.dropout(x, p)
-    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
-    return x * keep.div_(1 - p)
+    if key is None:
+        return x
+    total = 1 << NUMBER_BITS
+    dropped = min(round(p * total), total - 1)
+    keep = random_numbers(key, x.numel() // x.size(0)) >= dropped
+    return x * keep.reshape(x.shape).to(x.dtype).mul_(total / (total - dropped))

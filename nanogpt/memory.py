@@ -63,9 +63,10 @@ def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int
 def fits(model: GPT, size: int, runtime: Runtime) -> bool:
     """Whether a forward and backward pass of `size` sequences has room."""
     idx = torch.zeros(size, model.config.block_size, dtype=torch.long, device=runtime.device)
+    keys = torch.zeros(size, dtype=torch.long, device=runtime.device)
     try:
         with runtime.autocast():
-            loss = model(idx, idx)
+            loss = model(idx, idx, keys=keys)
         loss.backward()
     except torch.OutOfMemoryError:
         return False

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogpt.attention import attend
 from nanogpt.cache import KVCache, document_mask
-from nanogpt.dropout import dropout
+from nanogpt.dropout import dropout, place_keys
 from nanogpt.loss import Head, mean_loss, token_losses
 
 HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
@@ -144,8 +144,8 @@ class CausalSelfAttention(nn.Module):
         angles: tuple[Tensor, Tensor] | None,
         layer: int,
         cache: KVCache | None,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        mask: Tensor | None,
+        keys: Sequence[Tensor | None],
     ) -> Tensor:
         B, T, C = x.size()
         qk, v = (
@@ -160,10 +160,9 @@ class CausalSelfAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (*qk.chunk(2, dim=2), v))  # (B, H, T, D) each
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        share = self.dropout if self.training else 0.0
-        y = attend(q, k, v, mask, dropout=share, generator=generator)
+        y = attend(q, k, v, mask, dropout=self.dropout, key=keys[0])
         y = y.transpose(1, 2).reshape(B, T, C)
-        return dropout(self.c_proj(y), share, generator)
+        return dropout(self.c_proj(y), self.dropout, keys[1])
 
 
 class MLP(nn.Module):
@@ -177,14 +176,14 @@ class MLP(nn.Module):
         self.gelu_form = "none" if config.activation == "gelu_exact" else "tanh"
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, x: Tensor, key: Tensor | None) -> Tensor:
         x = self.c_fc(x)  # (B, T, 4C)
         x = (
             F.relu(x).square()
             if self.activation == "relu2"
             else F.gelu(x, approximate=self.gelu_form)
         )
-        return dropout(self.c_proj(x), self.dropout if self.training else 0.0, generator)
+        return dropout(self.c_proj(x), self.dropout, key)
 
 
 class Block(nn.Module):
@@ -203,11 +202,11 @@ class Block(nn.Module):
         angles: tuple[Tensor, Tensor] | None,
         layer: int,
         cache: KVCache | None,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        mask: Tensor | None,
+        keys: Sequence[Tensor | None],
     ) -> Tensor:
-        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask, generator)
-        x = x + self.mlp(self.ln_2(x), generator)
+        x = x + self.attn(self.ln_1(x), angles, layer, cache, mask, keys[:2])
+        x = x + self.mlp(self.ln_2(x), keys[2])
         return x
 
 
@@ -265,17 +264,17 @@ class GPT(nn.Module):
         *,
         reduction: Literal["mean", "none"] = "mean",
         cache: KVCache | None = None,
-        generator: torch.Generator | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, T, V padded) of idx (B, T), the padding at -inf.
 
         With targets (B, T) the loss in nats: the mean, or (B, T) with reduction "none". With a
-        cache, idx continues what the cache has seen. Dropout draws from the generator if there
-        is one.
+        cache, idx continues what the cache has seen. Training with dropout takes keys (B,), random
+        int64: what is dropped of a sequence depends on its own key alone.
         """
         if cache is not None:
             cache.advance(idx.size(1))
-        x = self.hidden(idx, cache, generator)
+        x = self.hidden(idx, cache, keys)
         if targets is None:
             return self.logits(x)
         weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
@@ -287,7 +286,7 @@ class GPT(nn.Module):
         self,
         idx: Tensor,
         cache: KVCache | None = None,
-        generator: torch.Generator | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """What the layers make of idx (B, T), normalised for the head: (B, T, C).
 
@@ -302,18 +301,32 @@ class GPT(nn.Module):
             x = x + self.wpe(positions)
         if self.config.ngram_table:
             x = x + self.ngram_embedding(idx, cache)
-        x = dropout(residual(x), self.config.dropout if self.training else 0.0, generator)
+        first, *others = self.dropout_keys(keys)
+        x = dropout(residual(x), self.config.dropout, first)
         angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
         mask = None if cache is None else cache.mask
         if self.config.mask_documents:
             mask = document_mask(idx, self.config.separator, cache)
         for layer, block in enumerate(self.h):
+            inputs = (x, angles, layer, cache, mask, others[3 * layer : 3 * layer + 3])
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, layer, cache, mask, generator, use_reentrant=False)
+                x = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, angles, layer, cache, mask, generator)
+                x = block(*inputs)
         normed: Tensor = self.ln_f(x)
         return normed
+
+    def dropout_keys(self, keys: Tensor | None) -> Sequence[Tensor | None]:
+        """Return a key (B, 2) for the embedding and three for each layer; None: no dropout there.
+
+        Raises ValueError in a training with dropout but without keys (B,).
+        """
+        n_places = 1 + 3 * self.config.n_layer
+        if not (self.training and self.config.dropout):
+            return [None] * n_places
+        if keys is None:
+            raise ValueError("training with dropout takes keys: a random int64 for each sequence")
+        return place_keys(keys, n_places).unbind()
 
     def ngram_embedding(self, idx: Tensor, cache: KVCache | None) -> Tensor:
         """Return the sum (B, T, C) of the table rows of the n-grams that end at each of idx (B, T).

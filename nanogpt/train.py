@@ -2,7 +2,7 @@
 
 It yields what happened and leaves to its caller what to make of it: there are no callbacks, no
 tracker and no printing in here. Nothing random is carried from step to step: the order of the data
-and the dropout of each micro-batch are functions of (seed, step), so a run that is interrupted and
+is a function of (seed, step) and dropout one of (seed, window), so a run that is interrupted and
 resumed computes what an uninterrupted one does: bit for bit, where the device's own sums are the
 same every time (CUDA's are not in bfloat16 or compiled: docs/decisions/0005).
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
-from nanogpt.data import TokenStream, WindowOrder, mix
+from nanogpt.data import TokenStream, WindowOrder
 from nanogpt.evaluate import evaluate_split
 from nanogpt.gradients import add_gradients
 from nanogpt.loader import micro_batches
@@ -175,8 +175,9 @@ def train(
             started, step = time.perf_counter(), progress.step + 1
             ratio = lr_ratio(progress.step, config.optim, config.max_steps)
             set_lr(optimizers, ratio)
-            seeds = dropout_seeds(config.seed, progress.step, accumulation, runtime)
-            share, loader_seconds = add_gradients(wrapped, batches, seeds, scaler, runtime, pool)
+            share, loader_seconds = add_gradients(
+                wrapped, batches, accumulation, scaler, runtime, pool
+            )
             unscale(optimizers, scaler)
             grad_norm = clip_gradients(model, config.optim.grad_clip)
             loss, stopping = agree(share, stop.is_set(), runtime)
@@ -221,12 +222,6 @@ def train(
             yield CheckpointWritten(step=written, path=path)
     runtime.barrier()
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
-
-
-def dropout_seeds(seed: int, step: int, accumulation: int, runtime: Runtime) -> list[int]:
-    """A seed for each of this process's micro-batches, the same for any number of processes."""
-    numbers = (i * runtime.world_size + runtime.rank for i in range(accumulation))
-    return [mix(seed, step, number) for number in numbers]
 
 
 def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:

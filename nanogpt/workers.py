@@ -27,7 +27,7 @@ def default_workers(model: GPT, batch_tokens: int, runtime: Runtime) -> int:
     """Return how many threads share the sequences of an update: at most one per core.
 
     One, and so the operations shared by all cores, on other devices, among several processes,
-    compiled, and where a backward pass computes activations again, which would draw other numbers.
+    compiled, and with recomputation, which is asked for where there is no memory for more.
     """
     if runtime.device.type != "cpu" or runtime.distributed or runtime.compile or runtime.recompute:
         return 1

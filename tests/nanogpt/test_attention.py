@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nanogpt import attention
 from nanogpt.attention import attend, causal_mask, plain_attention, plain_is_faster
+from nanogpt.dropout import place_keys
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
@@ -25,7 +26,7 @@ def test_plain_equals_fused_forward_and_backward(shape: tuple[int, ...], masked:
         q, k, v = drawn(*shape)
         mask = recent if masked else None
         y = (
-            plain_attention(q, k, v, recent if masked else causal, 0.0)
+            plain_attention(q, k, v, recent if masked else causal)
             if plain
             else attend(q, k, v, mask)
         )
@@ -55,10 +56,28 @@ def test_a_query_at_the_end_sees_every_key() -> None:
     torch.testing.assert_close(attend(q[:, :, -4:], k, v), attend(q, k, v)[:, :, -4:])
 
 
+KEYS = place_keys(torch.arange(2), 1)[0]  # (B, 2)
+
+
 def test_dropout_hides_weights_and_keeps_the_mean() -> None:
     q, k, _ = drawn(1, 1, 512, 4, dtype=torch.bfloat16)
     ones = torch.ones(1, 1, 512, 4, dtype=torch.bfloat16)
-    torch.manual_seed(0)
-    y = attend(q, k, ones, dropout=0.5).float()
+    y = attend(q, k, ones, dropout=0.5, key=KEYS[:1]).float()
     assert y[0, 0, 0, 0].item() in (0.0, 2.0)  # the first query has one key
     assert y.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_weights_computed_again_are_subject_to_the_same_dropout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Too many pairs to be kept give the same values and gradients, bit for bit."""
+    results = []
+    for most in (attention.MAX_PAIRS, 1):
+        monkeypatch.setattr(attention, "MAX_PAIRS", most)
+        q, k, v = drawn(2, 2, 9, 4)
+        y = attend(q, k, v, dropout=0.5, key=KEYS)
+        y.square().sum().backward()
+        results.append([y.detach(), q.grad, k.grad, v.grad])
+    for kept, again in zip(*results, strict=True):
+        assert torch.equal(kept, again)
+    assert not torch.equal(results[0][0], attend(*drawn(2, 2, 9, 4)))

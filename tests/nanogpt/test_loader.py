@@ -60,17 +60,18 @@ def test_micro_batches_are_the_windows_of_the_order(
         patch.setattr(loader, "CHUNK_TOKENS", chunk_tokens)
         found = list(batches(TokenStream([TOKENS]), numbers, rank, world_size, micro))
     assert len(found) == count
-    for m, (x, y) in zip(numbers, found, strict=True):
+    for m, (x, y, keys) in zip(numbers, found, strict=True):
         windows = (m * world_size + rank) * micro + np.arange(micro)
         begins = ORDER.starts(windows).tolist()
         assert x.tolist() == [TOKENS[start : start + 16].tolist() for start in begins]
         assert y.tolist() == [TOKENS[start + 1 : start + 17].tolist() for start in begins]
         assert x.dtype == y.dtype == torch.int64
+        assert np.array_equal(keys, ORDER.keys(windows))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
 def test_tokens_of_any_width_are_read(dtype: type[np.integer]) -> None:
-    (x, _), *_ = batches(TokenStream([TOKENS.astype(dtype)]), range(3))
+    (x, *_), *_ = batches(TokenStream([TOKENS.astype(dtype)]), range(3))
     assert x[0].tolist() == TOKENS[472 : 472 + 16].tolist()
 
 

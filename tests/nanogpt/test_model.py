@@ -224,7 +224,7 @@ def test_zero_init_makes_every_block_the_identity(
     x = torch.randn(2, 16, 32)
     angles = rotary_angles(config) if config.position == "rotary" else None
     for layer, block in enumerate(model.h):
-        assert torch.equal(block(x, angles, layer, None), x)
+        assert torch.equal(block(x, angles, layer, None, None, [None] * 3), x)
 
 
 def test_init_has_the_spread_of_gpt2(gpt2: GPTConfig, seeded: Callable[[GPTConfig], GPT]) -> None:
@@ -287,20 +287,29 @@ def test_dropout_is_for_training_alone(
     config: GPTConfig, lively: Callable[[GPTConfig], GPT]
 ) -> None:
     model, idx = lively(replace(config, dropout=0.5)), some_tokens(2, 8)
-    assert torch.equal(model(idx), model(idx))
+    some, others = torch.tensor([[1, 2], [1, 3]])
+    assert torch.equal(model(idx), model(idx, keys=some))
     model.train()
-    assert not torch.equal(model(idx), model(idx))
+    assert not torch.equal(model(idx, keys=some), model.eval()(idx))
+    model.train()
+    dropped, again = model(idx, keys=some), model(idx, keys=others)
+    assert torch.equal(dropped[0], again[0])
+    assert not torch.equal(dropped[1], again[1])
+    with pytest.raises(ValueError, match="training with dropout takes keys"):
+        model(idx)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_one_graph_holds_the_whole_model_with_its_loss(
-    config: GPTConfig, lively: Callable[[GPTConfig], GPT]
+    config: GPTConfig, lively: Callable[[GPTConfig], GPT], dropout: float
 ) -> None:
     """torch.compile gets all of it at once; what it generates from that is its own affair."""
-    model, idx, targets = lively(config), some_tokens(2, 16), some_tokens(2, 16, seed=1)
+    model = lively(replace(config, dropout=dropout)).train()
+    idx, targets, keys = some_tokens(2, 16), some_tokens(2, 16, seed=1), torch.tensor([1, -1])
     results = []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = run(idx, targets)
+            loss = run(idx, targets, keys=keys)
         loss.backward()
         results.append([loss.detach(), model.lm_head.weight.grad, model.h[0].mlp.c_fc.weight.grad])
         model.zero_grad(set_to_none=True)

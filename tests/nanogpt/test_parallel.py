@@ -166,7 +166,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     val_stream: TokenStream,
     python: Callable[..., str],
 ) -> None:
-    """Twenty steps with dropout, accumulation and clipping, on sizes that divide unevenly."""
+    """Twenty steps with dropout and clipping, in one pass or several, on uneven sizes."""
     plan = replace(plan, eval_interval=10, max_steps=20, eval_tokens=208)  # all 13 windows
     config = replace(gpt2, n_embd=30, dropout=0.1)  # 30 rows among 4 processes
     (tmp_path / "model").mkdir()
@@ -176,7 +176,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     np.save(tmp_path / "val.npy", val_stream.shards[0])
 
     def alone(folder: str, model: GPT, **changes: Any) -> Seen:
-        events = list(training(model, plan, folder=folder, micro_batch_tokens=32, **changes))
+        events = list(training(model, plan, folder=folder, micro_batch_tokens=128, **changes))
         return seen_in(events)
 
     one, double = alone("one", seeded(config)), alone("one64", seeded(config).double())

@@ -230,15 +230,42 @@ def test_one_window_is_learnt_by_heart(
     assert found[80] < 0.05
 
 
-def test_the_micro_batch_does_not_change_the_result(
-    config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
+WAYS = {
+    "one sequence": ({"micro_batch_tokens": 1}, {}),
+    "two sequences": ({"micro_batch_tokens": 32}, {}),
+    "two threads": ({"micro_batch_tokens": 128}, {"workers": 2}),
+    "four threads": ({"micro_batch_tokens": 16}, {"workers": 4}),
+    "recomputed": ({"micro_batch_tokens": 64}, {"recompute": True}),
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_how_an_update_is_cut_does_not_change_the_result(
+    config: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    cpu: Runtime,
+    dropout: float,
 ) -> None:
-    runs = [
-        losses(training(seeded(config), plan, folder=str(limit), micro_batch_tokens=limit))
-        for limit in (1, 32, 128)
-    ]
-    for run in runs[1:]:
-        assert run == pytest.approx(runs[0], abs=1e-4)
+    """Losses and weights are those of one pass, and of a training that changes its way midway."""
+    config = replace(config, dropout=dropout)
+    whole = seeded(config)
+    expected = losses(training(whole, plan, folder="whole", micro_batch_tokens=128))
+
+    def assert_near(found: dict[int, float], model: GPT) -> None:
+        assert found == pytest.approx(expected, abs=1e-5)
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=1e-5, rtol=0)
+
+    changing, halves = seeded(config), {}
+    for number, (name, (arguments, changes)) in enumerate(WAYS.items(), start=1):
+        way = {**arguments, "runtime": replace(cpu, **changes)}
+        model = seeded(config)
+        assert_near(losses(training(model, plan, folder=name, **way)), model)
+        last = None if number == len(WAYS) else 2 * number - 1
+        halves |= losses(training(changing, plan, folder="changing", stop_after=last, **way))
+    assert_near(halves, changing)
 
 
 def test_bfloat16_starts_from_the_same_loss_and_learns(
