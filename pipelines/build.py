@@ -25,9 +25,8 @@ from pipelines.dag import Stage, read_stages
 from pipelines.failure import failure
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
-from stages.check import check_params
+from stages.check import check_project
 from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
-from stages.params import PARAMS_FILE
 
 PRINTED_LINES = 200  # the last of what a command prints, among which DVC says why it failed
 
@@ -107,7 +106,7 @@ def build(target: str | None = None, force: bool = False) -> None:
         force: run stages even when nothing they depend on has changed.
 
     """
-    check_params(PARAMS_FILE)
+    check_project()
     stages = read_stages(Path.cwd(), target)
     for stage in stages:
         task_of(stage)(stage.name, force=force)

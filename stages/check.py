@@ -5,6 +5,7 @@ another is checked here too.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def check_content(content: Mapping[str, Any], file: Path) -> dict[str, Section]:
     return sections
 
 
+def check_project() -> None:
+    """Raise ValueError at what would stop the pipeline before its first stage, DVC included."""
+    from stages.texts.folder import check_watched  # what it needs takes its time
+
+    corpus = check_params(PARAMS_FILE)["corpus"]
+    assert isinstance(corpus, CorpusParams)
+    check_watched(Path(corpus.path))
+    check_watched(FILTERS)
+
+
 def cross_check(sections: dict[str, Section]) -> list[str]:
     """What does not fit between sections."""
     model, train, evaluate = sections["model"], sections["train"], sections["evaluate"]
@@ -91,6 +102,7 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
 def check_before(stage: str) -> None:
     """Raise ValueError at what would stop this stage or a later one, as far as it can be known."""
     sections = check_params(PARAMS_FILE)
+    check_experiment(sections["corpus"])
     clean, train, sample = sections["clean"], sections["train"], sections["sample"]
     assert isinstance(clean, CleanParams)
     assert isinstance(train, TrainParams)
@@ -101,6 +113,20 @@ def check_before(stage: str) -> None:
         check_initial_folder(Path(train.init_from))
     if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
         check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
+
+
+def check_experiment(corpus: Section) -> None:
+    """Raise ValueError where DVC runs an experiment in a copy of the project that lacks texts.
+
+    Before every stage: `download` may be up to date with what the copy has.
+    """
+    workspace = Path(os.environ.get("DVC_ROOT", ""))
+    if not workspace.is_absolute() or workspace.resolve() == Path.cwd():
+        return
+    from stages.texts.folder import check_copy
+
+    assert isinstance(corpus, CorpusParams)
+    check_copy(corpus, Path.cwd(), workspace)
 
 
 def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
@@ -116,7 +142,11 @@ def run_stage(settings: Settings) -> None:
     """`python -m stages.check [FILE]`."""
     parser = argparse.ArgumentParser(prog="python -m stages.check", description=__doc__)
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=PARAMS_FILE)
-    check_params(parser.parse_args().file)
+    file = parser.parse_args().file
+    if file == PARAMS_FILE:
+        check_project()
+    else:
+        check_params(file)
 
 
 if __name__ == "__main__":

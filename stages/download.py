@@ -7,7 +7,7 @@ stay documents: nothing is joined, and nothing is cut except at a separator the 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,49 +17,15 @@ from stages.command import main
 from stages.params import load_section
 from stages.settings import Settings
 from stages.texts.bundles import Named, TextFile, write_files
-from stages.texts.compressed import COMPRESSIONS
 from stages.texts.corpus import Part, part_name
+from stages.texts.folder import own_files
 from stages.texts.layout import VERSION
 from stages.texts.params import CorpusParams, Package
-from stages.texts.readers import (
-    READABLE,
-    Reading,
-    is_hidden,
-    is_readable,
-    unreadable,
-)
+from stages.texts.readers import Reading
+from stages.texts.reasons import and_left_out
 
 OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
-
-
-def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
-    """The user's own files, sorted by path; hidden and other files are counted and left out."""
-    root = Path(params.path)
-    if root.is_file():
-        files = [root]
-    elif root.is_dir():
-        found = sorted(path for path in root.glob(params.glob) if not path.is_dir())
-        files = [path for path in found if path.is_file()]
-        if len(files) < len(found):
-            skipped["broken link or device"] += len(found) - len(files)
-    else:
-        raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
-    shown = [path for path in files if not is_hidden(path.relative_to(root))]
-    if len(shown) < len(files):
-        skipped["hidden file"] += len(files) - len(shown)
-    known = [path for path in shown if is_readable(path.name)]
-    if not known:
-        packed = ", ".join(f".txt{end}" for end in COMPRESSIONS)
-        raise ValueError(
-            f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file ({packed} too) that "
-            f"matches corpus.glob {params.glob!r}; put your texts there, or name another folder"
-        )
-    skipped.update(unreadable(path.name) for path in shown if not is_readable(path.name))
-    named = {
-        path: path.name if path == root else path.relative_to(root).as_posix() for path in known
-    }
-    return [TextFile(name=name, path=path) for path, name in named.items()]
 
 
 def fetched_files(params: CorpusParams) -> list[TextFile]:
@@ -113,7 +79,12 @@ def cache_entries(name: str, params: CorpusParams) -> list[Path]:
 
 
 def corpus_parts(
-    params: CorpusParams, named: Named, scratch: Path, skipped: Counter[str], workers: int
+    params: CorpusParams,
+    named: Named,
+    scratch: Path,
+    skipped: Counter[str],
+    guessed: dict[str, str],
+    workers: int,
 ) -> Iterator[tuple[Part, Path]]:
     """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
     if params.source == "huggingface" and params.huggingface:
@@ -134,7 +105,7 @@ def corpus_parts(
     how = Reading(
         separator=params.separator, text_column=params.text_column, encoding=params.encoding
     )
-    yield from write_files(files, how, named, scratch, skipped, workers)
+    yield from write_files(files, how, named, scratch, skipped, guessed, workers)
 
 
 def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
@@ -151,12 +122,13 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     corpora = mixture or {"corpus": params}
     entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
     skipped: Counter[str] = Counter()
+    guessed: dict[str, str] = {}
     parts: list[Part] = []
     with whole_folder(out) as folder:
         for name, corpus in corpora.items():
             named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:
-                found = corpus_parts(corpus, named, Path(scratch), skipped, workers)
+                found = corpus_parts(corpus, named, Path(scratch), skipped, guessed, workers)
                 parts += [
                     placed(part, file, folder, n)
                     for n, (part, file) in enumerate(found, len(parts))
@@ -167,6 +139,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
             "documents": sum(part.documents for part in parts),
             "bytes": sum(part.bytes for part in parts),
             "skipped": dict(skipped),
+            "guessed_encodings": by_encoding(guessed),
             "files": [asdict(part) for part in parts],
         }
         if not parts:
@@ -178,13 +151,22 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     for entry in entries:  # nothing of them is needed any more
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
-    print(and_left_out(skipped))
+    print(and_left_out(skipped), end="")
+    print(and_guessed(by_encoding(guessed)))
 
 
-def and_left_out(skipped: Counter[str]) -> str:
-    """What was left out and how often, to be said after the rest; nothing of nothing."""
-    counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(skipped.items()))
-    return f"; left out: {counts}" if counts else ""
+def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names of the files that each guessed encoding was taken for."""
+    return {
+        codec: sorted(name for name, other in guessed.items() if other == codec)
+        for codec in sorted(set(guessed.values()))
+    }
+
+
+def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
+    """Return how many files were read by each guessed encoding; nothing of nothing."""
+    counts = ", ".join(f"{codec} ({len(names)})" for codec, names in encodings.items())
+    return f"; read by a guess: {counts}" if counts else ""
 
 
 def run_stage(settings: Settings) -> None:

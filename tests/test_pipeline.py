@@ -142,6 +142,16 @@ def test_an_experiment_with_other_train_params_runs_training_and_what_hangs_on_i
     assert '"max_steps": 12' in shown.stdout
 
 
+@pytest.mark.parametrize("change", ["corpus.separator=king", "sample.seed=9"])
+def test_an_experiment_in_a_copy_without_a_text_is_refused_whatever_it_runs(
+    copy_of_built: Any, change: str
+) -> None:
+    (copy_of_built.folder / "texts/new.txt").write_text("a text that git does not have\n")
+    done = copy_of_built.run("dvc", "exp", "run", "--temp", "-S", change)
+    assert done.returncode != 0
+    assert "without 1 of your texts, which neither git nor DVC keeps: new.txt" in done.stdout
+
+
 def test_edited_training_code_trains_again(copy_of_built: Any) -> None:
     project = copy_of_built
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from stages.processes import in_processes
+from stages.texts.compressed import packing
 from stages.texts.corpus import Part, ends_part, prefixed, write_parts
-from stages.texts.readers import Document, Reading, file_documents
+from stages.texts.encodings import NotText, all_not_text, decoded
+from stages.texts.readers import ENCODED, Document, Reading, file_documents, file_streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +50,50 @@ class BundleWriter:
     how: Reading
     named: Named
 
-    def __call__(self, bundle: Bundle) -> tuple[list[Part], Counter[str]]:
-        """The parts, and what was left out, counted."""
+    def __call__(self, bundle: Bundle) -> tuple[list[Part], Counter[str], dict[str, str]]:
+        """The parts, what was left out, counted, and the encodings that were guessed, by file."""
         skipped: Counter[str] = Counter()
+        guessed: dict[str, str] = {}
         bundle.folder.mkdir()
-        documents = prefixed(self.documents(bundle, skipped), self.named.prefix)
-        return list(write_parts(documents, bundle.folder, self.named.corpus, 0, skipped)), skipped
+        documents = prefixed(self.documents(bundle, skipped, guessed), self.named.prefix)
+        parts = list(write_parts(documents, bundle.folder, self.named.corpus, 0, skipped))
+        return parts, skipped, guessed
 
-    def documents(self, bundle: Bundle, skipped: Counter[str]) -> Iterator[Document]:
+    def documents(
+        self, bundle: Bundle, skipped: Counter[str], guessed: dict[str, str]
+    ) -> Iterator[Document]:
         """All documents in the files."""
         for file in bundle.files:
-            yield from file_documents(file.name, file.path, self.how, skipped)
+            yield from file_documents(file.name, file.path, self.how, skipped, guessed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingSurvey:
+    """Finds all files in a bundle that are no text in the encoding, and counts those it read."""
+
+    encoding: str
+
+    def __call__(self, bundle: Bundle) -> tuple[int, list[NotText]]:
+        """The number of files and members of archives written in an encoding, and the faults."""
+        n_files = 0
+        faults: list[NotText] = []
+        for file in bundle.files:
+            try:
+                for name, stream in file_streams(file.name, file.path, Counter()):
+                    if packing(name)[1] in ENCODED:
+                        n_files += 1
+                        faults += self.faults(name, stream)
+            except (ValueError, OSError):  # another fault, which shows when this one is gone
+                continue
+        return n_files, faults
+
+    def faults(self, name: str, stream: BinaryIO) -> Iterator[NotText]:
+        """What is wrong with one text, if anything."""
+        try:
+            for _ in decoded(name, stream, self.encoding):
+                pass
+        except NotText as fault:
+            yield fault
 
 
 def bundled(files: Sequence[TextFile]) -> Iterator[list[TextFile]]:
@@ -81,17 +117,28 @@ def write_files(
     named: Named,
     scratch: Path,
     skipped: Counter[str],
+    guessed: dict[str, str],
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
     """The parts of a corpus that the files hold, and where in `scratch` each is.
 
-    The same bytes for any number of workers.
+    The same bytes for any number of workers. Raises ValueError on a file that cannot be read, and
+    where its encoding is at fault on all such files at once.
     """
     bundles = [
         Bundle(files=some, folder=scratch / f"bundle-{number}")
         for number, some in enumerate(bundled(files))
     ]
     written = in_processes(partial(BundleWriter, how=how, named=named), bundles, workers)
-    for bundle, (parts, left_out) in zip(bundles, written, strict=True):
-        skipped.update(left_out)
-        yield from ((part, bundle.folder / part.name) for part in parts)
+    try:
+        for bundle, (parts, left_out, guesses) in zip(bundles, written, strict=True):
+            skipped.update(left_out)
+            guessed.update({named.prefix + name: codec for name, codec in guesses.items()})
+            yield from ((part, bundle.folder / part.name) for part in parts)
+    except NotText:
+        survey = partial(EncodingSurvey, encoding=how.encoding)
+        counts, faults = zip(*in_processes(survey, bundles, workers), strict=True)
+        found = [fault for some in faults for fault in some]
+        if not found:  # the files have changed since
+            raise
+        raise all_not_text(found, sum(counts), how.encoding) from None

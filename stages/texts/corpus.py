@@ -56,13 +56,17 @@ def write_parts(
 ) -> Iterator[Part]:
     """Write documents as parts from number `first` on, each yielded when its file is whole.
 
-    A part is whole before the next document is asked for. Documents without text, or with text
-    that cannot be UTF-8, are counted in `skipped` and left out.
+    A part is whole before the next document is asked for. Documents without text, and those that
+    no text file could hold, with a NUL character or half of a surrogate pair, are counted in
+    `skipped` and left out.
     """
     part = PartWriter(folder / part_name(first))
     for document in documents:
         if not document.text or document.text.isspace():
             skipped["empty document"] += 1
+            continue
+        if "\0" in document.text:
+            skipped["document with a NUL character"] += 1
             continue
         try:
             n_bytes = part.add(document)

@@ -2,18 +2,20 @@
 
 A byte-order mark is believed whatever `corpus.encoding` says. `auto` takes UTF-8 as long as it
 fits and then guesses: charset-normalizer tells writing systems apart well, the alphabets of Central
-Europe less so (docs/decisions/0016), so a guess is printed with what it makes of the text.
+Europe less so (docs/decisions/0016), so a guess is printed with what it makes of the text. An
+encoding that is named is refused where a file is UTF-8: nearly any bytes are text in cp1252.
 """
 
 import codecs
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 CHUNK = 1 << 20  # bytes decoded at a time
 SAMPLE = 32 << 10  # bytes that a guess is made from; more make it no better
 AUTO = "auto"
+MAX_LISTED = 100  # files in one message
 
 # UTF-32's mark begins with UTF-16's, so it comes first.
 MARKS = (
@@ -57,10 +59,25 @@ class Fault:
     offset: int
 
 
-def decoded(name: str, stream: BinaryIO, encoding: str) -> Iterator[str]:
+class NotText(ValueError):
+    """A file that is no text in the encoding: its name, what is wrong with it, the way out."""
+
+    def __init__(self, name: str, fault: str, way_out: str) -> None:
+        super().__init__(name, fault, way_out)  # as they are, to come through from a process
+        self.name, self.fault, self.way_out = name, fault, way_out
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.fault}; {self.way_out}"
+
+
+def decoded(
+    name: str, stream: BinaryIO, encoding: str, guessed: dict[str, str] | None = None
+) -> Iterator[str]:
     """The text of a stream, about CHUNK bytes at a time.
 
-    Raises ValueError with the place of the first byte that is no text in the encoding.
+    `guessed` takes the encoding if it had to be guessed, which is also printed. Raises NotText
+    with the place of the first byte that is no text in the encoding, or when all is UTF-8 and the
+    encoding another.
     """
     chunk = stream.read(CHUNK)
     mark, codec = next((m for m in MARKS if chunk.startswith(m[0])), (b"", encoding))
@@ -68,16 +85,27 @@ def decoded(name: str, stream: BinaryIO, encoding: str) -> Iterator[str]:
     codec = "utf-8" if guessing else codec
     decoder = codecs.getincrementaldecoder(codec)()
     chunk = chunk[len(mark) :]
+    utf8 = None if mark or guessing or is_utf8(codec) else Utf8Watch()
     done, before = len(mark), b""  # bytes decoded; the last of them
     while True:
+        if utf8:
+            utf8.see(chunk)
         rest = decoder.getstate()[0] + chunk  # a character may have been cut in two
         text, at = decode(decoder, codec, chunk, final=not chunk)
         if at is not None and guessing:
-            codec = printed_guess(Fault(name, before + rest, len(before) + at, done + at))
+            fault = Fault(name, before + rest, len(before) + at, done + at)
+            codec = guessed_codec(fault)
+            if guessed is not None:
+                guessed[name] = codec
+                words = excerpt(fault, codec)
+                print(f"{name}: read as {codec}, a guess: {words!r}", file=sys.stderr)
             decoder, guessing = codecs.getincrementaldecoder(codec)(), False
             text, at = decode(decoder, codec, rest, final=not chunk)
+        if utf8 and (at is not None or not chunk) and utf8.holds_to_the_end(stream):
+            raise garbled(name, utf8.words, codec)
         if at is not None:
-            raise not_text(Fault(name, before + rest, len(before) + at, done + at), codec)
+            fault = Fault(name, before + rest, len(before) + at, done + at)
+            raise not_text(fault, codec, encoding)
         guessing = guessing and text.isascii()  # so far the same text in any encoding
         yield text
         if not chunk:
@@ -86,6 +114,41 @@ def decoded(name: str, stream: BinaryIO, encoding: str) -> Iterator[str]:
         done += decoded_bytes
         before = (before + rest[:decoded_bytes])[-SAMPLE:]
         chunk = stream.read(CHUNK)
+
+
+def is_utf8(codec: str) -> bool:
+    """Whether a codec reads UTF-8, with a mark or without."""
+    return codecs.lookup(codec).name.startswith("utf-8")
+
+
+class Utf8Watch:
+    """Whether bytes, seen a piece at a time, are UTF-8 with characters beyond ASCII."""
+
+    def __init__(self) -> None:
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self.valid = True
+        self.words = ""  # with the first characters beyond ASCII
+
+    def see(self, chunk: bytes) -> None:
+        """Take the next bytes, none at the end."""
+        if not self.valid:
+            return
+        try:
+            text = self.decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError:
+            self.valid = False
+            return
+        self.valid = "\0" not in text
+        if not self.words and not text.isascii():
+            at = next(at for at, character in enumerate(text) if not character.isascii())
+            self.words = text[max(0, at - 20) : at + 20].strip()
+
+    def holds_to_the_end(self, stream: BinaryIO) -> bool:
+        """Whether that is still so when the rest of a stream is seen, too."""
+        while self.valid and (chunk := stream.read(CHUNK)):
+            self.see(chunk)
+        self.see(b"")
+        return self.valid and bool(self.words)
 
 
 def decode(
@@ -138,12 +201,11 @@ def sample(fault: Fault) -> bytes:
     return b"\n".join(lines) or last
 
 
-def printed_guess(fault: Fault) -> str:
-    """The guessed encoding, printed for whoever watches. Raises ValueError where there is none."""
+def guessed_codec(fault: Fault) -> str:
+    """The encoding that fits the text around a byte. Raises NotText where there is none."""
     codec = guess(fault)
     if codec is None:
-        raise not_text(fault, "utf-8")
-    print(f"{fault.name}: read as {codec}, a guess: {excerpt(fault, codec)!r}", file=sys.stderr)
+        raise not_text(fault, "utf-8", AUTO)
     return codec
 
 
@@ -156,24 +218,59 @@ def excerpt(fault: Fault, codec: str) -> str:
     return (before[first:] + after).decode(codec, "ignore").split("\n")[0].strip()
 
 
-def not_text(fault: Fault, codec: str) -> ValueError:
-    """What to say of a byte that is no text: where it is, and what the file may be instead."""
+def not_text(fault: Fault, codec: str, encoding: str) -> NotText:
+    """What to say of a byte that is no text: where it is, and what the file may be instead.
+
+    `codec` is what the file was read as, `encoding` what the params say.
+    """
     byte = fault.content[fault.at]
     where = f"byte {fault.offset}: 0x{byte:02x}"
-    if codecs.lookup(codec).name == "utf-8" and ends_in_a_character(fault):
-        return ValueError(
-            f"{fault.name} ends in the middle of a character ({where}); is it cut short? Use one "
-            "that is whole"
+    if is_utf8(codec) and ends_in_a_character(fault):
+        return NotText(
+            fault.name,
+            f"ends in the middle of a character ({where}), is it cut short?",
+            "use one that is whole",
         )
     likely = guess(fault)
     if likely is not None and codecs.lookup(likely).name != codecs.lookup(codec).name:
-        words = excerpt(fault, likely)
-        hint = f"; it looks like {likely} ({words!r}): set corpus.encoding: {likely}, or convert it"
-    elif byte == 0:
-        return ValueError(f"{fault.name} holds a NUL byte ({where}); is it a binary file?")
+        looks = f"is not {codec.upper()} ({where}), it looks like {likely}"
+        words = f"{looks} ({excerpt(fault, likely)!r})"
+        return NotText(fault.name, words, way_out(encoding, likely))
+    if byte == 0:
+        what = f"holds a NUL byte ({where})"
     else:
-        hint = ", nor text in any encoding that can be guessed; is it a binary file?"
-    return ValueError(f"{fault.name} is not {codec.upper()} ({where}){hint}")
+        what = f"is not {codec.upper()} ({where}), nor text in any encoding that can be guessed"
+    return NotText(fault.name, f"{what}, is it a binary file?", "leave it out by corpus.glob")
+
+
+def garbled(name: str, words: str, codec: str) -> NotText:
+    """What to say of UTF-8 that is to be read as something else."""
+    shown = words.encode().decode(codec, "replace")
+    return NotText(
+        name, f"is UTF-8 ({words!r}), as {codec} it reads {shown!r}", way_out(codec, codec)
+    )
+
+
+def way_out(encoding: str, likely: str) -> str:
+    """What to do about files that are `likely` of another encoding than the params say."""
+    iconv = likely.replace("_le", "le").replace("_be", "be").replace("_", "-")  # as it spells them
+    convert = f"convert what is not UTF-8 (iconv -f {iconv} -t utf-8)"
+    if encoding == AUTO:
+        return convert
+    return f"set corpus.encoding: auto, which guesses only where a file is not UTF-8, or {convert}"
+
+
+def all_not_text(faults: Sequence[NotText], n_files: int, encoding: str) -> ValueError:
+    """Return what to say of all files, of `n_files`, that are no text in the encoding."""
+    if len(faults) == 1:
+        return faults[0]
+    listed = "; ".join(f"{fault.name} {fault.fault}" for fault in faults[:MAX_LISTED])
+    more = f"; and {len(faults) - MAX_LISTED:,} more" if len(faults) > MAX_LISTED else ""
+    ways = "; ".join(dict.fromkeys(fault.way_out for fault in faults))
+    return ValueError(
+        f"{len(faults):,} of {n_files:,} files cannot be read by corpus.encoding: {encoding}: "
+        f"{listed}{more}; {ways}"
+    )
 
 
 def ends_in_a_character(fault: Fault) -> bool:

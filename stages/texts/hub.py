@@ -22,7 +22,7 @@ from stages.texts.layout import VERSION
 from stages.texts.meter import Meter
 from stages.texts.params import HuggingFace
 from stages.texts.patience import Patience
-from stages.texts.readers import Document, column_text
+from stages.texts.readers import Document, arrow_values, column_text
 
 BATCH_ROWS = 64
 LOG = "parts.jsonl"
@@ -138,7 +138,7 @@ class Rows:
         """The texts of a batch whose first row has that number."""
         where = f"{self.hub.name}#{number}"
         column_text(dict.fromkeys(table.column_names), self.column, where)  # is there a column?
-        for text in table.column(self.column).to_pylist():
+        for text in arrow_values(table.column(self.column), f"{self.hub.name}#", number):
             yield column_text({self.column: text}, self.column, where)
 
     def check(self, text: str, number: int) -> None:

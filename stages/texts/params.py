@@ -1,5 +1,6 @@
 """The section `corpus`: where text comes from, and how files become documents."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,13 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
 NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
 RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
 ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
+# What DVC cannot take for a dependency of the first stage, or does not look into (.dvcignore).
+OUTPUTS = (
+    *("data/corpus", "data/clean", "data/tokens", "data/shards", "data/weights.json", "statistics"),
+    *("models/gpt", "plots", "metrics/evaluate.json", "samples"),
+)
+IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
+
 SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
 
 
@@ -80,6 +88,36 @@ class CorpusParams(Section):
             name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
         }
         return {**content, "mixture": mixture}
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def path_is_written_out(cls, path: Any) -> Any:
+        """DVC, which watches it, expands nothing."""
+        if path is None:
+            raise ValueError("DVC watches it whatever the source is; name a folder, such as texts")
+        if isinstance(path, str) and not os.path.lexists(path):
+            home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises on an unknown user
+            expanded = os.path.expandvars(home)
+            if expanded != path:
+                raise ValueError(
+                    f"{path!r} is not expanded by DVC, which watches it; write {expanded}"
+                )
+        return path
+
+    @field_validator("path")
+    @classmethod
+    def path_is_of_texts_alone(cls, path: str) -> str:
+        """What the pipeline itself writes is none of its input."""
+        root = Path(path).resolve()
+        outputs = [Path(output).resolve() for output in OUTPUTS]
+        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in outputs) or any(
+            root.is_relative_to(Path(folder).resolve()) for folder in IGNORED
+        ):
+            raise ValueError(
+                f"{path!r} is, or holds, what the pipeline itself writes; put your texts into a "
+                "folder of their own, such as texts"
+            )
+        return path
 
     @field_validator("encoding")
     @classmethod

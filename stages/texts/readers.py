@@ -1,6 +1,5 @@
 """Readers: the documents inside a file, whatever its kind, one held in memory at a time."""
 
-import csv
 import io
 import json
 from collections import Counter
@@ -16,9 +15,10 @@ import pyarrow.parquet as pq
 from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
 from stages.texts.encodings import decoded
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
+from stages.texts.tables import DIALECTS, column_index, table_texts
 
-READABLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".parquet", *ARCHIVES)
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
+READABLE = (*ENCODED, ".parquet", *ARCHIVES)
 
 # text8 and enwik8, the longest single texts of the field, have 100 MB. A document passes through
 # every stage in one piece, so this bounds the memory of all of them.
@@ -58,12 +58,25 @@ def unreadable(name: str) -> str:
 
 
 def file_documents(
-    name: str, file: Path, how: Reading, skipped: Counter[str]
+    name: str,
+    file: Path,
+    how: Reading,
+    skipped: Counter[str],
+    guessed: dict[str, str] | None = None,
 ) -> Iterator[Document]:
     """The documents of one file or archive; members that are none are counted.
 
-    Raises ValueError naming what is wrong with the file and where.
+    `guessed` takes the encoding of each text for which one had to be guessed. Raises ValueError
+    naming what is wrong with the file and where.
     """
+    for member, stream in file_streams(name, file, skipped):
+        yield from stream_documents(member, stream, how, {} if guessed is None else guessed)
+
+
+def file_streams(
+    name: str, file: Path, skipped: Counter[str]
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    """Yield a file, or what is to be read of an archive, unpacked and with its name."""
 
     def wanted(member: str) -> bool:
         if is_hidden(PurePosixPath(member)):
@@ -81,27 +94,29 @@ def file_documents(
         budget = Budget(name, file.stat().st_size)
         stream = unpacked(name, raw, budget)
         if packing(name)[1] not in ARCHIVES:
-            yield from stream_documents(name, stream, how)
+            yield name, stream
             return
         for member, inside in members(name, stream, wanted, budget):
-            yield from stream_documents(member, unpacked(member, inside, budget), how)
+            yield member, unpacked(member, inside, budget)
 
 
-def stream_documents(name: str, stream: io.BufferedReader, how: Reading) -> Iterator[Document]:
+def stream_documents(
+    name: str, stream: io.BufferedReader, how: Reading, guessed: dict[str, str]
+) -> Iterator[Document]:
     """The documents of an unpacked file, by the end of its name; one of another kind is text."""
     kind = packing(name)[1]
     if kind == ".parquet":
         found = parquet_documents(name, stream, how.text_column)
     else:
-        text = decoded(name, stream, how.encoding)
+        text = with_newlines(decoded(name, stream, how.encoding, guessed))
         if kind == ".jsonl":
             found = jsonl_documents(name, text, how.text_column)
-        elif kind in DELIMITERS:
-            found = table_documents(name, text, how.text_column, DELIMITERS[kind])
+        elif kind in DIALECTS:
+            found = table_documents(name, text, how.text_column, kind)
         elif kind in (".html", ".htm"):
-            found = page_documents(name, with_newlines(text), how.separator)
+            found = page_documents(name, text, how.separator)
         else:
-            found = text_documents(name, with_newlines(text), how.separator)
+            found = text_documents(name, text, how.separator)
             if kind == ".md":
                 found = (d._replace(text=shown(markdown_text, d.text, d.id)) for d in found)
     for document in found:
@@ -175,41 +190,11 @@ def json_row(line: bytes, place: str) -> Any:
         raise ValueError(f"{place} cannot be read: too long a number, or too deep") from None
 
 
-def table_documents(
-    name: str, text: Iterator[str], column: str, delimiter: str
-) -> Iterator[Document]:
-    """One document a row, named by the line where it begins; the first row names the columns."""
-    csv.field_size_limit(MAX_DOCUMENT_BYTES)  # the module's own limit is 128 KiB
+def table_documents(name: str, text: Iterator[str], column: str, kind: str) -> Iterator[Document]:
+    """One document a row, named by the line where it begins."""
     lines = (line + "\n" for line in cut(text, "\n", lambda i: f"{name}, line {i + 1}"))
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    first = 1
-    try:
-        for row in rows:
-            line, first = first, rows.line_num + 1
-            if not row:
-                continue
-            if not columns:
-                columns = row
-                index = column_index(name, columns, column)
-            elif len(row) != len(columns):
-                raise ValueError(
-                    f"{name}, line {line} has {len(row)} fields and the line of column names "
-                    f"{len(columns)}; a text with a comma, tab or line break must be quoted"
-                )
-            else:
-                yield Document(f"{name}#{line}", row[index], name)
-    except csv.Error as error:
-        raise ValueError(f"{name}, line {first} is no row of a table: {error}") from None
-    if not columns:
-        raise ValueError(f"{name} is empty; a table begins with a line of column names")
-
-
-def column_index(name: str, columns: list[str], column: str) -> int:
-    """Which column holds the text. Raises ValueError when none does."""
-    if column not in columns:
-        raise ValueError(f"{name} has no column {column!r} (corpus.text_column); it has {columns}")
-    return columns.index(column)
+    for line, row in table_texts(name, lines, kind, column, MAX_DOCUMENT_BYTES):
+        yield Document(f"{name}#{line}", row, name)
 
 
 def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iterator[Document]:
@@ -223,12 +208,30 @@ def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iter
         ):
             column_index(name, reader.schema_arrow.names, column)
             for batch in reader.iter_batches(batch_size=16, columns=[column]):  # rows may be long
-                for row in batch.to_pylist():
+                for content in arrow_values(batch.column(0), f"{name}#", number):
                     where = f"{name}#{number}"
-                    yield Document(where, column_text(row, column, where), name)
+                    yield Document(where, column_text({column: content}, column, where), name)
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{name} is not a parquet file, or a damaged one: {error}") from None
+
+
+def arrow_values(column: pa.Array | pa.ChunkedArray, prefix: str, first: int) -> list[Any]:
+    """Return the values of a column. Raises ValueError naming the row of one that is not UTF-8."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        for row, value in enumerate(column, start=first):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{prefix}{row} is not UTF-8 (byte {error.start}: "
+                    f"0x{error.object[error.start]:02x}), as texts in parquet have to be; write "
+                    "the file again from the texts decoded rightly"
+                ) from None
+        raise
+    return values
 
 
 def column_text(row: Any, column: str, where: str) -> str:
@@ -236,7 +239,7 @@ def column_text(row: Any, column: str, where: str) -> str:
     if isinstance(row, dict) and column in row:
         text = row[column]
         if isinstance(text, str):
-            return text
+            return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
         if text is None:
             return ""
         what = f"{type(text).__name__} in {column!r}"

@@ -1,4 +1,4 @@
-"""Why documents were dropped, in words; the manifests of `clean` count them by reason."""
+"""Why files and documents were left out or dropped, in words; manifests count them by reason."""
 
 from collections.abc import Mapping
 
@@ -16,3 +16,9 @@ def counted(reason: str, count: int) -> str:
         return f"{count:,} by {reason}"
     plural = "s" if reason.endswith("duplicate") and count != 1 else ""
     return f"{count:,} {reason}{plural}"
+
+
+def and_left_out(skipped: Mapping[str, int]) -> str:
+    """Return what was left out and how often, to be said after the rest; nothing of nothing."""
+    counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(skipped.items()))
+    return f"; left out: {counts}" if counts else ""

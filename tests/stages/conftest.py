@@ -175,7 +175,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder; no settings, proxies, pip configuration or home from outside."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.upper().startswith(("NANOGPT_", "PIP_", "HF_")) or name.lower().endswith("_proxy"):
+        if name.upper().startswith(("NANOGPT_", "PIP_", "HF_", "DVC_")) or name.lower().endswith(
+            "_proxy"
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")

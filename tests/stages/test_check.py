@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -193,3 +195,32 @@ def test_the_command_refuses_a_bad_file_in_words(
     assert done.stderr.startswith("check: params.yaml")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("texts", "texts/caf\\xe9.txt; rename them"),
+        ("songs", "there is no 'songs', which DVC watches"),
+        ("pipes", "'pipes/p.txt' is a pipe"),
+        ("null", "params.yaml: corpus.path: DVC watches it whatever the source is; name a folder"),
+        (".", "params.yaml: corpus.path: '.' is, or holds, what the pipeline itself writes"),
+        ("~/songs", "is not expanded by DVC, which watches it; write /"),
+    ],
+)
+def test_the_command_says_what_dvc_would_say_in_words_of_its_own(
+    run_python: Run, workspace: Path, path: str, words: str
+) -> None:
+    for folder in ("texts", "pipes", "filters"):
+        (workspace / folder).mkdir()
+    (workspace / "texts" / os.fsdecode(b"caf\xe9.txt")).touch()
+    os.mkfifo(workspace / "pipes/p.txt")
+    text = PARAMS.read_text()
+    assert "  path: texts " in text
+    (workspace / "params.yaml").write_text(text.replace("  path: texts ", f"  path: {path} "))
+    done = run_python("-m", "stages.check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("check: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    shutil.rmtree(workspace / "texts")  # whose name pytest could not print

@@ -135,6 +135,7 @@ def test_the_manifest_describes_the_corpus() -> None:
         "file ending in .pdf": 1,
         "file ending in nothing": 1,
     }
+    assert found["guessed_encodings"] == {}
 
 
 def test_a_single_file_is_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,11 +201,45 @@ def test_files_in_another_encoding_are_read() -> None:
     assert texts() == ["naïve"]
 
 
+def mixed_files() -> dict[str, str]:
+    """54 files of which two are cp1252; their texts by name."""
+    written = {f"{n:02d}.txt": f"I don’t know {n}" for n in range(54)}
+    for name, text in written.items():
+        write(f"texts/{name}", text.encode("cp1252" if name in ("07.txt", "31.txt") else "utf-8"))
+    return written
+
+
+def test_two_files_of_another_encoding_are_both_named_and_auto_reads_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written = mixed_files()
+    one = "31.txt is not UTF-8 (byte 5: 0x92), it looks like cp1252 ('I don’t know 31')"
+    refused(files(), "2 of 54 files", "07.txt is not UTF-8", one, "set corpus.encoding: auto")
+    run(files(encoding="auto"), OUT)
+    assert texts() == list(written.values())
+    assert manifest()["guessed_encodings"] == {"cp1252": ["07.txt", "31.txt"]}
+    assert "; read by a guess: cp1252 (2)" in capsys.readouterr().out
+
+
+def test_an_encoding_given_by_force_does_not_garble_the_files_that_are_utf8() -> None:
+    mixed_files()
+    garbled = "as cp1252 it reads 'I donâ€™t know 0'"
+    refused(files(encoding="cp1252"), "52 of 54 files", garbled, "set corpus.encoding: auto")
+
+
 def test_half_of_a_surrogate_pair_is_counted_and_left_out() -> None:
     write("texts/a.jsonl", '{"text": "\\ud83d"}\n{"text": "\\ud83d\\ude00"}\n')
     run(files(), OUT)
     assert texts() == ["\U0001f600"]
     assert manifest()["skipped"] == {"document with half of a surrogate pair": 1}
+
+
+def test_a_text_with_a_nul_character_is_counted_and_left_out() -> None:
+    write("texts/a.jsonl", '{"text": "a\\u0000b"}\n{"text": "ab"}\n')
+    write_parquet("texts/b.parquet", ["a\0b", "cd"])
+    run(files(), OUT)
+    assert texts() == ["ab", "cd"]
+    assert manifest()["skipped"] == {"document with a NUL character": 2}
 
 
 def test_a_large_corpus_comes_in_several_parts_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import os
 import random
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def made_up(folder: Path, sizes: list[int]) -> list[TextFile]:
 def written(files: list[TextFile], scratch: Path, workers: int = 1) -> list[tuple[Part, Path]]:
     scratch.mkdir()
     named = Named(corpus="mine", prefix="mine/")
-    return list(write_files(files, HOW, named, scratch, Counter(), workers))
+    return list(write_files(files, HOW, named, scratch, Counter(), {}, workers))
 
 
 @pytest.fixture
@@ -106,12 +107,14 @@ def test_a_file_name_need_not_be_utf8(tmp_path: Path) -> None:
 
 
 def test_a_bad_file_is_reported_while_others_are_still_read(tmp_path: Path) -> None:
-    (bad,) = made_up(tmp_path / "texts", [65 << 20])
-    bad.path.write_bytes(b"\xff" * (65 << 20))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    bad = TextFile(name="0000.jsonl", path=folder / "0000.jsonl")
+    bad.path.write_bytes(b"no JSON\n" * (65 << 17))
     endless = tmp_path / "endless.txt"
     os.mkfifo(endless)  # who reads it waits for a writer that never comes
     files = [bad, TextFile(name=endless.name, path=endless)]
-    with pytest.raises(ValueError, match=r"0000\.txt"):
+    with pytest.raises(ValueError, match=r"0000\.jsonl"):
         written(files, tmp_path / "scratch", workers=2)
 
 
@@ -121,3 +124,26 @@ def test_a_bad_file_is_named_by_any_number_of_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
         with pytest.raises(ValueError, match=r"0001\.txt"):
             written(files, tmp_path / f"by{workers}", workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_files_in_another_encoding_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(corpus, "PART_BYTES", 100)
+    files = made_up(tmp_path / "texts", [60] * 20)
+    for number in (3, 12, 17):
+        files[number].path.write_text("don’t", encoding="cp1252")
+    packed = tmp_path / "texts/z.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.txt", b"caf\xe9")
+        archive.writestr("b.txt", b"plain")
+        archive.writestr("c.parquet", b"\xff of no encoding")
+    files.append(TextFile(name="z.zip", path=packed))
+    with pytest.raises(
+        ValueError, match=r"^4 of 22 files cannot be read by corpus\.encoding"
+    ) as caught:
+        written(files, tmp_path / "scratch", workers)
+    for words in ("0003.txt is not UTF-8 (byte 3: 0x92)", "0012.txt", "0017.txt", "z.zip/a.txt"):
+        assert words in str(caught.value)
+    assert str(caught.value).count("set corpus.encoding: auto") == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.texts import encodings
-from stages.texts.encodings import decoded, known_encoding
+from stages.texts.encodings import NotText, all_not_text, decoded, known_encoding
 
 FRENCH = "Il était une fois, à l'orée d'une forêt, un garçon très pressé. Où vas-tu ?\n"
 RUSSIAN = "Жили-были старик со старухой у самого синего моря.\n"
@@ -15,7 +15,7 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れた�
 
 
 def read(content: bytes, encoding: str = "utf-8") -> str:
-    return "".join(decoded("a.txt", io.BytesIO(content), encoding))
+    return "".join(decoded("a.txt", io.BytesIO(content), encoding, {}))
 
 
 def refused(content: bytes, *words: str, encoding: str = "utf-8") -> None:
@@ -97,7 +97,9 @@ def test_the_place_of_a_bad_byte_is_right_far_into_a_file() -> None:
 )
 def test_what_the_text_may_be_instead_is_said(text: str, codec: str) -> None:
     guess = codec.replace("-", "_")
-    refused((text * 5).encode(codec), f"looks like {guess}", f"set corpus.encoding: {guess}")
+    spelled = {"utf_16_le": "utf-16le"}.get(guess, guess)  # by iconv
+    ways = ["set corpus.encoding: auto", f"(iconv -f {spelled} -t utf-8)"]
+    refused((text * 5).encode(codec), f"looks like {guess}", *ways)
     assert read((text * 5).encode(codec), guess) == text * 5
 
 
@@ -155,6 +157,59 @@ def test_an_unknown_encoding_is_refused(name: str) -> None:
         known_encoding(name)
 
 
+# --- an encoding that is named where a file is UTF-8 ---------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "koi8-r", "gb18030"])
+@pytest.mark.parametrize("size", [3, 1 << 20])
+def test_utf8_is_not_read_as_something_else(
+    encoding: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encodings, "CHUNK", size)
+    text = "plain\n" * 50 + "I don’t — “no”, she said.\n"
+    refused(text.encode(), "is UTF-8 ('", "’t", f"as {encoding} it reads", encoding=encoding)
+    refused(text.encode(), "set corpus.encoding: auto", encoding=encoding)
+
+
+def test_utf8_is_called_so_where_it_is_no_text_in_the_named_encoding_either() -> None:
+    text = "“no” " * 100  # 0x9d of the second mark is no character of cp1252
+    refused(text.encode(), "is UTF-8 ('“no”", encoding="cp1252")
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "text"),
+    [
+        (b"plain", "cp1252", "plain"),
+        ("don’t".encode("cp1252"), "cp1252", "don’t"),
+        ("don’t caf\xe9".encode("cp1252") + "é".encode(), "cp1252", "don’t caféÃ©"),
+        (RUSSIAN.encode("utf-16-le"), "utf-16-le", RUSSIAN),
+        (JAPANESE.encode("iso2022_jp"), "iso2022_jp", JAPANESE),
+        (b"\xef\xbb\xbfna\xc3\xafve", "utf-8-sig", "naïve"),
+        ("naïve".encode(), "utf-8-sig", "naïve"),
+        (b"caf\xe9 \xc3", "cp1252", "café Ã"),
+    ],
+)
+def test_what_is_not_utf8_or_ascii_alone_is_read_as_named(
+    content: bytes, encoding: str, text: str
+) -> None:
+    assert read(content, encoding) == text
+
+
+def test_all_files_at_fault_are_reported_at_once_with_every_way_out() -> None:
+    faults = [
+        NotText("a.txt", "is not UTF-8 (byte 1: 0xe9)", "set auto"),
+        NotText("b.txt", "holds a NUL byte", "leave it out"),
+        NotText("c.txt", "is not UTF-8 (byte 2: 0xe9)", "set auto"),
+    ]
+    assert str(all_not_text(faults, 1234, "utf-8")) == (
+        "3 of 1,234 files cannot be read by corpus.encoding: utf-8: a.txt is not UTF-8 "
+        "(byte 1: 0xe9); b.txt holds a NUL byte; c.txt is not UTF-8 (byte 2: 0xe9); set auto; "
+        "leave it out"
+    )
+    assert "; and 200 more; set auto" in str(all_not_text(faults[:1] * 300, 300, "utf-8"))
+    assert all_not_text(faults[:1], 9, "utf-8") is faults[0]
+
+
 # --- auto ----------------------------------------------------------------------------------------
 
 
@@ -175,6 +230,13 @@ def test_a_guess_is_made_and_printed(
 ) -> None:
     assert read((text * 20).encode(codec), "auto") == text * 20
     assert ("read as" in capsys.readouterr().err) == (codec != "utf-8")
+
+
+def test_a_guess_is_noted_by_the_name_of_the_file() -> None:
+    guessed: dict[str, str] = {}
+    for name, content in (("a.txt", "don’t".encode()), ("b.txt", "don’t".encode("cp1252"))):
+        assert "".join(decoded(name, io.BytesIO(content), "auto", guessed)) == "don’t"
+    assert guessed == {"b.txt": "cp1252"}
 
 
 def test_a_guess_can_be_made_far_into_a_file_and_at_its_end() -> None:

@@ -54,15 +54,15 @@ def refused(name: str, content: bytes | str, *words: str, **how: Any) -> None:
         assert word in str(caught.value)
 
 
-def parquet(**columns: list[Any]) -> bytes:
+def parquet(**columns: Any) -> bytes:
     content = io.BytesIO()
     pq.write_table(pa.table(columns), content)
     return content.getvalue()
 
 
-def table(rows: list[list[str]], delimiter: str = ",") -> str:
+def table(rows: list[list[str]]) -> str:
     content = io.StringIO(newline="")
-    csv.writer(content, delimiter=delimiter).writerows(rows)
+    csv.writer(content).writerows(rows)
     return content.getvalue()
 
 
@@ -196,7 +196,7 @@ def test_a_json_line_without_text_in_its_column_is_refused(row: str) -> None:
 @given(st.lists(TEXTS), st.booleans())
 def test_texts_come_back_from_json_lines(written: list[str], ascii_only: bool) -> None:
     rows = [json.dumps({"text": text}, ensure_ascii=ascii_only) for text in written]
-    assert texts("a.jsonl", "\n".join(rows)) == written
+    assert texts("a.jsonl", "\n".join(rows)) == [re.sub("\r\n?", "\n", text) for text in written]
 
 
 # --- .csv and .tsv -------------------------------------------------------------------------------
@@ -212,15 +212,88 @@ def test_each_row_of_a_table_is_a_document_named_by_the_line_where_it_begins() -
 
 
 def test_a_tab_separates_the_columns_of_a_tsv_file() -> None:
-    assert texts("a.tsv", 'text\tn\none, two\t1\n"a\tb"\t2\n') == ["one, two", "a\tb"]
+    assert texts("a.tsv", "text\tn\none, two\t1\nthree\t2\n") == ["one, two", "three"]
+
+
+def test_a_quotation_mark_in_a_tsv_file_is_a_character_and_swallows_no_rows() -> None:
+    rows = '1\tHe left.\n2\t"Wait for me.\n3\tShe called.\n4\tNo one came."\n5\tThe "end".\n'
+    assert read("a.tsv", "id\ttext\n" + rows) == [
+        Document("a.tsv#2", "He left.", "a.tsv"),
+        Document("a.tsv#3", '"Wait for me.', "a.tsv"),
+        Document("a.tsv#4", "She called.", "a.tsv"),
+        Document("a.tsv#5", 'No one came."', "a.tsv"),
+        Document("a.tsv#6", 'The "end".', "a.tsv"),
+    ]
+
+
+def test_a_tsv_file_of_quoted_fields_is_refused_with_the_way_out() -> None:
+    refused("a.tsv", 'n\ttext\n1\t"a\tb"\n', "line 2 has 3 fields", "needs a .csv or .jsonl file")
+    refused("a.tsv", 'n\ttext\n1\t"a\nb"\n', "line 3 has 1 fields", "needs a .csv or .jsonl file")
+    refused("a.tsv", '"n"\t"text"\n', "has no column 'text'", """['"n"', '"text"']""")
+
+
+@pytest.mark.parametrize("n_lines", [100, 101])
+def test_a_quoted_field_of_more_lines_than_a_text_has_is_reported_with_its_line(
+    n_lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "\n".join(["a line"] * n_lines)
+    rows = [["n", "text"], ["1\n2", "short\ntext"], ["1", "x"], ["a\nb", long], ["2", long]]
+    assert texts("a.csv", table(rows)) == ["short\ntext", "x", long, long]
+    line = "a.csv: quoted fields of more than 100 lines: 2, the first from line 7 on; if a"
+    assert capsys.readouterr().err.startswith(line) == (n_lines > 100)
+
+
+def test_a_quotation_mark_without_a_partner_that_makes_one_text_of_many_rows_is_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [f"{n},row {n}\n" for n in range(200)]
+    rows[20], rows[150] = '20,"row 20\n', '150,row 150"\n'
+    assert len(texts("a.csv", "n,text\n" + "".join(rows))) == 70
+    assert "more than 100 lines: 1, the first from line 22 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'n,text\n1,one\n2,"a\nb"\n'),
+        ("a.tsv", "n\ttext\n1\tone\n2\ttwo\n"),
+        ("a.jsonl", '{"text": "one"}\n\n{"text": "two"}\n'),
+    ],
+)
+def test_rows_and_the_texts_in_them_are_the_same_whatever_ends_the_lines(
+    name: str, content: str, end: str
+) -> None:
+    found = read(name, content.replace("\n", end))
+    assert found == read(name, content)
+    assert (found[0].text, len(found)) == ("one", 2)
+
+
+def test_the_line_ends_in_a_text_are_the_same_in_every_kind_of_row() -> None:
+    text = "a\r\nb\rc\n"
+    rows = [
+        texts("a.csv", table([["text"], [text]])),
+        texts("a.jsonl", json.dumps({"text": text})),
+        texts("a.parquet", parquet(text=[text])),
+    ]
+    assert rows == [["a\nb\nc\n"]] * 3
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(TEXTS, TEXTS)), st.sampled_from([("a.csv", ","), ("a.tsv", "\t")]))
-def test_texts_come_back_from_tables(rows: list[tuple[str, str]], kind: tuple[str, str]) -> None:
-    name, delimiter = kind
-    content = table([["other", "text"], *map(list, rows)], delimiter)
-    assert texts(name, content) == [text for _, text in rows]
+@given(st.lists(st.tuples(TEXTS, TEXTS)))
+def test_texts_come_back_from_tables(rows: list[tuple[str, str]]) -> None:
+    content = table([["other", "text"], *map(list, rows)])
+    assert texts("a.csv", content) == [re.sub("\r\n?", "\n", text) for _, text in rows]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(TEXTS, TEXTS)))
+def test_texts_without_tabs_and_line_ends_come_back_from_tsv_files(
+    rows: list[tuple[str, str]],
+) -> None:
+    plain = [[re.sub(r"[\t\r\n]", "", text) for text in row] for row in rows]
+    content = "\n".join("\t".join(row) for row in [["other", "text"], *plain])
+    assert texts("a.tsv", content) == [text for _, text in plain]
 
 
 def test_a_field_may_be_longer_than_the_csv_module_allows_by_itself() -> None:
@@ -276,6 +349,15 @@ def test_a_parquet_file_with_a_damaged_page_is_named() -> None:
     content = bytearray(parquet(text=[f"{n} text" * 20 for n in range(5000)]))
     content[100:400] = b"\xff" * 300
     refused("a.parquet", bytes(content), "damaged")
+
+
+@pytest.mark.parametrize("row", [0, 20, 63])
+def test_a_text_in_parquet_that_is_not_utf8_is_named_by_its_row_and_byte(row: int) -> None:
+    written = [b"caf\xc3\xa9"] * 64
+    written[row] = b"caf\xe9"
+    binary = pa.array(written, pa.binary())
+    strings = pa.StringArray.from_buffers(len(binary), *binary.buffers()[1:])
+    refused("a.parquet", parquet(text=strings), f"a.parquet#{row} is not UTF-8 (byte 3: 0xe9)")
 
 
 # --- names ---------------------------------------------------------------------------------------
