@@ -79,7 +79,7 @@ class EncodingSurvey:
         faults: list[NotText] = []
         for file in bundle.files:
             try:
-                for name, stream in file_streams(file.name, file.path, Counter()):
+                for name, stream, _ in file_streams(file.name, file.path, Counter()):
                     if packing(name)[1] in ENCODED:
                         n_files += 1
                         faults += self.faults(name, stream)

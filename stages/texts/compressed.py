@@ -64,11 +64,16 @@ class Budget:
 
     def spend(self, n_bytes: int) -> None:
         """Take note of some more. Raises ValueError when it is too much."""
+        self.expect(n_bytes)
         self.bytes += n_bytes
-        if self.bytes > max(BOMB_BYTES, BOMB_RATIO * self.packed_bytes):
+
+    def expect(self, n_bytes: int) -> None:
+        """Raise ValueError when so many more would be too much."""
+        total = self.bytes + n_bytes
+        if total > max(BOMB_BYTES, BOMB_RATIO * self.packed_bytes):
             raise ValueError(
-                f"{self.name} has {self.packed_bytes:,} bytes and unpacks to more than "
-                f"{self.bytes:,}: no text packs that well, it may be a bomb; if you trust it, "
+                f"{self.name} has {self.packed_bytes:,} bytes and unpacks to {total:,} or "
+                "more: no text packs that well, it may be a bomb; if you trust it, "
                 "unpack it yourself and name the folder"
             )
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import pyarrow.parquet as pq
 
 from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
 from stages.texts.encodings import decoded
+from stages.texts.left_out import LeftOut
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
+from stages.texts.office import OFFICE, is_missing, office_text
 from stages.texts.tables import DIALECTS, column_index, table_texts
 
 ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
-READABLE = (*ENCODED, ".parquet", *ARCHIVES)
+READABLE = (*ENCODED, ".parquet", *OFFICE, *ARCHIVES)
 
 # text8 and enwik8, the longest single texts of the field, have 100 MB. A document passes through
 # every stage in one piece, so this bounds the memory of all of them.
@@ -42,14 +45,26 @@ class Document(NamedTuple):
     source: str
 
 
+class FileStream(NamedTuple):
+    """A file or a member of an archive, unpacked, with the budget of the file on the disk."""
+
+    name: str
+    stream: io.BufferedReader
+    budget: Budget
+
+
 def is_hidden(path: PurePath) -> bool:
-    """Whether a name on the way starts with a dot, as editors' and git's own files do."""
-    return any(part.startswith(".") for part in path.parts)
+    """Whether a name on the way starts with a dot, as editors' and git's own files do, or with ~$.
+
+    Word puts a file of the latter kind beside one that is open.
+    """
+    return any(part.startswith((".", "~$")) for part in path.parts)
 
 
 def is_readable(name: str) -> bool:
     """Whether there is a reader for files with the end of this name."""
-    return packing(name)[1] in READABLE
+    kind = packing(name)[1]
+    return kind in READABLE and not is_missing(kind)
 
 
 def unreadable(name: str) -> str:
@@ -69,14 +84,18 @@ def file_documents(
     `guessed` takes the encoding of each text for which one had to be guessed. Raises ValueError
     naming what is wrong with the file and where.
     """
-    for member, stream in file_streams(name, file, skipped):
-        yield from stream_documents(member, stream, how, {} if guessed is None else guessed)
+    for member, stream, budget in file_streams(name, file, skipped):
+        try:
+            yield from stream_documents(
+                member, stream, how, budget, {} if guessed is None else guessed
+            )
+        except LeftOut as reason:
+            skipped[str(reason)] += 1
+            print(f"{member} is left out: {reason}", file=sys.stderr)
 
 
-def file_streams(
-    name: str, file: Path, skipped: Counter[str]
-) -> Iterator[tuple[str, io.BufferedReader]]:
-    """Yield a file, or what is to be read of an archive, unpacked and with its name."""
+def file_streams(name: str, file: Path, skipped: Counter[str]) -> Iterator[FileStream]:
+    """Yield a file, or what is to be read of an archive."""
 
     def wanted(member: str) -> bool:
         if is_hidden(PurePosixPath(member)):
@@ -94,18 +113,21 @@ def file_streams(
         budget = Budget(name, file.stat().st_size)
         stream = unpacked(name, raw, budget)
         if packing(name)[1] not in ARCHIVES:
-            yield name, stream
+            yield FileStream(name, stream, budget)
             return
         for member, inside in members(name, stream, wanted, budget):
-            yield member, unpacked(member, inside, budget)
+            yield FileStream(member, unpacked(member, inside, budget), budget)
 
 
 def stream_documents(
-    name: str, stream: io.BufferedReader, how: Reading, guessed: dict[str, str]
+    name: str, stream: io.BufferedReader, how: Reading, budget: Budget, guessed: dict[str, str]
 ) -> Iterator[Document]:
     """The documents of an unpacked file, by the end of its name; one of another kind is text."""
     kind = packing(name)[1]
-    if kind == ".parquet":
+    if kind in OFFICE:
+        text = iter([office_text(kind, name, stream, budget)])
+        found = text_documents(name, text, how.separator)
+    elif kind == ".parquet":
         found = parquet_documents(name, stream, how.text_column)
     else:
         text = with_newlines(decoded(name, stream, how.encoding, guessed))

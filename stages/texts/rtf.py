@@ -1,0 +1,265 @@
+r"""Rich Text Format (.rtf) to its text: what stands in it with all tracked changes accepted.
+
+As a .docx is read: a paragraph is a line, the cells of a table are separated by tabs, footnotes and
+endnotes follow the text. Headers, footers, comments, deleted and hidden text are left out, and so
+are pictures and embedded objects.
+
+RTF is a stream of groups in braces, control words such as `\par` and bytes of text in a code page
+(Microsoft's specification 1.9.1). A group that begins a destination, such as a table of fonts, holds
+no text of the document; those that may be there are listed, and any other begins with `\*`.
+"""
+
+import codecs
+import io
+import re
+from dataclasses import dataclass, field, replace
+
+MAX_RTF_BYTES = 64 << 20  # read in one piece
+MAX_DEPTH = 1000  # of groups; Word itself stops far earlier
+
+TOKEN = re.compile(
+    rb"\\([a-zA-Z]{1,32})(-?[0-9]{1,10})? ?"  # a control word, its number, the space that ends it
+    rb"|\\'([0-9a-fA-F]{2})"  # a byte
+    rb"|\\([^a-zA-Z'])"  # a control symbol
+    rb"|([{}])"
+    rb"|([^\\{}\r\n\0]+)"  # text
+    rb"|[\r\n\0]+|\\"  # nothing
+)
+
+# Groups that hold no text of the document, of those that need no `\*`.
+DESTINATIONS = set(
+    b"annotation atnauthor atndate atnicn atnid atnparent atnref atntime author buptim category "
+    b"colortbl comment company creatim doccomm fldinst fname fontemb fontfile fonttbl footer footerf "
+    b"footerl footerr ftncn ftnsep ftnsepc header headerf headerl headerr hlinkbase info keywords "
+    b"listpicture listtext manager nextfile nonesttables nonshppict objdata operator panose pict pntext pntxta "
+    b"pntxtb printim private revtim rxe shprslt stylesheet subject tc template title txe "
+    b"xe".split()
+)
+NOTE = b"footnote"  # endnotes too
+SHAPE, BOX = b"shpinst", b"shptxt"  # a drawing, and the text box that it may be
+DELETED = {b"deleted", b"mvf"}  # or moved away
+CHARACTERS = {
+    **{b"par": "\n", b"line": "\n", b"sect": "\n", b"page": "\n", b"column": "\n", b"row": "\n"},
+    **{b"nestrow": "\n", b"tab": "\t", b"cell": "\t", b"nestcell": "\t"},
+    **{b"emdash": "—", b"endash": "–", b"bullet": "•", b"emspace": "\u2003", b"enspace": "\u2002"},
+    **{b"lquote": "‘", b"rquote": "’", b"ldblquote": "“", b"rdblquote": "”", b"qmspace": "\u2005"},
+}
+SYMBOLS = {b"~": "\xa0", b"_": "\u2011", b"\r": "\n", b"\n": "\n", b"\t": "\t"}
+SYMBOLS |= {byte: byte.decode() for byte in (b"\\", b"{", b"}")}
+
+# By the number that a font gives its writing system (`\fcharset`).
+CHARSETS = {
+    **{77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
+    **{161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257"},
+    **{204: "cp1251", 222: "cp874", 238: "cp1250", 254: "cp437", 255: "cp850"},
+}
+CODE_PAGES = {b"ansi": "cp1252", b"mac": "mac_roman", b"pc": "cp437", b"pca": "cp850"}
+
+OTHER_CODE_PAGES = {10000: "mac_roman", 20127: "ascii", 28591: "latin-1", 65001: "utf-8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What holds until a group ends."""
+
+    destination: bytes = b""  # whose content is not of the document
+    deleted: bool = False
+    hidden: bool = False
+    fallback_bytes: int = 1  # that follow a character given by its number
+    font: int | None = None
+    out: list[str] = field(default_factory=list)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether text in it is of the document."""
+        return not (self.destination or self.deleted or self.hidden)
+
+
+def rtf_text(name: str, stream: io.BufferedReader) -> str:
+    """Return the text of an .rtf. Raises ValueError when it is none, or cut short."""
+    content = stream.read(MAX_RTF_BYTES + 1)
+    if len(content) > MAX_RTF_BYTES:
+        raise ValueError(
+            f"{name} has more than {MAX_RTF_BYTES >> 20} MiB, which would take too much memory; "
+            "save it without its pictures, or as .txt"
+        )
+    if not content.lstrip().startswith(b"{\\rtf"):
+        raise ValueError(f"{name} is no .rtf, it begins with {content[:8]!r}")
+    return RichText(name).read(content.lstrip())
+
+
+class RichText:
+    """Reads a document token by token."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.group = Group()
+        self.stack: list[Group] = []
+        self.body = self.group.out
+        self.notes: list[list[str]] = []
+        self.boxes: list[list[str]] = []  # that wait for the end of their paragraph
+        self.code_page = "cp1252"
+        self.font_code_pages: dict[int, str] = {}
+        self.default_font: int | None = None
+        self.starred = False  # the group began with `\*`
+        self.to_skip = 0  # bytes that repeat a character given by its number
+        self.bytes = bytearray()  # of text, not decoded yet: a character may have two
+        self.units: list[int] = []  # of UTF-16, not decoded yet
+
+    def read(self, content: bytes) -> str:
+        """Return all text. Raises ValueError when the document does not end."""
+        at = 0
+        while at < len(content):
+            token = TOKEN.match(content, at)
+            assert token is not None  # any byte is matched
+            at = token.end()
+            word, number, code, symbol, brace, text = token.groups()
+            if code or text:
+                self.take(bytes.fromhex(code.decode()) if code else text)
+                continue
+            if word == b"u":
+                self.take_unit(int(number or 0))
+                continue
+            if word is None and symbol is None and brace is None:
+                continue
+            self.flush()
+            self.to_skip = 0
+            if word == b"bin":  # bytes of a picture, which may look like anything
+                at += max(0, int(number or 0))
+            elif word:
+                self.take_word(word, number)
+            elif symbol:
+                self.take_symbol(symbol)
+            elif brace == b"{":
+                self.begin_group()
+            else:
+                self.end_group()
+                if not self.stack:
+                    return self.text()
+        raise ValueError(f"{self.name} is cut short: its last group does not end")
+
+    def text(self) -> str:
+        """Return the text, then the notes."""
+        body, *boxes = ("".join(out).removesuffix("\n") for out in (self.body, *self.boxes))
+        return "\n".join([body, *boxes, *("".join(note).strip() for note in self.notes)])
+
+    def begin_group(self) -> None:
+        """Hold on to what holds outside of the group."""
+        if len(self.stack) == MAX_DEPTH:
+            raise ValueError(f"{self.name} has groups nested deeper than {MAX_DEPTH:,}")
+        self.stack.append(self.group)
+        self.starred = False
+
+    def end_group(self) -> None:
+        """Go back to what holds outside of the group."""
+        self.group = self.stack.pop()
+        self.starred = False
+
+    def take_symbol(self, symbol: bytes) -> None:
+        """Take a control symbol."""
+        if symbol == b"*":
+            self.starred = True
+        elif symbol in SYMBOLS:
+            self.write(SYMBOLS[symbol])
+
+    def take_word(self, word: bytes, number: bytes | None) -> None:
+        """Take a control word with its number."""
+        value = int(number) if number else None
+        starred, self.starred = self.starred, False
+        if word == NOTE and self.group.is_shown:
+            self.notes.append([])
+            self.group = replace(self.group, out=self.notes[-1])
+        elif word == BOX and self.group.destination == SHAPE:
+            self.boxes.append([])
+            self.group = replace(self.group, destination=b"", out=self.boxes[-1])
+        elif (starred and word != b"nesttableprops") or word in DESTINATIONS:
+            self.group = replace(self.group, destination=self.group.destination or word)
+        elif word in CHARACTERS:
+            self.write_character(word)
+        elif word in DELETED:
+            self.group = replace(self.group, deleted=value != 0)
+        elif word == b"v":
+            self.group = replace(self.group, hidden=value != 0)
+        elif word == b"plain":
+            self.group = replace(self.group, hidden=False, font=self.default_font)
+        elif word == b"uc":
+            self.group = replace(self.group, fallback_bytes=min(max(value or 0, 0), 8))
+        elif word == b"f":
+            self.group = replace(self.group, font=value)
+        elif word == b"deff":
+            self.default_font = value
+        elif word == b"fcharset" and self.group.font is not None and value in CHARSETS:
+            self.font_code_pages[self.group.font] = CHARSETS[value]
+        elif word in CODE_PAGES:
+            self.code_page = CODE_PAGES[word]
+        elif word == b"ansicpg":
+            self.code_page = self.known_code_page(value)
+
+    def write_character(self, word: bytes) -> None:
+        """Write the character that a control word stands for."""
+        out = self.group.out
+        if word in (b"row", b"nestrow") and self.group.is_shown and out[-1:] == ["\t"]:
+            out.pop()  # after the last cell
+        self.write(CHARACTERS[word])
+        if CHARACTERS[word] == "\n" and out is self.body:
+            for box in self.boxes:
+                out.append("".join(box).removesuffix("\n") + "\n")
+            self.boxes = []
+
+    def known_code_page(self, number: int | None) -> str:
+        """Return the name of a code page. Raises ValueError when Python does not know it."""
+        if not number:  # some writers have 0 where they know of none
+            return self.code_page
+        try:
+            return codecs.lookup(OTHER_CODE_PAGES.get(number, f"cp{number}")).name
+        except LookupError:
+            raise ValueError(f"{self.name} is in the unknown code page {number}") from None
+
+    def take(self, content: bytes) -> None:
+        """Take bytes of text; those are skipped that repeat a character given by its number."""
+        skipped = min(self.to_skip, len(content))
+        self.to_skip -= skipped
+        content = content[skipped:]
+        if content and self.group.is_shown:
+            self.flush_units()
+            self.bytes += content
+
+    def take_unit(self, number: int) -> None:
+        """Take a character given by its number, or half of one."""
+        self.flush_bytes()
+        self.to_skip = self.group.fallback_bytes
+        if self.group.is_shown and number:
+            self.units.append(number & 0xFFFF)
+
+    def flush(self) -> None:
+        """Write what is not decoded yet."""
+        self.flush_bytes()
+        self.flush_units()
+
+    def flush_bytes(self) -> None:
+        """Decode bytes. Raises ValueError when they are no text in the code page of their font."""
+        if not self.bytes:
+            return
+        font = self.group.font if self.group.font is not None else self.default_font
+        code_page = self.code_page if font is None else self.font_code_pages.get(font, self.code_page)
+        try:
+            self.write(self.bytes.decode(code_page))
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise ValueError(
+                f"{self.name} has a byte 0x{byte:02x} that is no {code_page}, which its font names; "
+                "save it again as .rtf, or as .txt"
+            ) from None
+        self.bytes.clear()
+
+    def flush_units(self) -> None:
+        """Decode units of UTF-16; what is half a character only stays one."""
+        if self.units:
+            packed = b"".join(unit.to_bytes(2, "little") for unit in self.units)
+            self.write(packed.decode("utf-16-le", "surrogatepass"))
+            self.units.clear()
+
+    def write(self, text: str) -> None:
+        """Add to the document or the note that is open."""
+        if self.group.is_shown:
+            self.group.out.append(text)
