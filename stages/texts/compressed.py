@@ -69,11 +69,11 @@ class Budget:
 
     def expect(self, n_bytes: int) -> None:
         """Raise ValueError when so many more would be too much."""
-        total = self.bytes + n_bytes
-        if total > max(BOMB_BYTES, BOMB_RATIO * self.packed_bytes):
+        limit = max(BOMB_BYTES, BOMB_RATIO * self.packed_bytes)
+        if self.bytes + n_bytes > limit:
             raise ValueError(
-                f"{self.name} has {self.packed_bytes:,} bytes and unpacks to {total:,} or "
-                "more: no text packs that well, it may be a bomb; if you trust it, "
+                f"{self.name} has {self.packed_bytes:,} bytes and unpacks to more than {limit:,}: "
+                "no text packs that well, it may be a bomb; if you trust it, "
                 "unpack it yourself and name the folder"
             )
 

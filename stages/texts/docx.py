@@ -1,8 +1,8 @@
 """Word's .docx to its text: what stands in it with all tracked changes accepted.
 
-A paragraph is a line, as in a .txt that Word saves; the cells of a table are separated by tabs. Text
-boxes follow the paragraph they are anchored to; footnotes and endnotes follow the text, a paragraph
-each. Headers, footers, comments, deleted and hidden text are left out.
+A paragraph is a line, as in a .txt that Word saves; the cells of a table are separated by tabs.
+Text boxes follow the paragraph they are anchored to; footnotes and endnotes follow the text, in its
+order. Headers, footers, comments, deleted and hidden text are left out.
 """
 
 import io

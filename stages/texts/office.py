@@ -14,11 +14,12 @@ from stages.texts.pdf import is_installed
 OFFICE = (".docx", ".odt", ".epub", ".rtf", ".pdf")
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
-EXTRA = "pip install '.[office]'"
+NEEDS_EXTRA = "PDF that needs the extra office"
+WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
 
 
 def is_missing(kind: str) -> bool:
-    """Whether files of a kind would be read if EXTRA were installed."""
+    """Whether files of a kind would be read if the extra `office` were installed."""
     return kind == ".pdf" and not is_installed()
 
 

@@ -2,8 +2,8 @@
 
 PDFium is what Chrome shows PDFs with. It is C++ that reads files of any origin, so each file gets a
 process with a limit on its time and memory: a file that is damaged or made to do harm can crash or
-stall nothing else. A PDF holds lines and not paragraphs: lines stay as they are set, words hyphenated
-at the end of one are joined, headers and page numbers stay. No script in a PDF is run.
+stall nothing else. A PDF holds lines and not paragraphs: lines stay as they are set, words
+hyphenated at the end of one are joined, headers and page numbers stay. No script in a PDF is run.
 
 This module is also the program of that process (`run_child`), which imports nothing of the project.
 """
@@ -46,7 +46,9 @@ def pdf_text(name: str, stream: io.BufferedReader) -> str | None:
     if done.returncode == NEEDS_A_PASSWORD:
         return None
     if done.returncode:
-        raise ValueError(f"{name} {fault(done)}; use one that is whole, or leave it out by its name")
+        raise ValueError(
+            f"{name} {fault(done)}; use one that is whole, or leave it out by its name"
+        )
     return done.stdout.decode("utf-8", "surrogatepass")
 
 
@@ -65,7 +67,9 @@ def fault(done: "subprocess.CompletedProcess[bytes]") -> str:
 def run_child(max_pages: int, max_seconds: int, max_memory_bytes: int) -> None:
     """Write the text of the PDF on standard input to standard output."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (max_seconds, max_seconds + 1))  # a signal, then another
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (max_seconds, max_seconds + 1)
+    )  # a signal, then another
     if sys.platform == "linux":  # macOS maps more than it uses
         resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
     import pypdfium2
@@ -78,8 +82,9 @@ def run_child(max_pages: int, max_seconds: int, max_memory_bytes: int) -> None:
         written = 0
         for number in range(len(document)):
             text = document[number].get_textpage().get_text_range()
-            text = text.replace("\r\n", "\n").replace(HYPHENATED, "").replace("\0", "")
-            written += sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass") + b"\n")
+            text = text.replace("\r\n", "\n").replace(HYPHENATED, "").replace("\0", "").strip("\n")
+            page = (text + "\n" if text else "").encode("utf-8", "surrogatepass")
+            written += sys.stdout.buffer.write(page)
             if written > MAX_TEXT_BYTES:
                 return
     except pypdfium2.PdfiumError as error:

@@ -17,7 +17,7 @@ from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable
 from stages.texts.encodings import decoded
 from stages.texts.left_out import LeftOut
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
-from stages.texts.office import OFFICE, is_missing, office_text
+from stages.texts.office import NEEDS_EXTRA, OFFICE, is_missing, office_text
 from stages.texts.tables import DIALECTS, column_index, table_texts
 
 ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
@@ -69,6 +69,8 @@ def is_readable(name: str) -> bool:
 
 def unreadable(name: str) -> str:
     """What to count a file as that is left out."""
+    if is_missing(packing(name)[1]):
+        return NEEDS_EXTRA
     return f"file ending in {PurePosixPath(name).suffix or 'nothing'}"
 
 

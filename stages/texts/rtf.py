@@ -5,8 +5,8 @@ endnotes follow the text. Headers, footers, comments, deleted and hidden text ar
 are pictures and embedded objects.
 
 RTF is a stream of groups in braces, control words such as `\par` and bytes of text in a code page
-(Microsoft's specification 1.9.1). A group that begins a destination, such as a table of fonts, holds
-no text of the document; those that may be there are listed, and any other begins with `\*`.
+(Microsoft's specification 1.9.1). A group that begins a destination, such as a table of fonts,
+holds no text of the document; those that may be there are listed, and any other begins with `\*`.
 """
 
 import codecs
@@ -28,12 +28,12 @@ TOKEN = re.compile(
 
 # Groups that hold no text of the document, of those that need no `\*`.
 DESTINATIONS = set(
-    b"annotation atnauthor atndate atnicn atnid atnparent atnref atntime author buptim category "
-    b"colortbl comment company creatim doccomm fldinst fname fontemb fontfile fonttbl footer footerf "
-    b"footerl footerr ftncn ftnsep ftnsepc header headerf headerl headerr hlinkbase info keywords "
-    b"listpicture listtext manager nextfile nonesttables nonshppict objdata operator panose pict pntext pntxta "
-    b"pntxtb printim private revtim rxe shprslt stylesheet subject tc template title txe "
-    b"xe".split()
+    b"annotation atnauthor atndate atnicn atnid atnparent atnref atntime author buptim "
+    b"category colortbl comment company creatim doccomm fldinst fname fontemb fontfile "
+    b"fonttbl footer footerf footerl footerr ftncn ftnsep ftnsepc header headerf headerl "
+    b"headerr hlinkbase info keywords listpicture listtext manager nextfile nonesttables "
+    b"nonshppict objdata operator panose pict pntext pntxta pntxtb printim private revtim rxe "
+    b"shprslt stylesheet subject tc template title txe xe".split()
 )
 NOTE = b"footnote"  # endnotes too
 SHAPE, BOX = b"shpinst", b"shptxt"  # a drawing, and the text box that it may be
@@ -240,15 +240,15 @@ class RichText:
         """Decode bytes. Raises ValueError when they are no text in the code page of their font."""
         if not self.bytes:
             return
-        font = self.group.font if self.group.font is not None else self.default_font
-        code_page = self.code_page if font is None else self.font_code_pages.get(font, self.code_page)
+        font = self.default_font if self.group.font is None else self.group.font
+        code_page = self.font_code_pages.get(-1 if font is None else font, self.code_page)
         try:
             self.write(self.bytes.decode(code_page))
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise ValueError(
-                f"{self.name} has a byte 0x{byte:02x} that is no {code_page}, which its font names; "
-                "save it again as .rtf, or as .txt"
+                f"{self.name} has a byte 0x{byte:02x} that is no {code_page}, which it should "
+                "be; save it again as .rtf, or as .txt"
             ) from None
         self.bytes.clear()
 

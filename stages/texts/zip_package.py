@@ -72,8 +72,8 @@ def feed(name: str, stream: BinaryIO, target: Target) -> None:
     """Send the events of some XML to a target. Raises ValueError when it is not well-formed."""
     from lxml.etree import XMLParser, XMLSyntaxError
 
-    # Without `huge_tree` libxml2 refuses elements nested deeper than 256 and single texts of more
-    # than 10 MB. Nothing outside of the stream is loaded.
+    # Without `huge_tree` libxml2 refuses what is nested beyond sense and single texts of more than
+    # 10 MB. Nothing outside of the stream is loaded.
     parser = XMLParser(
         target=WithoutDoctype(name, target), resolve_entities=False, no_network=True, load_dtd=False
     )

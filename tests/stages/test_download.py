@@ -114,7 +114,7 @@ def test_the_manifest_describes_the_corpus() -> None:
     write("texts/a.txt", "naïve")
     write("texts/b.txt", "two")
     write("texts/c.txt", "  \n")
-    write("texts/d.pdf")
+    write("texts/d.doc")
     write("texts/README")
     run(files(), OUT)
     found = manifest()
@@ -132,7 +132,7 @@ def test_the_manifest_describes_the_corpus() -> None:
     assert found["corpus"] == files().model_dump()
     assert found["skipped"] == {
         "empty document": 1,
-        "file ending in .pdf": 1,
+        "file ending in .doc": 1,
         "file ending in nothing": 1,
     }
     assert found["guessed_encodings"] == {}
@@ -307,10 +307,12 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
         ("a.txt", b"good\xe9", ["a.txt is not UTF-8", "byte 4: 0xe9"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', ["a.jsonl, line 2 is not JSON"]),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
+        ("a.pdf", b"%PDF", ["a.pdf cannot be read", "whole"]),
+        ("a.docx", b"PK", ["a.docx cannot be read", "whole"]),
         ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
         (
-            "a.pdf",
-            b"%PDF",
+            "a.doc",
+            b"of old",
             ["holds no .txt, .md, .html,", ".txt.xz too) that"],
         ),
         (

@@ -145,7 +145,7 @@ FILES = {
     "a.jsonl": b'{"text": "one"}\n{"text": "two"}\n',
     "c.txt.gz": gzip.compress(b"three"),
     "d.parquet": parquet(["four"]),
-    "notes.pdf": b"%PDF",
+    "notes.doc": b"old",
     ".hidden.txt": b"no",
     "__MACOSX/b/._song.txt": b"no",
     "e.zip": zipped({"f.txt": b"no"}),
@@ -175,7 +175,7 @@ def test_the_readable_members_of_an_archive_are_documents_sorted_by_name(
         (f"x.{kind}/d.parquet#0", "four"),
     ]
     assert documents[2].source == f"x.{kind}/b/song.txt"
-    assert skipped == {"hidden file": 2, "archive in an archive": 1, "file ending in .pdf": 1}
+    assert skipped == {"hidden file": 2, "archive in an archive": 1, "file ending in .doc": 1}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
