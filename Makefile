@@ -64,6 +64,10 @@ worker: setup  ## deploy the pipeline to that server and work for it
 test: setup  ## the whole suite: unit tests and real miniature pipelines
 	python -m pytest
 
+.PHONY: fuzz
+fuzz: setup  ## look for files that the readers cannot take, until Ctrl-C
+	HYPOTHESIS_PROFILE=long python -m pytest -x -n3 --dist=load --timeout=0 tests/stages/texts/test_fuzz_readers.py
+
 .PHONY: check
 check: setup  ## format, lint and types
 	ruff format --check .

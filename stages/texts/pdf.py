@@ -19,7 +19,7 @@ from importlib.util import find_spec
 
 MAX_PAGES = 20_000  # the longest of books have some thousands
 MAX_SECONDS = 300  # of processor time; PDFium reads some hundred pages in one
-MAX_MEMORY_BYTES = 4 << 30
+MAX_MEMORY_BYTES = 2 << 30
 MAX_TEXT_BYTES = 256 << 20  # half of it is refused as too long a document
 HYPHENATED = "\ufffe"  # what PDFium has for a hyphen and the line break after it
 

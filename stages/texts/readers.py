@@ -237,7 +237,8 @@ def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iter
                     yield Document(where, column_text({column: content}, column, where), name)
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{name} is not a parquet file, or a damaged one: {error}") from None
+        what = " ".join(str(error).split())  # in one line
+        raise ValueError(f"{name} is not a parquet file, or a damaged one: {what}") from None
 
 
 def arrow_values(column: pa.Array | pa.ChunkedArray, prefix: str, first: int) -> list[Any]:

@@ -329,6 +329,24 @@ def test_bad_input_is_refused_and_nothing_left_behind(
     refused(files(), *words)
 
 
+def test_without_the_extra_pdfs_are_counted_and_the_way_to_read_them_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stages.texts.office.is_installed", lambda: False)
+    with zipfile.ZipFile(write("texts/x.zip"), "w") as archive:
+        archive.writestr("c.pdf", "%PDF")
+    for name in ("a.pdf", "b.PDF"):
+        write(f"texts/{name}", "%PDF")
+    way = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
+    refused(files(glob="*.[pP]*"), "left out: PDF that needs the extra office (2)", way)
+    write("texts/d.txt", "text")
+    run(files(), OUT)
+    assert manifest()["skipped"] == {"PDF that needs the extra office": 3}
+    said = capsys.readouterr().out
+    assert said.endswith(f"; left out: PDF that needs the extra office (3) ({way})\n")
+    assert said.count("pip install") == 1
+
+
 def test_a_fault_after_good_documents_leaves_nothing_behind() -> None:
     write("texts/a.txt", "good")
     write_parquet("texts/b.parquet", ["good"] * 300)
