@@ -9,9 +9,9 @@ import posixpath
 from urllib.parse import unquote
 
 from stages.texts.compressed import Budget
-from stages.texts.encodings import decoded
-from stages.texts.left_out import ENCRYPTED, LeftOut
+from stages.texts.encodings import NotText, decoded
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text
+from stages.texts.reasons import ENCRYPTED, LeftOut
 from stages.texts.zip_package import Package, inside, zip_package
 
 CONTAINER = "META-INF/container.xml"
@@ -55,13 +55,16 @@ def encrypted(package: Package) -> set[str]:
 def page_text(package: Package, page: str) -> str:
     """Return the text of a page. Raises ValueError when it has too much markup."""
     name = f"{package.name}/{page}"
-    with package.open(page) as stream:
-        source, length = [], 0
-        for chunk in decoded(name, stream, "utf-8"):
-            source.append(chunk)
-            length += len(chunk)
-            if length > MAX_MARKUP_BYTES:
-                raise ValueError(f"{name} has more than {MAX_MARKUP_BYTES >> 20} MiB of markup")
+    source, length = [], 0
+    try:
+        with package.open(page) as stream:
+            for chunk in decoded(name, stream, "utf-8"):
+                source.append(chunk)
+                length += len(chunk)
+                if length > MAX_MARKUP_BYTES:
+                    raise ValueError(f"{name} has more than {MAX_MARKUP_BYTES >> 20} MiB of markup")
+    except NotText as error:  # of an e-book the encoding is not a matter of choice
+        raise ValueError(f"{name} {error.fault}, as a page of an e-book has to be") from None
     try:
         return html_text("".join(source))
     except ValueError as error:

@@ -9,7 +9,7 @@ import io
 import re
 
 from stages.texts.compressed import Budget
-from stages.texts.left_out import ENCRYPTED, LeftOut
+from stages.texts.reasons import ENCRYPTED, LeftOut
 from stages.texts.zip_package import zip_package
 
 NAMESPACE = "{urn:oasis:names:tc:opendocument:xmlns:"

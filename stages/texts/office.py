@@ -8,14 +8,12 @@ kept of each kind and why it is read as it is.
 import io
 
 from stages.texts.compressed import CHUNK, Budget
-from stages.texts.left_out import ENCRYPTED, WITHOUT_TEXT, LeftOut
 from stages.texts.pdf import is_installed
+from stages.texts.reasons import ENCRYPTED, WITHOUT_TEXT, LeftOut
 
 OFFICE = (".docx", ".odt", ".epub", ".rtf", ".pdf")
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
-NEEDS_EXTRA = "PDF that needs the extra office"
-WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
 
 
 def is_missing(kind: str) -> bool:

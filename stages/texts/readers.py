@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
 from stages.texts.encodings import decoded
-from stages.texts.left_out import LeftOut
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
-from stages.texts.office import NEEDS_EXTRA, OFFICE, is_missing, office_text
+from stages.texts.office import OFFICE, is_missing, office_text
+from stages.texts.reasons import NEEDS_EXTRA, LeftOut
 from stages.texts.tables import DIALECTS, column_index, table_texts
 
 ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding

@@ -2,6 +2,15 @@
 
 from collections.abc import Mapping
 
+ENCRYPTED = "encrypted file"
+WITHOUT_TEXT = "PDF without text"
+NEEDS_EXTRA = "PDF that needs the extra office"
+WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
+
+
+class LeftOut(Exception):
+    """A file is left out and not refused, for the reason that its message is."""
+
 
 def in_words(dropped: Mapping[str, int]) -> str:
     """Return such as `2 duplicates and 1 too short`; `nothing` when nothing was dropped."""
@@ -21,4 +30,5 @@ def counted(reason: str, count: int) -> str:
 def and_left_out(skipped: Mapping[str, int]) -> str:
     """Return what was left out and how often, to be said after the rest; nothing of nothing."""
     counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(skipped.items()))
-    return f"; left out: {counts}" if counts else ""
+    hint = f" ({WITH_EXTRA})" if NEEDS_EXTRA in skipped else ""
+    return f"; left out: {counts}{hint}" if counts else ""

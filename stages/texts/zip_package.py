@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
 from stages.texts.compressed import CHUNK, DAMAGE, Budget, Unpacked, seekable
-from stages.texts.left_out import ENCRYPTED, LeftOut
+from stages.texts.reasons import ENCRYPTED, LeftOut
 
 
 class Target(Protocol):
@@ -72,8 +72,6 @@ def feed(name: str, stream: BinaryIO, target: Target) -> None:
     """Send the events of some XML to a target. Raises ValueError when it is not well-formed."""
     from lxml.etree import XMLParser, XMLSyntaxError
 
-    # Without `huge_tree` libxml2 refuses what is nested beyond sense and single texts of more than
-    # 10 MB. Nothing outside of the stream is loaded.
     parser = XMLParser(
         target=WithoutDoctype(name, target), resolve_entities=False, no_network=True, load_dtd=False
     )

@@ -1,8 +1,8 @@
 """Whatever lies in the folder of texts, `download` ends well, or in words and with nothing left.
 
 Files of every kind that is read are made of any bytes, or made well and then damaged, nested,
-packed and packed again. A few examples run with every test, always the same ones; `make fuzz` goes on with
-random ones. What it found stays here as an example.
+packed and packed again. A few examples run with every test, always the same ones; `make fuzz` goes
+on with random ones. What it found stays here as an example.
 """
 
 import gzip
@@ -20,13 +20,13 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from stages.download import run
 from stages.failures import EXPECTED
 from stages.texts.params import CorpusParams
-from stages.texts.readers import PLAIN, READABLE
+from stages.texts.readers import ENCODED, READABLE
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
@@ -113,7 +113,8 @@ ODF = "urn:oasis:names:tc:opendocument:xmlns:"
 
 def docx(body: str) -> bytes:
     def relations(kind: str, target: str) -> bytes:
-        return f'<r><a:Relationship xmlns:a="p" Type="{RELATION}{kind}" Target="{target}"/></r>'.encode()
+        about = f'Type="{RELATION}{kind}" Target="{target}"'
+        return f'<r><a:Relationship xmlns:a="p" {about}/></r>'.encode()
 
     notes = f'<w:footnotes xmlns:w="{W}"><w:footnote w:id="1">{body}</w:footnote></w:footnotes>'
     return zipped(
@@ -163,8 +164,8 @@ ODF_TAGS = "text:p text:h text:s text:span text:note text:note-body text:tab tab
 ODF_TAGS += " table:table-cell draw:text-box text:tracked-changes text:x"
 HTML_TAGS = "p b div table tr td pre ul li br script style svg x"
 RTF_WORDS = st.sampled_from(
-    rb"{ } \par \tab \cell \row \b \u8364 \u-10179 \u-8704 ? \'e9 \'81 \uc0 \uc2 \f1 \plain \deleted "
-    rb"\v \v0 {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\ \~".split(
+    rb"{ } \par \tab \cell \row \b \u8364 \u-10179 \u-8704 ? \'e9 \'81 \uc0 \uc2 \f1 \plain \v \v0 "
+    rb"\deleted {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\ \~".split(
         b" "
     )
 )
@@ -365,6 +366,6 @@ def test_any_damage_to_one_file(data: st.DataObject) -> None:
 
 
 @fuzz(20)
-@given(st.sampled_from(sorted({*PLAIN, ".rtf", ".epub"})), nested(), READ_AS)
+@given(st.sampled_from(sorted({*ENCODED, ".rtf", ".epub"})), nested(), READ_AS)
 def test_anything_within_itself(kind: str, content: bytes, encoding: str) -> None:
     check({f"a{kind}": epub(content.decode()) if kind == ".epub" else content}, None, encoding)
