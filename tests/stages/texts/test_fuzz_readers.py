@@ -164,10 +164,8 @@ ODF_TAGS = "text:p text:h text:s text:span text:note text:note-body text:tab tab
 ODF_TAGS += " table:table-cell draw:text-box text:tracked-changes text:x"
 HTML_TAGS = "p b div table tr td pre ul li br script style svg x"
 RTF_WORDS = st.sampled_from(
-    rb"{ } \par \tab \cell \row \b \u8364 \u-10179 \u-8704 ? \'e9 \'81 \uc0 \uc2 \f1 \plain \v \v0 "
-    rb"\deleted {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\ \~".split(
-        b" "
-    )
+    r"{ } \par \tab \cell \row \b \u8364 \u-10179 \u-8704 ? \'e9 \'81 \uc0 \uc2 \f1 \plain \v \v0 "
+    r"\deleted {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\".split()
 )
 
 
@@ -196,7 +194,7 @@ WELL_MADE: dict[str, st.SearchStrategy[bytes]] = {
     ".docx": with_attributes(WORD_TAGS).map(docx),
     ".odt": tags(ODF_TAGS).map(odt),
     ".rtf": st.lists(RTF_WORDS, max_size=12).map(
-        lambda words: rb"{\rtf1\ansi " + b" ".join(words) + b"}" * (b"".join(words).count(b"{") + 1)
+        lambda words: rf"{{\rtf1\ansi {' '.join(words)}}}".encode() + b"}" * str(words).count("{")
     ),
     ".epub": tags(HTML_TAGS).map(epub),
     ".pdf": TEXT.map(pdf),
