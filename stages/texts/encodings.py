@@ -211,10 +211,11 @@ def guessed_codec(fault: Fault) -> str:
 
 def excerpt(fault: Fault, codec: str) -> str:
     """Some words on both sides of a byte, all from its line."""
-    before, after = fault.content[: fault.at], fault.content[fault.at : fault.at + 40]
+    before = fault.content[max(0, fault.at - 80) : fault.at]
+    after = fault.content[fault.at : fault.at + 40]
     if codec in WIDE:
         return fault.content[:80].decode(codec, "ignore").split("\n")[0]
-    first = max(before.rfind(b"\n") + 1, before.rfind(b" ", 0, max(0, fault.at - 30)) + 1)
+    first = max(before.rfind(b"\n") + 1, before.rfind(b" ", 0, max(0, len(before) - 30)) + 1)
     return (before[first:] + after).decode(codec, "ignore").split("\n")[0].strip()
 
 

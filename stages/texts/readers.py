@@ -17,7 +17,7 @@ from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable
 from stages.texts.encodings import decoded
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
 from stages.texts.office import OFFICE, is_missing, office_text
-from stages.texts.reasons import NEEDS_EXTRA, LeftOut
+from stages.texts.reasons import NEEDS_EXTRA, LeftOut, brief
 from stages.texts.tables import DIALECTS, column_index, table_texts
 
 ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
@@ -269,7 +269,7 @@ def column_text(row: Any, column: str, where: str) -> str:
             return ""
         what = f"{type(text).__name__} in {column!r}"
         raise ValueError(f"{where} has {what} (corpus.text_column), where a text should be")
-    keys = sorted(row) if isinstance(row, dict) else type(row).__name__
+    keys = brief(sorted(row)) if isinstance(row, dict) else type(row).__name__
     raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
 
 

@@ -1,7 +1,9 @@
 """Why files and documents were left out or dropped, in words; manifests count them by reason."""
 
 from collections.abc import Mapping
+from reprlib import Repr
 
+brief = Repr(maxlist=20, maxstring=80).repr  # what a file holds, as far as a message needs it
 ENCRYPTED = "encrypted file"
 WITHOUT_TEXT = "PDF without text"
 NEEDS_EXTRA = "PDF that needs the extra office"

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from stages.texts.reasons import brief
+
 # A quoted field of more lines is reported: songs and letters are shorter, and a quotation mark
 # without a partner makes one text of all rows up to the next mark.
 LONG_FIELD_LINES = 100
@@ -79,5 +81,6 @@ def long_fields_in(row: list[str], line: int) -> Iterator[int]:
 def column_index(name: str, columns: list[str], column: str) -> int:
     """Return which column holds the text. Raises ValueError when none does."""
     if column not in columns:
-        raise ValueError(f"{name} has no column {column!r} (corpus.text_column); it has {columns}")
+        held = brief(columns)
+        raise ValueError(f"{name} has no column {column!r} (corpus.text_column); it has {held}")
     return columns.index(column)
