@@ -6,7 +6,6 @@ stay documents: nothing is joined, and nothing is cut except at a separator the 
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from stages.texts.layout import VERSION
 from stages.texts.params import CorpusParams, Package
 from stages.texts.readers import Reading
 from stages.texts.reasons import and_left_out
+from stages.texts.tally import Tally
 
 OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
@@ -82,8 +82,7 @@ def corpus_parts(
     params: CorpusParams,
     named: Named,
     scratch: Path,
-    skipped: Counter[str],
-    guessed: dict[str, str],
+    tally: Tally,
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
     """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
@@ -93,7 +92,7 @@ def corpus_parts(
         (entry,) = cache_entries(named.corpus, params)
         hub, column = params.huggingface, params.text_column
         parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
-        skipped.update(left_out)
+        tally.skipped.update(left_out)
         yield from ((part, entry / part.name) for part in parts)
         return
     if params.source == "package" and params.package:
@@ -101,11 +100,11 @@ def corpus_parts(
     elif params.source == "url":
         files = fetched_files(params)
     else:
-        files = own_files(params, skipped)
+        files = own_files(params, tally.skipped)
     how = Reading(
         separator=params.separator, text_column=params.text_column, encoding=params.encoding
     )
-    yield from write_files(files, how, named, scratch, skipped, guessed, workers)
+    yield from write_files(files, how, named, scratch, tally, workers)
 
 
 def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
@@ -121,14 +120,13 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     mixture = params.mixture if params.source == "mixture" else None
     corpora = mixture or {"corpus": params}
     entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
-    skipped: Counter[str] = Counter()
-    guessed: dict[str, str] = {}
+    tally = Tally()
     parts: list[Part] = []
     with whole_folder(out) as folder:
         for name, corpus in corpora.items():
             named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:
-                found = corpus_parts(corpus, named, Path(scratch), skipped, guessed, workers)
+                found = corpus_parts(corpus, named, Path(scratch), tally, workers)
                 parts += [
                     placed(part, file, folder, n)
                     for n, (part, file) in enumerate(found, len(parts))
@@ -138,21 +136,22 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
             "corpus": params.model_dump(),
             "documents": sum(part.documents for part in parts),
             "bytes": sum(part.bytes for part in parts),
-            "skipped": dict(skipped),
-            "guessed_encodings": by_encoding(guessed),
+            "files_read": tally.read,
+            "skipped": dict(tally.skipped),
+            "guessed_encodings": by_encoding(tally.guessed),
             "files": [asdict(part) for part in parts],
         }
         if not parts:
             raise ValueError(
-                f"the corpus ({params.source}) holds no text{and_left_out(skipped)}; give "
+                f"the corpus ({params.source}) holds no text{and_left_out(tally.skipped)}; give "
                 "it files or rows with words in them"
             )
         write_json(folder / "manifest.json", manifest)
     for entry in entries:  # nothing of them is needed any more
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
-    print(and_left_out(skipped), end="")
-    print(and_guessed(by_encoding(guessed)))
+    print(and_left_out(tally.skipped), end="")
+    print(and_guessed(by_encoding(tally.guessed)))
 
 
 def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from stages.texts.compressed import packing
 from stages.texts.corpus import Part, ends_part, prefixed, write_parts
 from stages.texts.encodings import NotText, all_not_text, decoded
 from stages.texts.readers import ENCODED, Document, Reading, file_documents, file_streams
+from stages.texts.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +51,18 @@ class BundleWriter:
     how: Reading
     named: Named
 
-    def __call__(self, bundle: Bundle) -> tuple[list[Part], Counter[str], dict[str, str]]:
-        """The parts, what was left out, counted, and the encodings that were guessed, by file."""
-        skipped: Counter[str] = Counter()
-        guessed: dict[str, str] = {}
+    def __call__(self, bundle: Bundle) -> tuple[list[Part], Tally]:
+        """The parts, and what became of the files."""
+        tally = Tally()
         bundle.folder.mkdir()
-        documents = prefixed(self.documents(bundle, skipped, guessed), self.named.prefix)
-        parts = list(write_parts(documents, bundle.folder, self.named.corpus, 0, skipped))
-        return parts, skipped, guessed
+        documents = prefixed(self.documents(bundle, tally), self.named.prefix)
+        parts = write_parts(documents, bundle.folder, self.named.corpus, 0, tally.skipped)
+        return list(parts), tally
 
-    def documents(
-        self, bundle: Bundle, skipped: Counter[str], guessed: dict[str, str]
-    ) -> Iterator[Document]:
+    def documents(self, bundle: Bundle, tally: Tally) -> Iterator[Document]:
         """All documents in the files."""
         for file in bundle.files:
-            yield from file_documents(file.name, file.path, self.how, skipped, guessed)
+            yield from file_documents(file.name, file.path, self.how, tally)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +114,7 @@ def write_files(
     how: Reading,
     named: Named,
     scratch: Path,
-    skipped: Counter[str],
-    guessed: dict[str, str],
+    tally: Tally,
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
     """The parts of a corpus that the files hold, and where in `scratch` each is.
@@ -131,14 +128,13 @@ def write_files(
     ]
     written = in_processes(partial(BundleWriter, how=how, named=named), bundles, workers)
     try:
-        for bundle, (parts, left_out, guesses) in zip(bundles, written, strict=True):
-            skipped.update(left_out)
-            guessed.update({named.prefix + name: codec for name, codec in guesses.items()})
+        for bundle, (parts, counts) in zip(bundles, written, strict=True):
+            tally.add(counts, named.prefix)
             yield from ((part, bundle.folder / part.name) for part in parts)
     except NotText:
         survey = partial(EncodingSurvey, encoding=how.encoding)
-        counts, faults = zip(*in_processes(survey, bundles, workers), strict=True)
+        n_files, faults = zip(*in_processes(survey, bundles, workers), strict=True)
         found = [fault for some in faults for fault in some]
         if not found:  # the files have changed since
             raise
-        raise all_not_text(found, sum(counts), how.encoding) from None
+        raise all_not_text(found, sum(n_files), how.encoding) from None

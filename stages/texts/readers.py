@@ -19,6 +19,7 @@ from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
 from stages.texts.office import OFFICE, is_missing, office_text
 from stages.texts.reasons import NEEDS_EXTRA, LeftOut, brief
 from stages.texts.tables import DIALECTS, column_index, table_texts
+from stages.texts.tally import Tally
 
 ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
 READABLE = (*ENCODED, ".parquet", *OFFICE, *ARCHIVES)
@@ -74,30 +75,22 @@ def unreadable(name: str) -> str:
     return f"file ending in {PurePosixPath(name).suffix or 'nothing'}"
 
 
-def file_documents(
-    name: str,
-    file: Path,
-    how: Reading,
-    skipped: Counter[str],
-    guessed: dict[str, str] | None = None,
-) -> Iterator[Document]:
-    """The documents of one file or archive; members that are none are counted.
+def file_documents(name: str, file: Path, how: Reading, tally: Tally) -> Iterator[Document]:
+    """The documents of one file or archive.
 
-    `guessed` takes the encoding of each text for which one had to be guessed. Raises ValueError
-    naming what is wrong with the file and where.
+    Raises ValueError naming what is wrong with the file and where.
     """
-    for member, stream, budget in file_streams(name, file, skipped):
+    for member, stream, budget in file_streams(name, file, tally.skipped):
         try:
-            yield from stream_documents(
-                member, stream, how, budget, {} if guessed is None else guessed
-            )
+            yield from stream_documents(member, stream, how, budget, tally.guessed)
+            tally.read += 1
         except LeftOut as reason:
-            skipped[str(reason)] += 1
+            tally.skipped[str(reason)] += 1
             print(f"{member} is left out: {reason}", file=sys.stderr)
 
 
 def file_streams(name: str, file: Path, skipped: Counter[str]) -> Iterator[FileStream]:
-    """Yield a file, or what is to be read of an archive."""
+    """Yield a file, or what is to be read of an archive; of that the rest is counted."""
 
     def wanted(member: str) -> bool:
         if is_hidden(PurePosixPath(member)):

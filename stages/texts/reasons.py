@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from reprlib import Repr
 
-brief = Repr(maxlist=20, maxstring=80).repr  # what a file holds, as far as a message needs it
 ENCRYPTED = "encrypted file"
 WITHOUT_TEXT = "PDF without text"
 NEEDS_EXTRA = "PDF that needs the extra office"
@@ -12,6 +11,13 @@ WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` re
 
 class LeftOut(Exception):
     """A file is left out and not refused, for the reason that its message is."""
+
+
+def brief(held: object) -> str:
+    """Return what something in a file is, as far as a message needs it."""
+    shown = Repr()
+    shown.maxlist, shown.maxstring = 20, 80
+    return shown.repr(held)
 
 
 def in_words(dropped: Mapping[str, int]) -> str:

@@ -1,7 +1,6 @@
 import os
 import random
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from stages.texts import corpus
 from stages.texts.bundles import Named, TextFile, bundled, write_files
 from stages.texts.corpus import Part
 from stages.texts.readers import Reading
+from stages.texts.tally import Tally
 
 HOW = Reading(separator=None, text_column="text", encoding="utf-8")
 
@@ -30,7 +30,7 @@ def made_up(folder: Path, sizes: list[int]) -> list[TextFile]:
 def written(files: list[TextFile], scratch: Path, workers: int = 1) -> list[tuple[Part, Path]]:
     scratch.mkdir()
     named = Named(corpus="mine", prefix="mine/")
-    return list(write_files(files, HOW, named, scratch, Counter(), {}, workers))
+    return list(write_files(files, HOW, named, scratch, Tally(), workers))
 
 
 @pytest.fixture

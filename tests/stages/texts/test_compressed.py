@@ -7,7 +7,6 @@ import stat
 import tarfile
 import tracemalloc
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from stages.texts import compressed
 from stages.texts.readers import Document, Reading, file_documents
+from stages.texts.tally import Tally
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 SONG = "First line, naïve\nsecond line\n"
@@ -66,10 +66,10 @@ def parquet(texts: list[str]) -> bytes:
 def read(tmp_path: Path) -> Callable[..., list[Document]]:
     """Reads the documents of a file of some name and content."""
 
-    def documents(name: str, content: bytes, skipped: Counter[str] | None = None) -> list[Document]:
+    def documents(name: str, content: bytes, tally: Tally | None = None) -> list[Document]:
         file = tmp_path / "file"
         file.write_bytes(content)
-        return list(file_documents(name, file, READING, Counter() if skipped is None else skipped))
+        return list(file_documents(name, file, READING, tally or Tally()))
 
     return documents
 
@@ -165,8 +165,8 @@ ARCHIVES: dict[str, Callable[[dict[str, bytes]], bytes]] = {
 def test_the_readable_members_of_an_archive_are_documents_sorted_by_name(
     read: Read, kind: str
 ) -> None:
-    skipped: Counter[str] = Counter()
-    documents = read(f"x.{kind}", ARCHIVES[kind](FILES), skipped)
+    tally = Tally()
+    documents = read(f"x.{kind}", ARCHIVES[kind](FILES), tally)
     assert [(d.id, d.text) for d in documents] == [
         (f"x.{kind}/a.jsonl#1", "one"),
         (f"x.{kind}/a.jsonl#2", "two"),
@@ -175,7 +175,8 @@ def test_the_readable_members_of_an_archive_are_documents_sorted_by_name(
         (f"x.{kind}/d.parquet#0", "four"),
     ]
     assert documents[2].source == f"x.{kind}/b/song.txt"
-    assert skipped == {"hidden file": 2, "archive in an archive": 1, "file ending in .doc": 1}
+    assert tally.read == 4
+    assert tally.skipped == {"hidden file": 2, "archive in an archive": 1, "file ending in .doc": 1}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])

@@ -1,11 +1,11 @@
 import io
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from stages.texts.readers import Reading, file_documents
+from stages.texts.tally import Tally
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 CONTAINER = (
@@ -43,11 +43,10 @@ def book(pages: dict[str, str], order: list[str], encoding: str = "utf-8", **par
     return content.getvalue()
 
 
-def read(folder: Path, content: bytes, skipped: Counter[str] | None = None) -> list[str]:
+def read(folder: Path, content: bytes, tally: Tally | None = None) -> list[str]:
     file = folder / "file"
     file.write_bytes(content)
-    counts = Counter[str]() if skipped is None else skipped
-    return [d.text for d in file_documents("a.epub", file, READING, counts)]
+    return [d.text for d in file_documents("a.epub", file, READING, tally or Tally())]
 
 
 PAGES = {
@@ -73,12 +72,12 @@ def test_a_book_with_encrypted_pages_is_left_out_and_one_with_encrypted_fonts_is
         namespaces = 'xmlns="urn:oasis:names:tc:opendocument:xmlns:container" xmlns:c="x"'
         return {"META-INF/encryption.xml": f"<encryption {namespaces}>{reference}</encryption>"}
 
-    skipped: Counter[str] = Counter()
-    assert read(tmp_path, book(PAGES, ["1"], **encryption("OPS/font.otf")), skipped)
-    assert not skipped
+    tally = Tally()
+    assert read(tmp_path, book(PAGES, ["1"], **encryption("OPS/font.otf")), tally)
+    assert not tally.skipped
     locked = book(PAGES, ["2", "1"], **encryption("OPS/text/two%20b.xhtml"))
-    assert not read(tmp_path, locked, skipped)
-    assert skipped == {"encrypted file": 1}
+    assert not read(tmp_path, locked, tally)
+    assert tally.skipped == {"encrypted file": 1}
     assert capsys.readouterr().err == "a.epub is left out: encrypted file\n"
 
 

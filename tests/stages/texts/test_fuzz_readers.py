@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from stages.download import run
 from stages.failures import EXPECTED
+from stages.texts.compressed import ARCHIVES, DAMAGE, packing
 from stages.texts.params import CorpusParams
-from stages.texts.readers import ENCODED, READABLE
+from stages.texts.readers import ENCODED, READABLE, is_hidden
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
@@ -43,7 +44,6 @@ def fuzz(examples: int) -> settings:
 
 # --- files ---------------------------------------------------------------------------------------
 
-KINDS = (*READABLE, ".tgz", ".doc", "")
 PACKINGS = ("", ".gz", ".zst", ".xz")
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -163,9 +163,9 @@ WORD_TAGS += ' w:footnote w:footnoteReference&w:id="1"'
 ODF_TAGS = "text:p text:h text:s text:span text:note text:note-body text:tab table:table-row"
 ODF_TAGS += " table:table-cell draw:text-box text:tracked-changes text:x"
 HTML_TAGS = "p b div table tr td pre ul li br script style svg x"
-RTF_WORDS = st.sampled_from(
+RTF_WORDS = (
     r"{ } \par \tab \cell \row \b \u8364 \u-10179 \u-8704 ? \'e9 \'81 \uc0 \uc2 \f1 \plain \v \v0 "
-    r"\deleted {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\".split()
+    r"\deleted {\footnote {\fonttbl{\f1\fcharset204 {\* \bin3 \shp {\*\shpinst {\shptxt x \\"
 )
 
 
@@ -193,7 +193,7 @@ WELL_MADE: dict[str, st.SearchStrategy[bytes]] = {
     ".parquet": st.lists(st.none() | ODD_TEXT, max_size=4).map(parquet),
     ".docx": with_attributes(WORD_TAGS).map(docx),
     ".odt": tags(ODF_TAGS).map(odt),
-    ".rtf": st.lists(RTF_WORDS, max_size=12).map(
+    ".rtf": st.lists(st.sampled_from(RTF_WORDS.split()), max_size=12).map(
         lambda words: rf"{{\rtf1\ansi {' '.join(words)}}}".encode() + b"}" * str(words).count("{")
     ),
     ".epub": tags(HTML_TAGS).map(epub),
@@ -253,6 +253,12 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zst,
 }
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+    ".zst": lambda content: pa.CompressedInputStream(io.BytesIO(content), "zstd").read(),
+}
 
 
 @st.composite
@@ -309,7 +315,26 @@ def put(files: dict[str, bytes], folder: Path) -> int:
             path.write_bytes(content)
         except (OSError, ValueError):  # a name that is too long, a folder of the same name
             continue
-    return sum(path.is_file() for path in folder.rglob("*"))
+    return sum(n_inside(path.relative_to(folder), path.read_bytes()) for path in everything(folder))
+
+
+def everything(folder: Path) -> list[Path]:
+    """All files in a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def n_inside(name: Path, content: bytes) -> int:
+    """How many files the stage has to account for: in an archive that it reads, the members."""
+    compression, kind = packing(name.name)
+    if is_hidden(name) or kind not in ARCHIVES:
+        return 1
+    try:
+        content = UNPACK[compression](content)
+        if kind == ".zip":
+            return sum(not i.is_dir() for i in zipfile.ZipFile(io.BytesIO(content)).infolist())
+        return sum(info.isfile() for info in tarfile.open(fileobj=io.BytesIO(content)))
+    except (*DAMAGE, tarfile.TarError, NotImplementedError, ValueError):  # the stage refuses it
+        return 1
 
 
 def rows(out: Path, manifest: dict[str, Any]) -> list[dict[str, str]]:
@@ -339,6 +364,9 @@ def check(files: dict[str, bytes], separator: str | None, encoding: str) -> None
                 assert not [*temporary.iterdir()]
         manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
         documents = rows(out, manifest)
+        skipped = manifest["skipped"].items()
+        of_files = sum(count for reason, count in skipped if "document" not in reason)
+        assert manifest["files_read"] + of_files == n_files
         assert manifest["documents"] == len(documents) > 0
         assert manifest["bytes"] == sum(len(row["text"].encode()) for row in documents)
         assert len({row["id"] for row in documents}) == len(documents)

@@ -1,7 +1,6 @@
 import io
 import zipfile
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from stages.texts import pdf
 from stages.texts.readers import Document, Reading, file_documents
+from stages.texts.tally import Tally
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 
@@ -57,11 +57,10 @@ def show(*lines: str) -> str:
     return "BT /F 12 Tf 14 TL 50 700 Td " + " ".join(f"({line}) Tj T*" for line in lines) + " ET"
 
 
-def read(folder: Path, content: bytes, skipped: Counter[str] | None = None) -> list[str]:
+def read(folder: Path, content: bytes, tally: Tally | None = None) -> list[str]:
     file = folder / "file"
     file.write_bytes(content)
-    counts = Counter[str]() if skipped is None else skipped
-    return [d.text for d in file_documents("a.pdf", file, READING, counts)]
+    return [d.text for d in file_documents("a.pdf", file, READING, tally or Tally())]
 
 
 def test_the_lines_of_all_pages_are_one_text(tmp_path: Path) -> None:
@@ -83,9 +82,7 @@ def test_a_pdf_in_an_archive_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("b/a.pdf", pages(show("text")))
     name = "x.zip/b/a.pdf"
-    assert list(file_documents("x.zip", file, READING, Counter())) == [
-        Document(name, "text\n", name)
-    ]
+    assert list(file_documents("x.zip", file, READING, Tally())) == [Document(name, "text\n", name)]
 
 
 # What pypdf wrote for a password of RC4 with 40 bits; the page need not be encrypted itself.
@@ -108,9 +105,9 @@ LOCK = (
 def test_scans_and_locked_files_are_left_out_by_name(
     tmp_path: Path, content: bytes, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    skipped: Counter[str] = Counter()
-    assert read(tmp_path, content, skipped) == []
-    assert skipped == {reason: 1}
+    tally = Tally()
+    assert read(tmp_path, content, tally) == []
+    assert tally.skipped == {reason: 1}
     assert capsys.readouterr().err == f"a.pdf is left out: {reason}\n"
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import tracemalloc
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +25,7 @@ from stages.texts.readers import (
     utf8_lines,
     with_newlines,
 )
+from stages.texts.tally import Tally
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 
@@ -39,7 +39,7 @@ def read(name: str, content: bytes | str, **how: Any) -> list[Document]:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "file"
         file.write_bytes(content)
-        return list(file_documents(name, file, replace(READING, **how), Counter()))
+        return list(file_documents(name, file, replace(READING, **how), Tally()))
 
 
 def texts(name: str, content: bytes | str, **how: Any) -> list[str]:
@@ -130,7 +130,7 @@ def test_a_document_that_is_too_long_is_refused_before_it_is_read(
             out.write(b"x" * (1 << 20))
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"longer than 1,048,576 bytes.*corpus\.separator"):
-        list(file_documents(file.name, file, READING, Counter()))
+        list(file_documents(file.name, file, READING, Tally()))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 << 20
@@ -143,7 +143,7 @@ def test_a_large_text_with_a_separator_is_never_held_as_a_whole(tmp_path: Path) 
             out.write(f"{n}" + "x" * (1 << 20) + "\n\n")
     tracemalloc.start()
     how = replace(READING, separator="\n\n")
-    starts = [d.text[:2] for d in file_documents(file.name, file, how, Counter())]
+    starts = [d.text[:2] for d in file_documents(file.name, file, how, Tally())]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert starts == [f"{n}x"[:2] for n in range(32)] + [""]
@@ -394,7 +394,7 @@ def test_a_compressed_file_is_of_the_kind_it_holds(name: str, readable: bool) ->
 def test_a_file_name_that_is_not_utf8_is_spelled_out(tmp_path: Path) -> None:
     file = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt"))
     file.write_text("text")
-    found = list(file_documents(file.name, file, READING, Counter()))
+    found = list(file_documents(file.name, file, READING, Tally()))
     assert found == [Document("caf\\udce9.txt", "text", "caf\\udce9.txt")]
 
 

@@ -3,7 +3,6 @@
 import io
 import tracemalloc
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from stages.texts import compressed
 from stages.texts.compressed import Budget
 from stages.texts.office import office_text
 from stages.texts.readers import Document, Reading, file_documents
+from stages.texts.tally import Tally
 
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 Read = Callable[..., str]
@@ -111,11 +111,10 @@ def rich(body: str) -> bytes:
 def read(tmp_path: Path) -> Read:
     """Reads the one text in a file of some name and content."""
 
-    def text(name: str, content: bytes, skipped: Counter[str] | None = None) -> str:
+    def text(name: str, content: bytes, tally: Tally | None = None) -> str:
         file = tmp_path / "file"
         file.write_bytes(content)
-        counts = Counter[str]() if skipped is None else skipped
-        [document] = file_documents(name, file, READING, counts)
+        [document] = file_documents(name, file, READING, tally or Tally())
         assert document == Document(name, document.text, name)
         return document.text
 
@@ -318,7 +317,7 @@ def test_a_separator_cuts_into_documents(tmp_path: Path) -> None:
     file = tmp_path / "a.docx"
     file.write_bytes(word(paragraph("one") + paragraph("***") + paragraph("two")))
     how = Reading(separator="\n***\n", text_column="text", encoding="utf-8")
-    found = list(file_documents("a.docx", file, how, Counter()))
+    found = list(file_documents("a.docx", file, how, Tally()))
     assert [(d.id, d.text) for d in found] == [("a.docx#0", "one"), ("a.docx#1", "two")]
 
 
@@ -331,10 +330,10 @@ def test_word_processor_files_are_read_out_of_archives(tmp_path: Path) -> None:
         archive.writestr("d.docm", word(paragraph("with macros")))
     file = tmp_path / "x.zip"
     file.write_bytes(content.getvalue())
-    skipped: Counter[str] = Counter()
-    found = list(file_documents("x.zip", file, READING, skipped))
+    tally = Tally()
+    found = list(file_documents("x.zip", file, READING, tally))
     assert [(d.id, d.text) for d in found] == [("x.zip/a/b.docx", "one"), ("x.zip/c.rtf", "two")]
-    assert skipped == {"hidden file": 1, "file ending in .docm": 1}
+    assert tally.skipped == {"hidden file": 1, "file ending in .docm": 1}
 
 
 # --- refused, or left out ------------------------------------------------------------------------
@@ -401,16 +400,16 @@ def test_encrypted_files_are_left_out_by_name(
         "a.docx": ole + "EncryptedPackage".encode("utf-16-le") + bytes(500),
         "b.odt": zipped({"META-INF/manifest.xml": manifest + "</m:manifest>", "content.xml": "?"}),
     }
-    skipped: Counter[str] = Counter()
+    tally = Tally()
     for file, content in contents.items():
         (tmp_path / file).write_bytes(content)
-        assert not list(file_documents(file, tmp_path / file, READING, skipped))
-    assert skipped == {"encrypted file": 2}
+        assert not list(file_documents(file, tmp_path / file, READING, tally))
+    assert tally.skipped == {"encrypted file": 2}
     said = "a.docx is left out: encrypted file\nb.odt is left out: encrypted file\n"
     assert capsys.readouterr().err == said
     (tmp_path / "c").write_bytes(ole)
     with pytest.raises(ValueError, match=r"^c\.docx is a \.doc, whatever its name says"):
-        list(file_documents("c.docx", tmp_path / "c", READING, skipped))
+        list(file_documents("c.docx", tmp_path / "c", READING, tally))
 
 
 @pytest.mark.parametrize(
