@@ -168,7 +168,7 @@ def test_what_word_writes_as_rtf(read: Read) -> None:
     assert read("a.rtf", rich(body)) == TEXT
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_any_line_comes_back(line: str) -> None:
     document, other = docx.Document(), odfdo.Document("text")
