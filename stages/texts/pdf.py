@@ -8,6 +8,7 @@ hyphenated at the end of one are joined, headers and page numbers stay. No scrip
 This module is also the program of that process (`run_child`), which imports nothing of the project.
 """
 
+import ctypes
 import io
 import resource
 import shutil
@@ -23,6 +24,7 @@ MAX_MEMORY_BYTES = 2 << 30
 MAX_TEXT_BYTES = 256 << 20  # half of it is refused as too long a document
 HYPHENATED = "\ufffe"  # what PDFium has for a hyphen and the line break after it
 
+PR_SET_PDEATHSIG = 1  # of Linux: end with the parent, however that ends
 NEEDS_A_PASSWORD, TOO_MANY_PAGES = 3, 4  # exit codes
 
 
@@ -70,7 +72,9 @@ def run_child(max_pages: int, max_seconds: int, max_memory_bytes: int) -> None:
     resource.setrlimit(
         resource.RLIMIT_CPU, (max_seconds, max_seconds + 1)
     )  # a signal, then another
-    if sys.platform == "linux":  # macOS maps more than it uses
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Not on macOS, which maps far more than it uses.
         resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
     import pypdfium2
     from pypdfium2.raw import FPDF_ERR_PASSWORD

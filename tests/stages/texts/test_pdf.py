@@ -1,9 +1,13 @@
 import io
+import subprocess
+import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path
 
 import matplotlib
+import psutil
 import pytest
 from matplotlib.figure import Figure
 
@@ -11,6 +15,7 @@ from stages.texts import pdf
 from stages.texts.readers import Document, Reading, file_documents
 from stages.texts.tally import Tally
 
+ROOT = Path(__file__).parents[3]
 READING = Reading(separator=None, text_column="text", encoding="utf-8")
 
 
@@ -131,27 +136,44 @@ def test_too_many_pages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_forms_in_forms_end_with_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pdf, "MAX_SECONDS", 1)
-    forms = [" ".join([f"/X{n + 1} Do"] * 20) for n in range(12)]
-    refused(tmp_path, pages("/X0 Do", forms=(*forms, show("la"))), "takes more than 1 s to read")
+    refused(tmp_path, endless(), "takes more than 1 s to read")
 
 
 def test_a_stream_that_unpacks_without_end_ends_with_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pdf, "MAX_MEMORY_BYTES", 400 << 20)
-    packed = zlib.compress(zlib.compress(bytes(600 << 20), 9), 9).decode("latin-1")
+    monkeypatch.setattr(pdf, "MAX_MEMORY_BYTES", 250 << 20)
+    packed = zlib.compress(zlib.compress(bytes(300 << 20), 1), 9).decode("latin-1")
     page = "<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>"
     tree = "<</Type/Pages/Kids[3 0 R]/Count 1>>"
     bomb = stream(packed, "/Filter[/FlateDecode/FlateDecode]")
     content = made_of("<</Type/Catalog/Pages 2 0 R>>", tree, page, bomb)
-    assert len(content) < 10_000
+    assert len(content) < 20_000
     refused(tmp_path, content, "cannot be read: PDFium ended by SIG")
 
 
-def test_the_process_needs_nothing_of_the_project(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def endless() -> bytes:
+    """A PDF of forms in forms, which takes hours."""
+    forms = [" ".join([f"/X{n + 1} Do"] * 20) for n in range(12)]
+    return pages("/X0 Do", forms=(*forms, show("la")))
 
+
+def test_no_process_is_left_when_the_stage_is_killed(tmp_path: Path) -> None:
+    file = tmp_path / "a.pdf"
+    file.write_bytes(endless())
+    code = f"from stages.texts.pdf import pdf_text; pdf_text('a', open({str(file)!r}, 'rb'))"
+    stage = psutil.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not (children := stage.children()) or children[0].cpu_times().user < 0.3:
+        assert stage.poll() is None
+        time.sleep(0.05)
+    stage.kill()
+    stage.wait()
+    gone, left = psutil.wait_procs(children, timeout=10)
+    assert len(gone) == 1
+    assert not left
+
+
+def test_the_process_needs_nothing_of_the_project(tmp_path: Path) -> None:
     file = tmp_path / "a.pdf"
     file.write_bytes(pages(show("text")))
     command = [sys.executable, "-P", pdf.__file__, "9", "60", str(4 << 30)]
