@@ -287,6 +287,8 @@ def file(draw: st.DrawFn, depth: int = 1) -> tuple[str, bytes]:
     return draw(STEMS) + ending(kind, packing, draw(st.booleans())), packed
 
 
+TOLD = tuple(error for error in EXPECTED if error is not KeyboardInterrupt)
+
 # --- what holds of every folder -------------------------------------------------------------------
 
 
@@ -354,7 +356,7 @@ def check(files: dict[str, bytes], separator: str | None, encoding: str) -> None
         with patch("tempfile.tempdir", str(temporary)):
             try:
                 run(params(texts, separator, encoding), out)
-            except EXPECTED as error:
+            except TOLD as error:
                 lines = str(error).split("\n")
                 assert all(lines), lines
                 assert all(len(line) < 5000 for line in lines), lines
