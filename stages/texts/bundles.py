@@ -16,7 +16,8 @@ from stages.processes import in_processes
 from stages.texts.compressed import packing
 from stages.texts.corpus import Part, ends_part, prefixed, write_parts
 from stages.texts.encodings import NotText, all_not_text, decoded
-from stages.texts.readers import ENCODED, Document, Reading, file_documents, file_streams
+from stages.texts.file_streams import ENCODED, file_streams
+from stages.texts.readers import Document, Reading, file_documents
 from stages.texts.tally import Tally
 
 

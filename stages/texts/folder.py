@@ -12,8 +12,8 @@ from pathlib import Path
 
 from stages.texts.bundles import TextFile
 from stages.texts.compressed import COMPRESSIONS
+from stages.texts.file_streams import READABLE, is_hidden, is_readable, unreadable
 from stages.texts.params import CorpusParams
-from stages.texts.readers import READABLE, is_hidden, is_readable, unreadable
 from stages.texts.reasons import and_left_out
 
 MAX_LISTED = 20  # files in one message

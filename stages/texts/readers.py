@@ -3,26 +3,23 @@
 import io
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.texts.compressed import ARCHIVES, Budget, members, packing, seekable, unpacked
+from stages.texts.compressed import Budget, packing, seekable
 from stages.texts.encodings import decoded
+from stages.texts.file_streams import file_streams
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text, markdown_text
-from stages.texts.office import OFFICE, is_missing, office_text
-from stages.texts.reasons import NEEDS_EXTRA, LeftOut, brief
+from stages.texts.office import OFFICE, office_text
+from stages.texts.reasons import LeftOut, brief
 from stages.texts.tables import DIALECTS, column_index, table_texts
 from stages.texts.tally import Tally
-
-ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
-READABLE = (*ENCODED, ".parquet", *OFFICE, *ARCHIVES)
 
 # text8 and enwik8, the longest single texts of the field, have 100 MB. A document passes through
 # every stage in one piece, so this bounds the memory of all of them.
@@ -46,35 +43,6 @@ class Document(NamedTuple):
     source: str
 
 
-class FileStream(NamedTuple):
-    """A file or a member of an archive, unpacked, with the budget of the file on the disk."""
-
-    name: str
-    stream: io.BufferedReader
-    budget: Budget
-
-
-def is_hidden(path: PurePath) -> bool:
-    """Whether a name on the way starts with a dot, as editors' and git's own files do, or with ~$.
-
-    Word puts a file of the latter kind beside one that is open.
-    """
-    return any(part.startswith((".", "~$")) for part in path.parts)
-
-
-def is_readable(name: str) -> bool:
-    """Whether there is a reader for files with the end of this name."""
-    kind = packing(name)[1]
-    return kind in READABLE and not is_missing(kind)
-
-
-def unreadable(name: str) -> str:
-    """What to count a file as that is left out."""
-    if is_missing(packing(name)[1]):
-        return NEEDS_EXTRA
-    return f"file ending in {PurePosixPath(name).suffix or 'nothing'}"
-
-
 def file_documents(name: str, file: Path, how: Reading, tally: Tally) -> Iterator[Document]:
     """The documents of one file or archive.
 
@@ -87,31 +55,6 @@ def file_documents(name: str, file: Path, how: Reading, tally: Tally) -> Iterato
         except LeftOut as reason:
             tally.skipped[str(reason)] += 1
             print(f"{member} is left out: {reason}", file=sys.stderr)
-
-
-def file_streams(name: str, file: Path, skipped: Counter[str]) -> Iterator[FileStream]:
-    """Yield a file, or what is to be read of an archive; of that the rest is counted."""
-
-    def wanted(member: str) -> bool:
-        if is_hidden(PurePosixPath(member)):
-            skipped["hidden file"] += 1
-        elif packing(member)[1] in ARCHIVES:
-            skipped["archive in an archive"] += 1
-        elif not is_readable(member):
-            skipped[unreadable(member)] += 1
-        else:
-            return True
-        return False
-
-    name = name.encode("utf-8", "backslashreplace").decode()  # old file names need not be UTF-8
-    with file.open("rb") as raw:
-        budget = Budget(name, file.stat().st_size)
-        stream = unpacked(name, raw, budget)
-        if packing(name)[1] not in ARCHIVES:
-            yield FileStream(name, stream, budget)
-            return
-        for member, inside in members(name, stream, wanted, budget):
-            yield FileStream(member, unpacked(member, inside, budget), budget)
 
 
 def stream_documents(

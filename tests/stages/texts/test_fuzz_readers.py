@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from stages.download import run
 from stages.failures import EXPECTED
 from stages.texts.compressed import ARCHIVES, DAMAGE, packing
+from stages.texts.file_streams import ENCODED, READABLE, is_hidden
 from stages.texts.params import CorpusParams
-from stages.texts.readers import ENCODED, READABLE, is_hidden
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 

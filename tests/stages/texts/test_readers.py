@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.texts import readers
+from stages.texts.file_streams import is_readable
 from stages.texts.readers import (
     Document,
     Reading,
     cut,
     file_documents,
-    is_readable,
     utf8_lines,
     with_newlines,
 )
