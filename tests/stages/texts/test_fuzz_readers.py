@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from stages.download import run
@@ -379,6 +379,16 @@ SEPARATORS = st.sampled_from([None, None, "\n\n", "a", "\r\n"])
 READ_AS = st.sampled_from(["utf-8", "utf-8", "auto", "utf-16", "cp1252"])
 
 
+# Arrow's message has a line feed at its end.
+DAMAGED_FOOTER = parquet(["text"])[:-13] + b"\xff" + parquet(["text"])[-12:]
+
+
+@example(files={"a.parquet": DAMAGED_FOOTER}, separator=None, encoding="utf-8")
+# Messages quoted all of these: a name of a column, a key, a line without a blank.
+@example(files={"a.csv": b"x" * 6000 + b",more\n"}, separator=None, encoding="utf-8")
+@example(files={"a.csv": b"," * 6000}, separator=None, encoding="utf-8")
+@example(files={"a.jsonl": b'{"' + b"x" * 6000 + b'": ""}'}, separator=None, encoding="utf-8")
+@example(files={"a.txt": b"," * 6000 + "é".encode("cp1252")}, separator=None, encoding="utf-8")
 @fuzz(40)
 @given(st.lists(file(), min_size=1, max_size=3).map(dict), SEPARATORS, READ_AS)
 def test_any_folder_of_files(files: dict[str, bytes], separator: str | None, encoding: str) -> None:
