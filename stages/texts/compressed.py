@@ -9,6 +9,7 @@ another order are the same corpus.
 import gzip
 import io
 import lzma
+import re
 import shutil
 import stat
 import tarfile
@@ -41,6 +42,7 @@ TAR_BLOCK = 512  # bytes; one of zeros ends a tar archive
 BOMB_RATIO = 250
 BOMB_BYTES = 256 << 20
 
+BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
@@ -52,6 +54,12 @@ def packing(name: str) -> tuple[str, str]:
     if path.suffix in COMPRESSIONS:
         return path.suffix, PurePosixPath(path.stem).suffix
     return "", path.suffix
+
+
+def in_one_line(name: str) -> str:
+    """Return a name with what breaks a line, and what is no UTF-8, written as an escape."""
+    utf8 = name.encode("utf-8", "backslashreplace").decode()  # old file names need not be that
+    return BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), utf8)
 
 
 class Budget:
@@ -181,7 +189,7 @@ def zip_members(
         for path in sorted(path for path, info in infos.items() if not info.is_dir()):
             if wanted(path):
                 with archive.open(infos[path]) as stream:
-                    member = Unpacked(f"{name}/{path}", stream, budget)
+                    member = Unpacked(f"{name}/{in_one_line(path)}", stream, budget)
                     yield member.name, io.BufferedReader(member, CHUNK)
 
 
@@ -212,7 +220,7 @@ def tar_members(
             if wanted(path):
                 stream = archive.extractfile(infos[path])
                 assert isinstance(stream, io.BufferedReader)  # regular files have content
-                yield f"{name}/{path}", stream
+                yield f"{name}/{in_one_line(path)}", stream
 
 
 def tar_fault(info: tarfile.TarInfo) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from stages.texts.compressed import ARCHIVES, Budget, members, packing, unpacked
+from stages.texts.compressed import ARCHIVES, Budget, in_one_line, members, packing, unpacked
 from stages.texts.office import OFFICE, is_missing
 from stages.texts.reasons import NEEDS_EXTRA
 
@@ -57,7 +57,7 @@ def file_streams(name: str, file: Path, skipped: Counter[str]) -> Iterator[FileS
             return True
         return False
 
-    name = name.encode("utf-8", "backslashreplace").decode()  # old file names need not be UTF-8
+    name = in_one_line(name)
     with file.open("rb") as raw:
         budget = Budget(name, file.stat().st_size)
         stream = unpacked(name, raw, budget)

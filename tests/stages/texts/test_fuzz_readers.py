@@ -384,10 +384,12 @@ DAMAGED_FOOTER = parquet(["text"])[:-13] + b"\xff" + parquet(["text"])[-12:]
 
 
 @example(files={"a.parquet": DAMAGED_FOOTER}, separator=None, encoding="utf-8")
-# Messages quoted all of these: a name of a column, a key, a line without a blank.
+# Messages quoted all of these: a name of a column, a key, a file, a line without a blank.
 @example(files={"a.csv": b"x" * 6000 + b",more\n"}, separator=None, encoding="utf-8")
 @example(files={"a.csv": b"," * 6000}, separator=None, encoding="utf-8")
 @example(files={"a.jsonl": b'{"' + b"x" * 6000 + b'": ""}'}, separator=None, encoding="utf-8")
+@example(files={"\n.csv": b"text,more\n"}, separator=None, encoding="utf-16")
+@example(files={"a.zip": zipped({"b\n.txt": b"\xe9"})}, separator=None, encoding="utf-8")
 @example(files={"a.txt": b"," * 6000 + "é".encode("cp1252")}, separator=None, encoding="utf-8")
 @fuzz(40)
 @given(st.lists(file(), min_size=1, max_size=3).map(dict), SEPARATORS, READ_AS)
