@@ -25,7 +25,7 @@ class FileStream(NamedTuple):
 def is_hidden(path: PurePath) -> bool:
     """Whether a name on the way starts with a dot, as editors' and git's own files do, or with ~$.
 
-    Word puts a file of the latter kind beside one that is open.
+    Word puts a file of the latter kind next to one that is open.
     """
     return any(part.startswith((".", "~$")) for part in path.parts)
 

@@ -41,7 +41,7 @@ def pdf_text(name: str, stream: io.BufferedReader) -> str | None:
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(stream, file)
         file.seek(0)
-        # Without -P, modules beside this one would hide those of the standard library.
+        # Without -P, modules next to this one would hide those of the standard library.
         limits = map(str, (MAX_PAGES, MAX_SECONDS, MAX_MEMORY_BYTES))
         command = [sys.executable, "-P", __file__, *limits]
         done = subprocess.run(command, stdin=file, capture_output=True)
