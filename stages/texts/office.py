@@ -1,7 +1,7 @@
 """Word processor files, e-books and PDFs: one text each, whatever program wrote it.
 
 Only text is read: a macro, a script or a link in a file is never run or followed, and kinds that
-are made for macros (.docm, .odm) are left out as other kinds are. docs/decisions/0033 says what is
+are made for macros (.docm, .odm) are left out as other kinds are. docs/decisions/0035 says what is
 kept of each kind and why it is read as it is.
 """
 
