@@ -5,7 +5,7 @@ a `bpe` vocabulary learns, it learns from training documents only: validation te
 the tokenizer.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import field_validator, model_validator
-from tiktoken_ext.openai_public import r50k_pat_str
 
 from nanogpt.files import file_sha256, link, whole_folder, write_json
 from stages.command import main
@@ -23,6 +22,9 @@ from stages.texts.cleaned import Cleaned
 from stages.texts.text_hash import hash_rows
 from stages.tokens.engine import Engine, admit, adversarial, load_encoder, sample
 from stages.tokens.gpt2_vocabulary import gpt2_ranks
+from stages.tokens.ids import token_dtype
+from stages.tokens.learned import AUTO, AUTO_RULE, LEAST, MOST, auto_bpe, trained_bpe
+from stages.tokens.pieces import GPT2_PATTERN
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.token_cache import Task, finished, prune, tasks_of
@@ -33,27 +35,10 @@ from stages.tokens.tokenizer import (
     Tokenizer,
     fingerprint,
     save_tokenizer,
-    token_dtype,
 )
 
 CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 CACHE = Path(".cache/tokens")
-
-# Splits text as GPT-4 does (tiktoken's cl100k_base), but numbers after two digits, not three.
-# Against GPT-2's pattern it puts 7 % more bytes of Shakespeare into a token at 1,024 ids.
-BPE_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-
-LEAST, MOST = 257, 1 << 20  # of vocab_size; 256 are the single bytes, one is the separator
-
-# `vocab_size: auto` learns a piece for every 2 KiB of training text, and at most what the default
-# recipe has, which on 4.5 MB do as well as 4,096. Up to 2 MB 95 % of the pieces or more then occur
-# at least 100 times in training, what Gowda and May (2020) ask for (docs/lab-notes.md).
-AUTO: Literal["auto"] = "auto"
-AUTO_BYTES, AUTO_MOST = 2048, 2048
-AUTO_RULE = {"training_bytes_per_piece": AUTO_BYTES, "most": AUTO_MOST}  # n_vocab is what it gave
 
 
 class TokenizeParams(Section):
@@ -102,7 +87,7 @@ def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
 def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned) -> Tokenizer:
     """The tokenizer the params ask for, learned from the corpus where that is how it is made."""
     if params.tokenizer == "gpt2":
-        return BpeTokenizer.of(r50k_pat_str, gpt2_ranks())
+        return BpeTokenizer.of(GPT2_PATTERN, gpt2_ranks())
     if params.tokenizer == "bytes":
         return BpeTokenizer.of(r"[\s\S]", {bytes([b]): b for b in range(256)})
     if params.tokenizer == "char":
@@ -110,55 +95,6 @@ def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned)
     assert params.vocab_size is not None  # the params model saw to it
     texts = training_texts(cleaned, split)
     return auto_bpe(texts) if params.vocab_size == AUTO else trained_bpe(texts, params.vocab_size)
-
-
-def learned_ranks(texts: Iterable[str], vocab_size: int) -> dict[bytes, int]:
-    """Return the bytes and up to vocab_size - 257 pairs of pieces, in the order they are learned.
-
-    They are fewer when the texts have no more pairs.
-    """
-    import rustbpe
-
-    trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(texts), vocab_size - 1, pattern=BPE_PATTERN)
-    return {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
-
-
-def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """Byte pairs learned from the texts, vocab_size ids in all (Sennrich et al. 2016).
-
-    Raises ValueError when the texts are too short for so many.
-    """
-    ranks = learned_ranks(texts, vocab_size)
-    if len(ranks) < vocab_size - 1:
-        raise ValueError(
-            f"the corpus has pairs for {len(ranks) + 1} ids only, tokenize.vocab_size asks for "
-            f"{vocab_size}; ask for fewer or for auto, or use tokenizer `char`"
-        )
-    return BpeTokenizer.of(BPE_PATTERN, ranks)
-
-
-def auto_vocab_size(training_bytes: int) -> int:
-    """Return how many ids `vocab_size: auto` asks for; the texts may have pairs for fewer."""
-    return min(AUTO_MOST, LEAST + training_bytes // AUTO_BYTES)
-
-
-def auto_bpe(texts: Iterable[str]) -> BpeTokenizer:
-    """Return byte pairs learned from the texts, as many as there is text for.
-
-    Pairs are learned one after the other, so a smaller vocabulary is the beginning of a larger.
-    """
-    n_bytes = 0
-
-    def counted() -> Iterator[str]:
-        nonlocal n_bytes
-        for text in texts:
-            n_bytes += len(text.encode())
-            yield text
-
-    ranks = learned_ranks(counted(), AUTO_MOST)
-    kept = auto_vocab_size(n_bytes) - 1
-    return BpeTokenizer.of(BPE_PATTERN, {t: rank for t, rank in ranks.items() if rank < kept})
 
 
 class TokenizeParts(Protocol):

@@ -14,18 +14,17 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.arrow import from_texts
 from stages.texts.cleaned import Cleaned, CleanedPart, byte_lengths
-from stages.tokens.pieces import PieceEncoder
+from stages.tokens.ids import Ids, token_dtype
+from stages.tokens.piece_encoder import PieceEncoder
+from stages.tokens.pieces import BOUNDS
 from stages.tokens.tokenizer import (
     SEPARATOR,
     BpeTokenizer,
-    Ids,
     Tokenizer,
     load_tokenizer,
-    token_dtype,
 )
 
 Engine = Literal["tiktoken", "gigatoken"]
@@ -98,7 +97,7 @@ def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
     dtype = token_dtype(reference.n_vocab)
-    if isinstance(reference, BpeTokenizer) and reference.pattern == r50k_pat_str:
+    if isinstance(reference, BpeTokenizer) and reference.pattern in BOUNDS:
         return Encoder(PieceEncoder(reference).encode, dtype, PIECES_BYTES)
     return Encoder(one_by_one(reference), dtype)
 

@@ -20,7 +20,7 @@ from stages.arrow import from_numbers, to_numbers
 from stages.texts.cleaned import CleanedPart, byte_lengths
 from stages.texts.text_hash import TEXT_HASH
 from stages.tokens.engine import Dtype, Encoder
-from stages.tokens.tokenizer import Ids
+from stages.tokens.ids import Ids
 
 VERSION = 6  # of what a part of tokens looks like; another one makes all parts again
 

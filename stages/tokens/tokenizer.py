@@ -10,25 +10,23 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import tiktoken
-from numpy.typing import NDArray
+
+from stages.tokens.ids import Tokens, token_dtype
+from stages.tokens.merges import Merger
+from stages.tokens.pieces import BOUNDS, Splitter, code_points
 
 SEPARATOR = "<|endoftext|>"
 VERSION = 1
 
-Tokens = NDArray[np.unsignedinteger]
-
-
-@dataclass(frozen=True)
-class Ids:
-    """The ids of some texts, one text after the other."""
-
-    values: Tokens
-    ends: NDArray[np.int64]  # (1 + texts,) a zero, then where each text ends
+# Texts up to here go to tiktoken whole. Its engine for regular expressions keeps a place to come
+# back to for each white space in a row, and fails at a million of them.
+TIKTOKEN_CHARACTERS = 1 << 18
 
 
 class Tokenizer(Protocol):
@@ -55,11 +53,6 @@ class Tokenizer(Protocol):
     @property
     def files(self) -> Mapping[str, str]:
         """What `load_tokenizer` needs: file names and contents."""
-
-
-def token_dtype(n_vocab: int) -> type[np.unsignedinteger]:
-    """The smaller of two number types that holds every id."""
-    return np.uint16 if n_vocab <= 1 << 16 else np.uint32
 
 
 @dataclass(frozen=True)
@@ -104,11 +97,6 @@ class CharTokenizer:
         return {"tokenizer.json": json.dumps(about, indent=2) + "\n"}
 
 
-def code_points(text: str) -> NDArray[np.uint32]:
-    """The code point of each character."""
-    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-
-
 @dataclass(frozen=True)
 class BpeTokenizer:
     """Byte pairs by tiktoken: GPT-2's own, one trained here, or no pairs at all (`bytes`)."""
@@ -134,9 +122,31 @@ class BpeTokenizer:
     def separator(self) -> int:
         return len(self.ranks)
 
+    @cached_property
+    def splitter(self) -> Splitter:
+        """The pattern without a regular expression, for those in BOUNDS."""
+        return Splitter(self.pattern)
+
+    @cached_property
+    def merger(self) -> Merger:
+        """What encodes the pieces that the splitter finds."""
+        return Merger(self.ranks)
+
     def encode(self, text: str) -> Tokens:
+        if len(text) > TIKTOKEN_CHARACTERS and self.pattern in BOUNDS:
+            return self.encode_pieces(text)
         ids = self.encoding.encode_to_numpy(text, disallowed_special=())
         return np.asarray(ids).astype(token_dtype(self.n_vocab))
+
+    def encode_pieces(self, text: str) -> Tokens:
+        """The same ids in time that grows with the length of the text alone, whatever is in it."""
+        utf8 = text.encode()
+        content, ends = np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)])
+        ids = [np.empty(0, self.merger.dtype)]
+        for bounds in self.splitter.windows(content, ends):
+            pieces = [utf8[start:stop] for start, stop in pairwise(bounds.tolist())]
+            ids.append(self.merger.merged(pieces).values)
+        return np.concatenate(ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.encoding.decode(list(tokens))

@@ -27,8 +27,8 @@ from stages.command import main
 from stages.convert import REVISIONS, run_stage
 from stages.prompt import write_texts
 from stages.settings import Settings
-from stages.tokenize import trained_bpe
 from stages.tokens.gpt2_vocabulary import CACHE
+from stages.tokens.learned import trained_bpe
 from stages.tokens.tokenizer import (
     CharTokenizer,
     fingerprint,

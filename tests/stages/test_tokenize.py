@@ -14,7 +14,8 @@ from stages import tokenize
 from stages.texts import corpus as corpus_on_disk
 from stages.texts.cleaned import Cleaned
 from stages.texts.text_hash import hash_rows, text_hash
-from stages.tokenize import TokenizeParams, auto_bpe, auto_vocab_size, make_tokenizer, trained_bpe
+from stages.tokenize import TokenizeParams, make_tokenizer
+from stages.tokens.learned import auto_bpe, auto_vocab_size, trained_bpe
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams, split_documents
 from stages.tokens.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
@@ -72,6 +73,16 @@ def test_two_workers_make_the_same_bytes_as_one(
         "tokenizer/ranks.tiktoken",
         "tokenizer/tokenizer.json",
     }
+
+
+def test_a_run_of_any_length_is_learned_from_and_encoded(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    texts = ["Name" + unit * 1_200_000 + "Amount" for unit in (*" \t\xa0\u3000", "x")]
+    run(BPE, make_corpus([*TEXTS, *texts], tmp_path / "made"), tmp_path / "tokens")
+    tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer")
+    found = [tokenizer.decode(row["tokens"]) for row in rows(tmp_path / "tokens")]
+    assert found == [*TEXTS, *texts]
 
 
 def test_every_document_has_its_row_in_order(made: Path) -> None:

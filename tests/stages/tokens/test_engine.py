@@ -16,8 +16,9 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages import tokenize
 from stages.texts.cleaned import GROUP_BYTES, Cleaned
-from stages.tokenize import BPE_PATTERN, TokenizeParams
+from stages.tokenize import TokenizeParams
 from stages.tokens.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
+from stages.tokens.pieces import BPE_PATTERN
 from stages.tokens.pool import tokenize_here
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import (
@@ -122,13 +123,23 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
         )
 
 
-def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, reference: Tokenizer) -> None:
+@pytest.mark.parametrize("unit", [" ", "\t", "\xa0", "\u3000", " \r\n", "a", "7", "."])
+def test_every_engine_encodes_a_run_of_any_length(
+    encoder: Encoder, reference: Tokenizer, unit: str
+) -> None:
+    """Tiktoken alone fails at a million white spaces before anything else."""
+    text = "Name" + unit * (1_200_000 // len(unit)) + "Amount"
+    assert encoded(encoder, [text]) == [reference.encode(text).tolist()]
+
+
+def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path) -> None:
+    unknown = BpeTokenizer.of(r"\s+(?!\S)|\s+|\S+", parse_ranks(gpt2_file.read_bytes()))
     with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
         admit(
             load_encoder(gpt2, "gigatoken"),
             "gigatoken",
             [("page 7", " " * 2_000_000 + "a")],
-            reference,
+            unknown,
         )
 
 

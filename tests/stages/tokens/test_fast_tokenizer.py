@@ -9,9 +9,10 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from stages.tokenize import BPE_PATTERN, trained_bpe
 from stages.tokens.fast_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
 from stages.tokens.gpt2_vocabulary import ranks_from_merges
+from stages.tokens.learned import trained_bpe
+from stages.tokens.pieces import BPE_PATTERN
 from stages.tokens.tokenizer import SEPARATOR, BpeTokenizer, CharTokenizer, Tokenizer, parse_ranks
 
 ROOT = Path(__file__).parents[3]

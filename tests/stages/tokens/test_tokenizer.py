@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.texts.cleaned import Cleaned
-from stages.tokenize import TokenizeParams, make_tokenizer, trained_bpe
+from stages.tokenize import TokenizeParams, make_tokenizer
+from stages.tokens.ids import token_dtype
+from stages.tokens.learned import trained_bpe
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import (
     SEPARATOR,
+    TIKTOKEN_CHARACTERS,
     BpeTokenizer,
     CharTokenizer,
     Tokenizer,
@@ -22,7 +25,6 @@ from stages.tokens.tokenizer import (
     load_tokenizer,
     parse_ranks,
     save_tokenizer,
-    token_dtype,
 )
 
 PIECES = [SEPARATOR, "<|", "'s", "\t's", "\r\n", "   ", "12345", "the king", "\x00", "é", "👩‍👩‍👧"]
@@ -161,6 +163,38 @@ def test_training_again_gives_the_same_tokenizer(bpe: BpeTokenizer) -> None:
 def test_a_trained_bpe_has_the_size_asked_for_and_shortens_its_own_text(bpe: BpeTokenizer) -> None:
     assert (bpe.n_vocab, bpe.separator) == (300, 299)
     assert len(bpe.encode(SENTENCES[0])) < len(SENTENCES[0].encode()) / 2
+
+
+RUNS = [*" \t\xa0\u3000\n漢\u03017.'", "\r\n", " \n", " \t", "ACGT", "a1", "x "]
+
+
+@pytest.mark.parametrize("unit", RUNS)
+@pytest.mark.parametrize("name", ["gpt2", "bpe"])
+def test_a_long_text_has_the_ids_of_tiktoken_wherever_that_encodes_it(
+    name: str, unit: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: BpeTokenizer = request.getfixturevalue(name)
+    for end in ("Amount", "1", "'s", ""):
+        text = f"Name{unit * (TIKTOKEN_CHARACTERS // len(unit))}{end}"
+        right = tokenizer.encoding.encode_to_numpy(text, disallowed_special=())
+        assert np.array_equal(tokenizer.encode(text), right), end
+
+
+@pytest.mark.parametrize("unit", [*" \t\xa0\u3000", " \t"])
+@pytest.mark.parametrize("name", ["gpt2", "bpe"])
+def test_white_space_of_any_length_is_encoded(
+    name: str, unit: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: BpeTokenizer = request.getfixturevalue(name)
+    run = unit * (1_010_000 // len(unit))
+    with pytest.raises(ValueError, match="Max stack size exceeded"):
+        tokenizer.encoding.encode_to_numpy(f"Name{run}1", disallowed_special=())
+    whole = tiktoken.Encoding(
+        "whole", pat_str=r"[\s\S]+", mergeable_ranks=tokenizer.ranks, special_tokens={}
+    )
+    last = [" 1"] if (name, unit) == ("gpt2", " ") else [run[-1], "1"]
+    right = [whole.encode_to_numpy(piece) for piece in ("Name", run[:-1], *last)]
+    assert np.array_equal(tokenizer.encode(f"Name{run}1"), np.concatenate(right))
 
 
 @pytest.mark.parametrize("text", ["abX", "X", "\x00", "\U0010ffff"])

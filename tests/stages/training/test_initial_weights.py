@@ -18,7 +18,7 @@ from stages.convert import from_nanogpt
 from stages.params import PARAMS_FILE, Section, load_section, parse_section, read_params
 from stages.settings import Settings
 from stages.shard import ShardParams
-from stages.tokenize import trained_bpe
+from stages.tokens.learned import trained_bpe
 from stages.tokens.shards import Shards
 from stages.tokens.split import SplitParams
 from stages.tokens.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
