@@ -38,19 +38,13 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages.preset '$(PRESET)' --keep '$(KEEP)'
 
-# MLflow's own import of Starlette warns of a module that is to be replaced; nothing to do about here.
-MLFLOW_SERVER = MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-  PYTHONWARNINGS="ignore:starlette.middleware.wsgi is deprecated:UserWarning" \
-  mlflow server --host 127.0.0.1 --port $(UI_PORT) --workers 1 --uvicorn-opts --no-access-log \
-  --backend-store-uri "$${MLFLOW_BACKEND_URI:-sqlite:///mlflow.db}" --default-artifact-root mlartifacts
-
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
-	$(MLFLOW_SERVER)
+	python -m stages.ui $(UI_PORT)
 
 .PHONY: watch
 watch: setup  ## the live curves of the running training, in MLflow
-	@python -m stages.watch http://127.0.0.1:$(UI_PORT) -- env $(MLFLOW_SERVER)
+	@python -m stages.watch http://127.0.0.1:$(UI_PORT) -- python -m stages.ui $(UI_PORT)
 
 .PHONY: server
 server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200

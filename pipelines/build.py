@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL, temporary_settings
 from prefect.tasks import Task, exponential_backoff
 
 from pipelines.dag import Stage, read_stages
@@ -27,6 +28,7 @@ from pipelines.result import result_markdown
 from pipelines.runner import run_command
 from stages.check import check_project
 from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
+from stages.redaction import redact_tracebacks, redacted
 
 PRINTED_LINES = 200  # the last of what a command prints, among which DVC says why it failed
 
@@ -57,8 +59,8 @@ def run_stage(name: str, *, force: bool) -> None:
         printed = deque[str](maxlen=PRINTED_LINES)
 
         def say(line: str) -> None:
-            printed.append(line)
-            logger.info(line)
+            printed.append(redacted(line))
+            logger.info(printed[-1])
 
         if run_command(command + ["--force"] * force, environment, say) == 0:
             return
@@ -120,9 +122,11 @@ def main() -> None:
     parser.add_argument("--target", help="the last stage to run; all of them by default")
     parser.add_argument("--force", action="store_true", help="run stages that are up to date too")
     arguments = parser.parse_args()
-    state = build(target=arguments.target, force=arguments.force, return_state=True)
+    redact_tracebacks()
+    with temporary_settings({PREFECT_UI_URL: redacted(PREFECT_UI_URL.value())}):  # its links' root
+        state = build(target=arguments.target, force=arguments.force, return_state=True)
     if not state.is_completed():
-        print(f"build: {state.message}", file=sys.stderr)
+        print(redacted(f"build: {state.message}"), file=sys.stderr)
         sys.exit(exit_code(state.result(raise_on_failure=False)))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from nanogpt.files import write_whole
 from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of, message_of
 from stages.inputs import check_unchanged, inputs_of
+from stages.redaction import redact_tracebacks, redacted
 from stages.settings import PREFIX, Settings, read_settings
 from stages.supervise import ask_to_stop, dvc_ancestors, when_gone
 
@@ -41,6 +42,7 @@ def main(
             description=sys.modules[run.__module__].__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         ).parse_args()
+    redact_tracebacks()
     gc.freeze()  # what was imported stays: nothing in it to collect again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
         when_gone(dvc_ancestors(), ask_to_stop)
@@ -65,7 +67,8 @@ def main(
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
-    """Report what went wrong and leave the process."""
+    """Report what went wrong, without secrets, and leave the process."""
+    message = redacted(message)
     print(f"{stage}: {message}", file=sys.stderr, flush=True)
     if status_file:
         status = {"stage": stage, "kind": kind, "message": message}

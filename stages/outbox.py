@@ -79,15 +79,25 @@ class Outbox:
             if "files" in entry:
                 shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
 
+    def start_over(self) -> None:
+        """Let everything wait again, but for files: their copies are gone once delivered."""
+        write_whole(self.mark, "0")
+
+    def is_lost(self, entry: Entry) -> bool:
+        """Return whether an entry's files were delivered once and are here no more."""
+        return "files" in entry and not (self.folder / entry["files"]).exists()
+
     def is_waiting(self) -> bool:
         """Whether anything is left to deliver."""
-        return any(True for _ in self.entries(self.delivered()))
+        return any(not self.is_lost(entry) for entry, _ in self.entries(self.delivered()))
 
     def batches(self, size: int) -> Iterator[tuple[list[Entry], int]]:
-        """What waits: runs of metrics together, everything else one by one."""
+        """What waits: runs of metrics together, everything else one by one; lost files left out."""
         batch: list[Entry] = []
         end = self.delivered()
         for entry, after in self.entries(end):
+            if self.is_lost(entry):
+                continue
             if batch and (entry["kind"] != "metrics" or len(batch) == size):
                 yield batch, end
                 batch = []

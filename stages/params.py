@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from stages.redaction import redacted
+
 PARAMS_FILE = Path("params.yaml")
 SURROGATES = re.compile("[\ud800-\udfff]")
 S = TypeVar("S", bound="Section")
@@ -21,6 +23,9 @@ S = TypeVar("S", bound="Section")
 
 class ParamsError(ValueError):
     """A params file that cannot be used; the message names each key that is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class Section(BaseModel):

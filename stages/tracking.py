@@ -10,55 +10,43 @@ Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the p
 
 import fcntl
 import json
-import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stages.command import main
+from stages.local_store import home
 from stages.outbox import Entry, Outbox
+from stages.redaction import redacted
 from stages.settings import Settings
+from stages.store import (
+    connect,
+    create_run,
+    find_run,
+    is_deleted,
+    is_server,
+    problem_of,
+    say,
+    set_environment,
+    shown_uri,
+    store_errors,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "nanogpt"
-MODEL_TAG = "nanogpt.model_id"
 POLL_SECONDS = 5.0
+FAILING_SHARE = 0.05  # of a core's time at most goes into deliveries that fail
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
-
-ENVIRONMENT = {  # MLflow reads it when it is imported
-    # give up soon: what could not be sent is sent later
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it logs how it sets up its tables
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-
-
-def home() -> Path:
-    """The project's folder, also when DVC runs an experiment in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def outboxes() -> Path:
     """Where each model's outbox is."""
     return home() / "runs/tracking"
-
-
-def tracking_uri() -> str:
-    """Where runs are recorded."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
-
-
-def set_environment() -> None:
-    """Set how MLflow behaves, where the user has not; to be called before it is imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 class Tracker:
@@ -90,16 +78,15 @@ class Tracker:
         self.closing.set()
         self.courier.join()
         if self.problem:
-            print(
-                f"tracking: {tracking_uri()} took not everything ({self.problem}); what is left "
-                f"waits in {self.outbox.folder} for the next stage or `python -m stages.tracking`",
-                flush=True,
+            say(
+                f"{shown_uri()} took not everything ({self.problem}); what is left waits in "
+                f"{self.outbox.folder} for the next stage or `python -m stages.tracking`"
             )
 
     def record(self, kind: str, **values: Any) -> None:
         """Put one entry into the outbox: tags, params, metrics, dataset or status."""
         if self.outbox:
-            self.outbox.append(kind, **values)
+            self.outbox.append(kind, **redacted(values))
 
     def record_files(self, kind: str, source: Path, **values: Any) -> None:
         """Put a copy of a file or folder into the outbox: artifacts or model."""
@@ -119,25 +106,35 @@ class Tracker:
         """Where the curves of this run can be watched, if it is recorded."""
         if not self.outbox:
             return None
-        uri = tracking_uri()
-        return f"{uri} (make watch: this run)" if uri.startswith("http") else "make watch"
+        return (
+            f"{shown_uri()} (make watch: this run)" if is_server(tracking_uri()) else "make watch"
+        )
 
     def last_step(self, metric: str) -> int:
         """The last step on record of a metric."""
         return self.outbox.last_step(metric) if self.outbox else 0
 
     def keep_delivering(self) -> None:
-        """Deliver every few seconds, and once more when the tracker closes."""
+        """Deliver every few seconds, and once more when the tracker closes.
+
+        What fails is tried again the later, the more of the processor's time it took: a store that
+        does not work must not slow the training.
+        """
         assert self.outbox is not None  # the courier runs only with an outbox
         self.problem = "the courier ended unexpectedly"  # unless it gets to say otherwise
         set_environment()
         monitors = system_monitors() if self.system_metrics else []
+        next_try = 0.0
         while True:
             last = self.closing.is_set()
             if monitors:
                 self.outbox.append("system", values=sample(monitors))
-            self.problem = deliver(self.outbox, self.model_id)
-            if last:
+            if last or time.monotonic() >= next_try:
+                before = time.thread_time()
+                self.problem = deliver(self.outbox, self.model_id)
+                spent = time.thread_time() - before
+                next_try = time.monotonic() + (spent / FAILING_SHARE if self.problem else 0)
+            if last or (self.problem and self.closing.is_set()):  # not twice at the end
                 return
             self.closing.wait(POLL_SECONDS)
 
@@ -170,23 +167,22 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
     """Send what waits in an outbox; the problem when the server does not take it, else None."""
     if not outbox.is_waiting():
         return None
-    set_environment()
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     with (outbox.folder / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mlflow.set_tracking_uri(tracking_uri())
-            client = mlflow.MlflowClient()
-            run_id = find_run(client, model_id) or create_run(client, model_id)
+        except BlockingIOError:
+            return "another process is delivering it"
+        try:
+            client = connect()
+            run_id = find_run(client, model_id)
+            if run_id is None:
+                run_id = create_run(client, model_id)
+                outbox.start_over()  # what an earlier store got is not in this one
             for batch, offset in outbox.batches(BATCH):
                 send_or_drop(client, run_id, outbox.folder, batch)
                 outbox.set_delivered(offset)
-        except BlockingIOError:
-            return "another process is delivering it"
-        except (MlflowException, OSError) as error:
-            return " ".join(str(error).split())[:300]
+        except store_errors() as error:
+            return problem_of(error)
     return None
 
 
@@ -197,59 +193,10 @@ def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[
     try:
         send(client, run_id, folder, batch)
     except (MlflowException, FileNotFoundError) as error:
-        code = getattr(error, "error_code", None)
-        if isinstance(error, MlflowException) and code != "INVALID_PARAMETER_VALUE":
+        refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
+        if isinstance(error, MlflowException) and (not refused or is_deleted(client, run_id)):
             raise
-        print(f"tracking: MLflow refused {batch[0]['kind']} and goes without: {error}", flush=True)
-
-
-def find_run(client: "MlflowClient", model_id: str) -> str | None:
-    """The id of the model's run, if there is one."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        return None
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{MODEL_TAG}` = '{model_id}'")
-    return runs[0].info.run_id if runs else None
-
-
-def newest_run() -> tuple[str, str, bool] | None:
-    """Ids of the experiment and of the run to watch, and whether that run is active.
-
-    It is the newest that is active, else the newest; None where nothing has been recorded.
-    Raises ConnectionError when the store does not answer.
-    """
-    set_environment()
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    client = mlflow.MlflowClient(tracking_uri())
-    try:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            return None
-        for query, running in (("attributes.status = 'RUNNING'", True), ("", False)):
-            ids = [experiment.experiment_id]
-            newest = client.search_runs(
-                ids, query, max_results=1, order_by=["attributes.start_time DESC"]
-            )
-            if newest:
-                return experiment.experiment_id, newest[0].info.run_id, running
-    except MlflowException as error:
-        raise ConnectionError(f"{tracking_uri()} does not answer: {error}") from None
-    return None
-
-
-def create_run(client: "MlflowClient", model_id: str) -> str:
-    """Open the model's run, and the experiment where there is none."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-    else:
-        local = tracking_uri().startswith("sqlite:")
-        where = (home() / "mlartifacts").as_uri() if local else None
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=where)
-    run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
-    return str(run.info.run_id)
+        say(f"MLflow refused {batch[0]['kind']} and goes without: {error}")
 
 
 def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:
@@ -317,7 +264,7 @@ def send_model(run_id: str, folder: Path) -> None:
         mlflow.pyfunc.log_model(
             name="model",
             python_model="stages/served_model.py",
-            artifacts={"model": str(folder)},
+            artifacts={"model": folder.absolute().as_uri()},  # MLflow reads a path as an address
             code_paths=["nanogpt", "stages"],
             pip_requirements=REQUIREMENTS,
             signature=signature(),
@@ -330,10 +277,10 @@ def run_stage(settings: Settings) -> None:
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
         problem = deliver(Outbox(folder), folder.name)
-        print(f"tracking: {folder.name} {'delivered' if problem is None else problem}")
+        say(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:
-        raise ConnectionError(f"{tracking_uri()} did not take everything")
+        raise ConnectionError(f"{shown_uri()} did not take everything")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from stages.command import main
+from stages.redaction import redacted_address
 from stages.settings import Settings
-from stages.tracking import newest_run, tracking_uri
+from stages.store import is_server, newest_run, tracking_uri
 
 POLL_SECONDS = 0.2
 SAMPLES = "samples_while_training.json"  # as `stages.training.samples` calls it
@@ -21,7 +22,7 @@ SAMPLES = "samples_while_training.json"  # as `stages.training.samples` calls it
 
 def page(server: str, experiment_id: str, run_id: str, tab: str) -> str:
     """The address of one of a run's pages, in the mode of MLflow that is about training."""
-    run = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+    run = f"{redacted_address(server).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return f"{run}/{tab}?workflowType=machine_learning"
 
 
@@ -65,7 +66,7 @@ def serve(server: str, command: list[str]) -> None:
 def run_stage(server: str, command: list[str], settings: Settings) -> None:
     """`python -m stages.watch ADDRESS -- COMMAND`."""
     uri = tracking_uri()
-    recorded_elsewhere = uri.startswith("http")
+    recorded_elsewhere = is_server(uri)
     if recorded_elsewhere or answers(server):
         print("\n".join(links(uri if recorded_elsewhere else server)))
     else:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from stages.redaction import redacted
+
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -14,7 +16,7 @@ class Meter:
     """Counts bytes; `total` is None where nobody knows how many there will be."""
 
     def __init__(self, label: str, total: int | None = None, done: int = 0) -> None:
-        self.label, self.total, self.done = label, total, done
+        self.label, self.total, self.done = redacted(label), total, done
         self.console = Console()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -24,7 +26,7 @@ class Meter:
             console=self.console,
             transient=True,
         )
-        self.task = self.bar.add_task(label, total=total, completed=done)
+        self.task = self.bar.add_task(self.label, total=total, completed=done)
         self.started, self.said = (time.monotonic(),) * 2
 
     def __enter__(self) -> "Meter":

@@ -4,10 +4,12 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from stages.params import Section
+from stages.redaction import redacted_address
 from stages.texts.encodings import known_encoding
 
 
@@ -20,6 +22,16 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def without_password(url: str) -> str:
+    """Return the address of a file; one with a user or password in it is refused."""
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            f"{url} holds a user or a password, which params.yaml and dvc.lock would show to all "
+            "who read them; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
+        )
+    return url
 
 
 NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
@@ -47,8 +59,13 @@ class Package(Section):
 class Url(Section):
     """One file on the web."""
 
-    url: Annotated[str, ADDRESS]
+    url: Annotated[str, ADDRESS, AfterValidator(without_password)]
     sha256: Annotated[str, SHA256]
+
+    @field_serializer("url")
+    def shown_url(self, url: str) -> str:
+        """Leave the signature of a signed address out of the manifest."""
+        return redacted_address(url)
 
 
 class HuggingFace(Section):

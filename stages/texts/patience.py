@@ -8,6 +8,8 @@ from typing import Any
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 from urllib3.util import Retry
 
+from stages.redaction import redacted
+
 POLICY = Retry(
     total=5,  # after pauses of about 0, 2, 4, 8 and 16 s
     backoff_factor=1,
@@ -42,7 +44,8 @@ class Patience:
                 "connection, and run it again: what came is kept"
             ) from None
         number, tries = 1 + len(self.retry.history), 1 + (POLICY.total or 0)
-        print(f"{self.undertaking}: {error}; try {number} of {tries} follows", flush=True)
+        line = f"{self.undertaking}: {error}; try {number} of {tries} follows"
+        print(redacted(line), flush=True)
         try:
             self.retry.sleep(answer)
         except InvalidHeader:  # a Retry-After that is neither seconds nor a date

@@ -12,6 +12,7 @@ from typing import Any
 
 from nanogpt.files import write_whole
 from stages.failures import Full, Interrupted, kind_of, reason_of
+from stages.redaction import redacted
 
 RESERVED_BYTES = 1 << 16
 
@@ -45,7 +46,7 @@ def write_end(
     content = {
         "finished": finished,
         "step": step,
-        "error": None if error is None else reason_of(error),
+        "error": None if error is None else redacted(reason_of(error)),
         "kind": None if error is None else kind_of(error),
         "code": code,
     }

@@ -28,6 +28,7 @@ from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, 
 from nanogpt.train import Ended, Started, TrainConfig, TrainEvent, train
 from nanogpt.workers import default_workers
 from stages.failures import EXPECTED
+from stages.redaction import redact_tracebacks
 from stages.settings import Settings, read_settings
 from stages.supervise import exit_at_once, starters, when_gone
 from stages.tokens.shards import Shards
@@ -58,6 +59,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     given = parser.parse_args()
     folder, shards, out = given.state, given.shards, given.out
+    redact_tracebacks()
     when_gone(starters(), exit_at_once)
     code = code_sha256()  # before anything can be edited meanwhile
     stop = threading.Event()

@@ -28,11 +28,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def end(process: Any) -> None:
-    """Stop a process group and wait for it."""
+def end(process: Any) -> str:
+    """Stop a process group and wait for it; what it printed."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    output: str = process.communicate(timeout=60)[0]
+    return output
+
+
+def with_login(api: str) -> str:
+    """The same address with a user and a password, which this server does not ask for."""
+    return api.replace("://", "://alice:s3cr3t-Pa55@")
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -80,7 +86,7 @@ def test_a_deployment_run_completes_and_shows_its_result(
     project = new_project(max_steps="20", decay="5")
     settings = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
     Path(settings["PREFECT_HOME"]).mkdir()
-    worker = project.start("infra/worker.sh", **settings)
+    worker = project.start("infra/worker.sh", **{**settings, "PREFECT_API_URL": with_login(api)})
     try:
         ready = {"deployments": {"name": {"any_": ["local"]}}}
         wait_for(
@@ -91,7 +97,9 @@ def test_a_deployment_run_completes_and_shows_its_result(
         done = project.run("prefect", "deployment", "run", "build/local", "--watch", **settings)
         assert done.returncode == 0, done.stdout
     finally:
-        end(worker)
+        printed = end(worker)
+    assert f"View Deployment in UI: {api.removesuffix('/api')}/" in printed
+    assert "s3cr3t" not in printed
     runs = task_runs(api)
     assert set(runs) == set(STAGES)
     assert {run["state_type"] for run in runs.values()} == {"COMPLETED"}
@@ -194,9 +202,12 @@ def test_a_mistake_in_the_data_is_not_tried_again(
     project = new_project()
     (project.folder / "texts/0.txt").write_bytes(b"caf\xe9")
     done = project.run(
-        *("python", "-m", "pipelines.build", "--target", "download"), PREFECT_API_URL=api
+        *("python", "-m", "pipelines.build", "--target", "download"),
+        PREFECT_API_URL=with_login(api),
     )
     assert done.returncode == 2
+    assert f"View at {api.removesuffix('/api')}/" in done.stdout
+    assert "s3cr3t" not in done.stdout
     assert "0.txt is not UTF-8 (byte 3: 0xe9)" in done.stdout
     assert task_runs(api)["download"]["run_count"] == 1
 

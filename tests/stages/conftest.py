@@ -87,6 +87,7 @@ class Site(ThreadingHTTPServer):
         self.answers: dict[str, list[Answer]] = {}
         self.asked: list[str] = []
         self.ranges: list[str] = []  # the header Range of each request, or ""
+        self.logins: list[str] = []  # the header Authorization of each request, or ""
         self.closing = threading.Event()
 
     def put(self, path: str, *answers: Answer | bytes) -> str:
@@ -103,6 +104,7 @@ class SiteHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         self.server.ranges.append(self.headers.get("Range", ""))
+        self.server.logins.append(self.headers.get("Authorization", ""))
         answers = self.server.answers.get(self.path.split("?")[0], [Answer(404)])
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         status, first, body = answer.status, 0, answer.body

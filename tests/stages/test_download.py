@@ -1,3 +1,4 @@
+import base64
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.download import CACHE, run
+from stages.params import PARAMS_FILE, ParamsError, parse_section
 from stages.texts import corpus
 from stages.texts.params import CorpusParams, Package, Url
 
@@ -413,6 +415,38 @@ def test_another_sha256_is_refused_with_the_found_one(site: Any) -> None:
     found = hashlib.sha256(b"changed").hexdigest()
     wanted = hashlib.sha256(b"as it was").hexdigest()
     refused(url((address, b"as it was")), address, f"has sha256 {found}", f"says {wanted}")
+
+
+@pytest.mark.parametrize("who", ["alice", "alice:s3cr3t-Pa55"])
+def test_an_address_with_a_password_is_refused_without_showing_it(who: str) -> None:
+    urls = [{"url": f"https://{who}@example.org/a.txt", "sha256": "0" * 64}]
+    content = {**BASE.model_dump(), "source": "url", "urls": urls}
+    with pytest.raises(ParamsError, match=r"example\.org/a\.txt holds a user.*~/\.netrc") as caught:
+        parse_section("corpus", CorpusParams, content, PARAMS_FILE)
+    assert "alice" not in str(caught.value)
+
+
+def test_a_password_in_netrc_is_used(
+    workspace: Path, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = workspace / "netrc"
+    netrc.write_text("machine 127.0.0.1 login alice password s3cr3t-Pa55\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    run(url((site.put("/a.txt", b"one"), b"one")), OUT)
+    assert site.logins == ["Basic " + base64.b64encode(b"alice:s3cr3t-Pa55").decode()]
+
+
+def test_the_signature_of_an_address_is_neither_printed_nor_in_the_manifest(
+    site: Any, pauses: list[float], make_answer: Callable[..., Any], capsys: Any
+) -> None:
+    address = site.put("/a.txt", make_answer(500), b"one") + "?v=2&X-Amz-Signature=s3cr3t"
+    run(url((address, b"one")), OUT)
+    manifest = (OUT / "manifest.json").read_text()
+    assert "/a.txt?v=2&X-Amz-Signature=***" in manifest
+    printed = capsys.readouterr().out
+    assert "/a.txt?v=2&X-Amz-Signature=***" in printed
+    assert "s3cr3t" not in manifest + printed
 
 
 # --- package -------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import init
 from starlette.testclient import TestClient
 
+from stages.local_store import EXPERIMENT
 from stages.params import read_params
 from stages.served_model import DEFAULTS, REQUIREMENTS
-from stages.tracking import EXPERIMENT
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "the king"

@@ -10,8 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from stages.local_store import EXPERIMENT
 from stages.outbox import Outbox
-from stages.tracking import EXPERIMENT, Tracker, deliver
+from stages.tracking import Tracker, deliver
 from stages.training.samples import TABLE, SampleTable
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there

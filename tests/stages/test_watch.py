@@ -14,8 +14,10 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from stages.local_store import EXPERIMENT
 from stages.outbox import Outbox
-from stages.tracking import EXPERIMENT, deliver, newest_run
+from stages.store import newest_run
+from stages.tracking import deliver
 from stages.training.samples import TABLE
 from stages.watch import links
 
