@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.local_store import EXPERIMENT, artifacts_uri, follow_move, local_uri
@@ -72,19 +73,22 @@ def set_environment() -> None:
 
 
 def connect_once(uri: str) -> None:
-    """Raise what a database says at once; MLflow asks it again for minutes, with a line each time.
+    """Raise what a database answers at once; MLflow asks it again for minutes, a line each time.
 
-    An MLflow server is not asked: its client gives up soon.
+    An MLflow server is not asked, for its client gives up soon, nor a file that MLflow is to make.
     """
     import sqlalchemy
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
-    if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
-        engine = sqlalchemy.create_engine(uri)
-        try:
-            sqlalchemy.inspect(engine).has_table("experiments")
-        finally:
-            engine.dispose()
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    engine = sqlalchemy.create_engine(uri)
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        return
+    try:
+        sqlalchemy.inspect(engine).has_table("experiments")
+    finally:
+        engine.dispose()
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -220,6 +220,15 @@ def test_a_store_that_fails_takes_a_small_share_of_the_time(
     assert len(tries) == 2  # the first, and the last when the stage has ended
 
 
+def test_a_database_of_the_users_own_is_made_where_it_is_named(
+    run_python: Callable[..., Any], workspace: Path
+) -> None:
+    done = run_python("-c", BACKGROUND, MLFLOW_TRACKING_URI=f"sqlite:///{workspace}/new/runs.db")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (workspace / "new/runs.db").is_file()
+    assert not (workspace / "mlflow.db").exists()
+
+
 @pytest.mark.parametrize("module", ["ui", "watch"])
 def test_make_ui_and_watch_tell_of_a_damaged_database_in_one_line(
     run_python: Callable[..., Any], workspace: Path, module: str
