@@ -152,19 +152,6 @@ def test_an_experiment_in_a_copy_without_a_text_is_refused_whatever_it_runs(
     assert "without 1 of your texts, which neither git nor DVC keeps: new.txt" in done.stdout
 
 
-def test_edited_training_code_trains_again(copy_of_built: Any) -> None:
-    project = copy_of_built
-    before = (project.folder / "models/gpt/model.safetensors").read_bytes()
-    optim = project.folder / "nanogpt/optim.py"
-    text = optim.read_text()
-    assert "return 1.0\n" in text
-    optim.write_text(text.replace("return 1.0\n", "return 0.5\n"))
-    output = project.repro("train", NANOGPT_TRACKING="false")
-    assert stages_run(output) == ["train"]
-    assert "continuing" not in output
-    assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before
-
-
 def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
     copy_of_built.set_params(max_steps="20", decay="5")
@@ -202,7 +189,9 @@ def test_a_mistake_in_the_last_section_stops_the_first_stage(
 
 def edit_during_training(project: Any, edit: Callable[[], object]) -> str:
     """Edit something after the first printed update; the output of `dvc repro`, which must fail."""
-    process = project.start("dvc", "repro", "train", NANOGPT_TRACKING="false")
+    process = project.start(
+        "dvc", "repro", "train", NANOGPT_TRACKING="false", NANOGPT_LOG_INTERVAL="1"
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -241,15 +230,17 @@ def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: A
 def test_code_edited_during_a_training_is_not_recorded_with_it(new_project: Any) -> None:
     project = new_project(max_steps="60")
     file = project.folder / "nanogpt/optim.py"
-    output = edit_during_training(
-        project, lambda: file.write_text(file.read_text() + "\n# edited\n")
-    )
+    text = file.read_text()
+    assert "return 1.0\n" in text
+    edited = text.replace("return 1.0\n", "return 0.5\n")
+    output = edit_during_training(project, lambda: file.write_text(edited))
     assert "nanogpt/optim.py was edited" in output
     assert locked_train(project) == {}
-    output = project.repro("train", NANOGPT_TRACKING="false")
-    assert "step     60" in output  # the finished training was by other code
-    done = project.run("python", "-m", "stages.verify")
-    assert done.returncode == 0, done.stdout
+    before = (project.folder / "models/gpt/model.safetensors").read_bytes()
+    output = project.repro("train", NANOGPT_TRACKING="false")  # what is finished is of other code
+    assert "step     60" in output
+    assert "continuing" not in output
+    assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before
 
 
 def test_weights_next_to_those_named_concern_no_training(copy_of_built: Any) -> None:
