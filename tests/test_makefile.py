@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project as an archive holds it, in no git repository, its environment set up."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the `make test` that runs this
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     for name in ("Makefile", "pyproject.toml", "constraints.txt", ".dvc/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
