@@ -146,7 +146,15 @@ def make_template(folder: Path) -> Project:
         ("git", "add", "-A"),
         ("git", "commit", "-qm", "start"),
         ("dvc", "repro", "shard"),
-        ("python", "-m", "compileall", "-q", "nanogpt", "stages", "pipelines"),  # once for all copies
+        (
+            "python",
+            "-m",
+            "compileall",
+            "-q",
+            "nanogpt",
+            "stages",
+            "pipelines",
+        ),  # once for all copies
     ):
         done = project.run(*command)
         assert done.returncode == 0, done.stdout

@@ -150,18 +150,14 @@ def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 
 
-def test_a_finished_training_run_again_adds_no_second_model(
-    new_project: Callable[..., Any],
-) -> None:
-    project = new_project(max_steps="24")
-    train = ("python", "-m", "stages.train")
-    assert project.run(*train).returncode == 0
+def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) -> None:
+    project = copy_of_built
     client, run = only_run(project.folder)
     (logged,) = client.search_logged_models([run.info.experiment_id])
     cut_off = client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run.info.run_id
     )
-    again = project.run(*train)
+    again = project.run("python", "-m", "stages.train")
     assert "trained before; its model is written again" in again.stdout
     (found,) = client.search_logged_models([run.info.experiment_id])
     assert (found.model_id, str(found.status)) == (logged.model_id, "READY")
