@@ -49,8 +49,7 @@ def how_changed(before: str | None, now: str | None) -> str:
 def inputs_of(stage: str) -> Inputs | None:
     """Read what dvc.yaml declares of a stage; None for what is none of its stages.
 
-    Code is told apart by its content, data by size and time of change: it can be large, and only
-    this moment's is compared.
+    Code is compared by its content, data by size and time of change: it can be large.
     """
     if not DVC_FILE.exists():
         return None

@@ -204,11 +204,11 @@ def refused(path: Any, *words: str) -> None:
 
 
 def test_a_path_that_the_shell_would_expand_is_refused_written_out(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/ann")
-    refused("~/songs", "'~/songs' is not expanded by DVC", "write /home/ann/songs")
-    refused("$HOME/songs", "write /home/ann/songs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused("~/songs", "'~/songs' is not expanded by DVC", f"write {tmp_path}/songs")
+    refused("$HOME/songs", f"write {tmp_path}/songs")
     assert params(path="~nobody-of-that-name/a").path == "~nobody-of-that-name/a"
     write("~/songs/a.txt")  # a folder of that name, however odd
     assert params(path="~/songs").path == "~/songs"
