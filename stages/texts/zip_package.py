@@ -65,6 +65,7 @@ def zip_package(name: str, stream: io.BufferedReader, budget: Budget) -> Iterato
             with zipfile.ZipFile(file) as archive:
                 yield Package(name, archive, budget)
         except (*DAMAGE, NotImplementedError, UnicodeDecodeError) as error:
+            # The last two are zipfile's: a method it does not know, a name of no encoding.
             raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
 
 
