@@ -17,8 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Logits in a chunk: on a CPU what its cache holds, elsewhere what keeps thousands of cores busy.
-CHUNK_LOGITS = {"cpu": 1 << 20}
+CHUNK_LOGITS = {"cpu": 1 << 18}
 CHUNK_LOGITS_ELSEWHERE = 1 << 28
+
+# With fewer tokens, reading the head's matrix anew for each chunk takes longer than multiplying.
+MIN_CHUNK_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,11 @@ class Head:
         return torch.tanh(logits / self.softcap) if self.softcap else logits
 
     def stretch(self, squashed: Tensor) -> Tensor:
-        """What `squash` gave (..., V) as logits, the padding at -inf."""
-        logits = squashed * self.softcap if self.softcap else squashed.clone()
+        """What `squash` gave (..., V) as logits, the padding at -inf.
+
+        Without a soft cap that is done in place.
+        """
+        logits = squashed * self.softcap if self.softcap else squashed
         logits[..., self.vocab_size :] = -math.inf
         return logits
 
@@ -50,7 +56,8 @@ def widened(x: Tensor) -> Tensor:
 
 def chunks(n_tokens: int, n_logits: int, device: torch.device) -> Iterator[slice]:
     """As few slices as may be over all tokens, of equal size but for the last."""
-    most = max(1, CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE) // n_logits)
+    most = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS_ELSEWHERE) // n_logits
+    most = max(MIN_CHUNK_TOKENS, most)
     size = max(1, math.ceil(n_tokens / math.ceil(n_tokens / most)))
     return (slice(i, min(i + size, n_tokens)) for i in range(0, n_tokens, size))
 

@@ -62,12 +62,12 @@ class Muon(torch.optim.Muon):
         )
         stacked = torch.stack(updates).to(self.dtype)
         if self.pool is None:
-            steps = orthogonalise(stacked).to(matrices[0]).unbind()
-        else:
-            one_by_one = self.pool.map(orthogonalise, stacked[:, None].unbind())
-            steps = tuple(matrix[0].to(matrices[0]) for matrix in one_by_one)
+            steps = orthogonalise(stacked)
+        else:  # two at a time: one alone, and the interpreter takes too large a share
+            steps = torch.cat(list(self.pool.map(orthogonalise, torch.split(stacked, 2))))
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(matrices, steps, alpha=-lr * max(1, rows / columns) ** 0.5)
+        moves = steps.to(matrices[0]).unbind()
+        torch._foreach_add_(matrices, moves, alpha=-lr * max(1, rows / columns) ** 0.5)
 
 
 def orthogonalised(

@@ -36,6 +36,7 @@ def test_losses_and_gradients_are_those_of_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, chunk: int, softcap: float, vocab_size: int
 ) -> None:
     monkeypatch.setitem(loss.CHUNK_LOGITS, "cpu", chunk * V)
+    monkeypatch.setattr(loss, "MIN_CHUNK_TOKENS", 1)
     head = Head(vocab_size=vocab_size, softcap=softcap)
     x, weight, targets = drawn()
     expected = by_hand(x, weight, targets, head)
@@ -72,12 +73,19 @@ def test_compiled_it_is_the_same(softcap: float) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_chunks_cover_every_token_once() -> None:
-    parts = list(chunks(10, (1 << 20) // 4, torch.device("cpu")))
+def test_chunks_cover_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, most = torch.device("cpu"), loss.CHUNK_LOGITS["cpu"]
+    monkeypatch.setattr(loss, "MIN_CHUNK_TOKENS", 1)
+    parts = list(chunks(10, most // 4, cpu))
     assert [(part.start, part.stop) for part in parts] == [(0, 4), (4, 8), (8, 10)]
-    parts = list(chunks(10, (1 << 20) // 7, torch.device("cpu")))  # not seven and then three
+    parts = list(chunks(10, most // 7, cpu))  # not seven and then three
     assert [(part.start, part.stop) for part in parts] == [(0, 5), (5, 10)]
-    assert [(part.start, part.stop) for part in chunks(1, 1 << 30, torch.device("cpu"))] == [(0, 1)]
+    assert [(part.start, part.stop) for part in chunks(1, 1 << 30, cpu)] == [(0, 1)]
+
+
+def test_a_chunk_is_worth_reading_a_large_head_for() -> None:
+    parts = list(chunks(1024, 50304, torch.device("cpu")))
+    assert [(part.start, part.stop) for part in parts] == [(i, i + 256) for i in (0, 256, 512, 768)]
 
 
 def test_padding_has_no_probability() -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogpt.cache import KVCache
-from nanogpt.model import GPT, GPTConfig, rotary_angles, rotate
+from nanogpt.model import GPT, GPTConfig, relu2, rotary_angles, rotate
 
 CPU = torch.device("cpu")
 SEPARATOR = 49
@@ -269,6 +269,25 @@ def test_softcap_bends_the_logits_below_it(
     capped = lively(replace(config, logit_softcap=2.0))(idx)[..., :50]
     assert free.abs().max() > 2
     torch.testing.assert_close(capped, 2 * torch.tanh(free / 2))
+
+
+def test_rotation_turns_pairs_of_channels_by_angles_that_grow_with_the_position(
+    modern: GPTConfig,
+) -> None:
+    """Su et al. 2021, equation 15, channels paired across the halves as in GPT-NeoX."""
+    cos, sin = rotary_angles(replace(modern, n_head=8))  # 4 channels per head
+    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 2.0]).expand(16, 1, -1), cos, sin)[:, 0]
+    slow = torch.arange(16) * 10_000**-0.5
+    wanted = (slow * 100).cos(), -2 * slow.sin(), (slow * 100).sin(), 2 * slow.cos()
+    torch.testing.assert_close(turned, torch.stack(wanted, dim=1))
+
+
+def test_squared_relu_has_the_gradient_of_autograd() -> None:
+    x = torch.randn(5, 7, requires_grad=True)
+    wanted = torch.autograd.grad((x.relu() ** 2 * x.detach().cos()).sum(), x)
+    found = torch.autograd.grad((relu2(x) * x.detach().cos()).sum(), x)
+    torch.testing.assert_close(relu2(x), x.relu() ** 2)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_rotated_products_depend_on_the_distance_alone(modern: GPTConfig) -> None:
