@@ -47,7 +47,7 @@ def adaptive_loss(
         weight_decay=0.0,
         beta2=0.999,  # updates of few tokens are noisy: the scale is averaged over more of them
     )
-    optimizers = build_optimizers(model, gentle, runtime.dtype, pool)
+    optimizers = build_optimizers(model, gentle, runtime.dtype, pool, runtime.workers)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
     model.eval()  # no dropout: what is measured is the prediction
     total = 0.0

@@ -20,7 +20,7 @@ from torch import Tensor
 CHUNK_LOGITS = {"cpu": 1 << 18}
 CHUNK_LOGITS_ELSEWHERE = 1 << 28
 
-# With fewer tokens, reading the head's matrix anew for each chunk takes longer than multiplying.
+# With fewer tokens, a large head's matrix is read so often that it takes longer than multiplying.
 MIN_CHUNK_TOKENS = 256
 
 
@@ -45,7 +45,7 @@ class Head:
         return logits
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Final logits (..., V), in float32 at least."""
+        """Final logits (..., V), in float32 at least; may overwrite those given."""
         return self.stretch(self.squash(widened(logits)))
 
 

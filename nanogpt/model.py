@@ -172,7 +172,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class SquaredReLU(torch.autograd.Function):
-    """max(x, 0) squared (So et al. 2021), in half the passes that autograd makes over x."""
+    """max(x, 0) squared (So et al. 2021), with fewer passes over x than autograd makes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with another `step`: it multiplies in `dtype`, shared among a pool."""
+    """`torch.optim.Muon` with another `step`: in `dtype`, shared by `workers` threads."""
 
     def __init__(
         self,
@@ -28,9 +28,10 @@ class Muon(torch.optim.Muon):
         weight_decay: float,
         dtype: torch.dtype,
         pool: Executor | None = None,
+        workers: int = 1,
     ) -> None:
         super().__init__(list(params), lr=lr, weight_decay=weight_decay)
-        self.dtype, self.pool = dtype, pool
+        self.dtype, self.pool, self.workers = dtype, pool, workers
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # theirs returns a closure's value
@@ -63,8 +64,9 @@ class Muon(torch.optim.Muon):
         stacked = torch.stack(updates).to(self.dtype)
         if self.pool is None:
             steps = orthogonalise(stacked)
-        else:  # two at a time: one alone, and the interpreter takes too large a share
-            steps = torch.cat(list(self.pool.map(orthogonalise, torch.split(stacked, 2))))
+        else:  # one job per thread: a job per matrix is slower, by the interpreter's share
+            jobs = stacked.tensor_split(min(self.workers, len(matrices)))
+            steps = torch.cat(list(self.pool.map(orthogonalise, jobs)))
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
         moves = steps.to(matrices[0]).unbind()
         torch._foreach_add_(matrices, moves, alpha=-lr * max(1, rows / columns) ** 0.5)

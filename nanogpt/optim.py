@@ -56,11 +56,12 @@ def build_optimizers(
     config: OptimConfig,
     dtype: torch.dtype = torch.float32,
     pool: Executor | None = None,
+    workers: int = 1,
 ) -> list[torch.optim.Optimizer]:
     """Return one or two optimizers which together hold every parameter of `model` once.
 
     `dtype` is what the training multiplies matrices in. Muon does so too, but for float16, whose
-    range is too small for it; it shares its matrices among the threads of `pool`.
+    range is too small for it; it shares its matrices among the `workers` threads of `pool`.
     """
     named = list(model.named_parameters())
     hidden = [p for name, p in named if p.ndim == 2 and name.startswith("h.")]
@@ -86,6 +87,7 @@ def build_optimizers(
                 weight_decay=config.weight_decay,
                 dtype=torch.float32 if dtype == torch.float16 else dtype,
                 pool=pool,
+                workers=workers,
             )
         )
     for optimizer in optimizers:

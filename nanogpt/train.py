@@ -146,7 +146,7 @@ def train(
     with ExitStack() as stack:
         pool = stack.enter_context(worker_pool(runtime.workers))
         wrapped = wrap(model.train(), runtime)
-        optimizers = build_optimizers(model, config.optim, runtime.dtype, pool)
+        optimizers = build_optimizers(model, config.optim, runtime.dtype, pool, runtime.workers)
         scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         progress = Progress(step=0, best_step=None, best_loss=None)
         if found := checkpoints(folder):

@@ -1,6 +1,8 @@
 """Muon by batches of one shape is PyTorch's Muon."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +77,31 @@ def test_iterations_of_the_gram_matrix_are_those_of_the_matrix(
     short = orthogonalised(matrices, COEFFICIENTS, 5, 1e-7)
     long = orthogonalised(matrices.double(), COEFFICIENTS, 5, 1e-7)
     torch.testing.assert_close(short.double(), long, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "workers", "wanted"),
+    [(4, 2, [2, 2]), (2, 2, [1, 1]), (4, 4, [1, 1, 1, 1]), (3, 2, [2, 1]), (1, 2, [1])],
+)
+def test_every_thread_has_its_share_of_the_matrices(
+    matrices: int, workers: int, wanted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = [torch.nn.Parameter(torch.randn(6, 4)) for _ in range(matrices)]
+    alone = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    for p, q in zip(params, alone, strict=True):
+        p.grad = q.grad = torch.randn(6, 4)
+    sizes = []
+
+    def counted(part: torch.Tensor, **how: Any) -> torch.Tensor:
+        sizes.append(len(part))
+        return orthogonalised(part, **how)
+
+    Muon(alone, lr=0.02, weight_decay=0.0, dtype=torch.float32).step()
+    monkeypatch.setattr("nanogpt.muon.orthogonalised", counted)
+    with ThreadPoolExecutor(workers) as pool:
+        Muon(
+            params, lr=0.02, weight_decay=0.0, dtype=torch.float32, pool=pool, workers=workers
+        ).step()
+    assert sorted(sizes, reverse=True) == wanted
+    for p, q in zip(params, alone, strict=True):
+        torch.testing.assert_close(p, q)
