@@ -156,7 +156,8 @@ def run_supervised(
     try:
         while process.poll() is None and not asked.is_set():
             family.update(descendants(process.pid))
-            asked.wait(POLL_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
         if process.poll() is None:
             stop_gently(process, family)
         return Outcome(process.wait(), asked.is_set())

@@ -1,7 +1,8 @@
 """Stage `train`: shards to a model, by torchrun, continuing where an earlier try was cut off.
 
-This module is the launcher: it checks what it is given, holds the lock and supervises. What each
-process does is in `stages.training.train_process`. The state of an unfinished training is in
+This module is the launcher: it checks what it is given, holds the lock and supervises. How many
+processes there are is decided in `stages.training.torchrun`, what each does is in
+`stages.training.train_process`. The state of an unfinished training is in
 `runs/<fingerprint>`, outside of DVC: the fingerprint is of data and params, so that changed ones
 never find an old checkpoint.
 """
@@ -18,10 +19,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
 import nanogpt
+from nanogpt.data import WindowOrder
 from nanogpt.files import file_sha256, write_whole
 from nanogpt.malloc import KEEP_FREED_MEMORY
 from stages.command import main
-from stages.failures import Crashed, Full, Interrupted, says_full
+from stages.failures import EXIT_CODES, Crashed, Full, Interrupted, says_full
 from stages.params import Section, load_section, zero_or_at_least
 from stages.settings import Settings
 from stages.supervise import exclusive, run_supervised
@@ -159,6 +161,21 @@ def check_batch(model: ModelParams, train: TrainParams) -> None:
         )
 
 
+def check_text(model: ModelParams, train: TrainParams, shards: Shards) -> None:
+    """Raise ValueError when the training split is shorter than one window."""
+    tokens = len(shards.stream("train"))
+    WindowOrder(n_tokens=tokens, block_size=model.block_size, seed=train.seed)
+
+
+def check_processes(settings: Settings, windows: int) -> None:
+    """Raise ValueError when more processes are asked for than an update has windows."""
+    if settings.processes and settings.processes > windows:
+        raise ValueError(
+            f"NANOGPT_PROCESSES={settings.processes}, but an update has {windows} windows to share "
+            "(train.batch_tokens / model.block_size)"
+        )
+
+
 def identity_of(model: ModelParams, train: TrainParams, shards: Path) -> dict[str, Any]:
     """All that decides the result of a training."""
     return {
@@ -174,44 +191,6 @@ def fingerprint_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def process_count(settings: Settings, windows: int) -> int:
-    """How many processes to start here: as set, else one per visible GPU, else one.
-
-    Among more GPUs than `windows` per update divide by, as many as they do. Raises ValueError when
-    a device is asked for by name and missing.
-    """
-    import torch
-
-    from nanogpt.runtime import choose_device
-
-    on_gpu = choose_device(settings.device).type == "cuda"
-    there = torch.cuda.device_count() if on_gpu else 1
-    if settings.processes is None:
-        used = max(n for n in range(1, there + 1) if windows % n == 0)
-        if used < there:
-            print(f"train: {used} of {there} GPUs; {windows} windows per update divide by no more")
-        return used
-    if settings.processes > windows:
-        raise ValueError(
-            f"NANOGPT_PROCESSES={settings.processes}, but an update has {windows} windows to share "
-            "(train.batch_tokens / model.block_size)"
-        )
-    if on_gpu and settings.processes > there:
-        raise ValueError(
-            f"NANOGPT_PROCESSES={settings.processes}, but this machine shows {there} GPUs"
-        )
-    return settings.processes
-
-
-def torchrun_command(settings: Settings, windows: int, arguments: list[str]) -> list[str]:
-    """The command line that starts the processes."""
-    options = settings.torchrun.split() or ["--standalone"]
-    processes = f"--nproc-per-node={process_count(settings, windows)}"
-    no_logs = f"--log-dir={os.devnull}"  # torchrun's own, which it never removes
-    launch = [sys.executable, "-m", "torch.distributed.run", no_logs, *options, processes]
-    return [*launch, "-m", "stages.training.train_process", *arguments]
-
-
 def run(
     model: ModelParams, train: TrainParams, shards: Path, out: Path, *, settings: Settings
 ) -> None:
@@ -222,13 +201,16 @@ def run(
     training cannot be done.
     """
     check_batch(model, train)
-    tokenizer = Shards.open(shards).tokenizer_folder
+    data = Shards.open(shards)
+    check_text(model, train, data)
     if train.init_from:
-        check_initial(Path(train.init_from), model.model_dump(), tokenizer)
+        check_initial(Path(train.init_from), model.model_dump(), data.tokenizer_folder)
+    windows = train.batch_tokens // model.block_size
+    check_processes(settings, windows)
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
-    windows = train.batch_tokens // model.block_size
-    command = torchrun_command(settings, windows, [str(folder), str(shards), str(out)])
+    paths = [str(path) for path in (folder, shards, out)]
+    command = [sys.executable, "-m", "stages.training.torchrun", str(windows), *paths]
     if settings.join:
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())
@@ -252,7 +234,7 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     """Run the processes of this machine.
 
     Raises Crashed, with what they said, when one died, Full when that is of a full disk,
-    Interrupted when asked to stop too early.
+    Interrupted when asked to stop too early, ValueError when none could start as asked.
     """
     log = folder / f"stderr-{socket.gethostname()}.log"
     outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
@@ -261,6 +243,8 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     if outcome.asked:
         raise Interrupted("stopped before the first step; run again to start")
     said = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
+    if outcome.code == EXIT_CODES["input"]:
+        raise ValueError(said[-1])
     if said and says_full(said[-1]):
         raise full(said[-1], folder)
     shown = "\n".join(said[-SHOWN_LINES:])

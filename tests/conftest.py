@@ -196,7 +196,9 @@ def built(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFact
     folder = shared / "built"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            copy_of(template, folder).repro()
+            temporary = shared / "temporary"
+            temporary.mkdir()
+            copy_of(template, folder).repro(TMPDIR=str(temporary))
     return copy_of(project_in(folder), tmp_path_factory.mktemp("built") / "project")
 
 

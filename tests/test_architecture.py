@@ -33,6 +33,7 @@ NEUTRAL = {
     "stages/training/display.py",
     "stages/training/outcome.py",
     "stages/training/samples.py",
+    "stages/training/torchrun.py",
 }
 
 

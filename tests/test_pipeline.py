@@ -1,8 +1,10 @@
 """The whole pipeline for real: all stages by DVC, and what runs again after which change."""
 
+import getpass
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,11 @@ def test_every_output_is_there(built: Any) -> None:
         "samples/samples.jsonl",
     ):
         assert (built.folder / name).stat().st_size > 0, name
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(built: Any, shared: Path) -> None:
+    left = {path.name for path in (shared / "temporary").iterdir()}
+    assert left <= {f"torchinductor_{getpass.getuser()}"}
 
 
 def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:

@@ -38,7 +38,7 @@ def members(project: Any) -> dict[str, list[psutil.Process]]:
     kinds: dict[str, list[psutil.Process]] = {"dvc": [], "launcher": [], "torchrun": [], "rank": []}
     for process in project.processes():
         line = " ".join(process.cmdline())
-        if "torch.distributed.run" in line:
+        if "stages.training.torchrun" in line:
             kinds["torchrun"].append(process)
         elif "stages.training.train_process" in line:
             kinds["rank"].append(process)

@@ -88,7 +88,7 @@ def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
     [
         *STAGES,
         *("check", "preset", "report", "verify", "tracking", "peek", "convert", "token_files"),
-        *("watch", "tokens.gpt2_vocabulary", "training.train_process"),
+        *("watch", "tokens.gpt2_vocabulary", "training.torchrun", "training.train_process"),
     ],
 )
 def test_help_says_what_a_module_does_and_starts_nothing(

@@ -1,6 +1,5 @@
 """The launcher of a training: what it refuses, and how it says so."""
 
-import getpass
 import json
 import re
 from collections.abc import Callable
@@ -110,14 +109,3 @@ def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[...,
     assert done.returncode == 2
     assert "models" in done.stdout
     assert "Traceback" not in done.stdout
-
-
-def test_torchrun_leaves_nothing_in_the_folder_for_temporary_files(
-    new_project: Callable[..., Any], tmp_path: Path
-) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    project = new_project(max_steps="4", decay="0")
-    done = project.run("python", "-m", "stages.train", TMPDIR=str(temporary), **QUIET)
-    assert done.returncode == 0, done.stdout
-    assert {path.name for path in temporary.iterdir()} <= {f"torchinductor_{getpass.getuser()}"}
