@@ -10,11 +10,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-STAGES = [
-    *("download", "clean", "tokenize", "shard", "statistics"),
-    *("weights", "train", "evaluate", "sample"),
-]
-
 
 def stages_run(output: str) -> list[str]:
     """The stages `dvc repro` said it ran."""
@@ -159,11 +154,12 @@ def test_an_experiment_in_a_copy_without_a_text_is_refused_whatever_it_runs(
     assert "without 1 of your texts, which neither git nor DVC keeps: new.txt" in done.stdout
 
 
-def test_a_changed_corpus_runs_everything(copy_of_built: Any) -> None:
+def test_a_changed_corpus_runs_all_up_to_the_training(copy_of_built: Any) -> None:
+    """What hangs on a changed model is in the test above."""
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
     copy_of_built.set_params(max_steps="20", decay="5")
-    ran = stages_run(copy_of_built.repro(NANOGPT_TRACKING="false"))
-    assert sorted([*ran, "weights"]) == sorted(STAGES)  # which depends on no corpus
+    ran = stages_run(copy_of_built.repro("statistics", "train", NANOGPT_TRACKING="false"))
+    assert sorted(ran) == ["clean", "download", "shard", "statistics", "tokenize", "train"]
 
 
 def test_the_dvc_commands_a_user_types(built: Any) -> None:

@@ -111,18 +111,16 @@ def losses(project: Any) -> list[float]:
 
 
 def test_two_processes_or_two_nodes_train_the_same_model(new_project: Callable[..., Any]) -> None:
-    # With dropout, too. Muon multiplies in bfloat16, which magnifies rounding
-    exact = {"optimizer": "adamw", "max_steps": "60", "dropout": "0.1"}
-    one, two = new_project("one", **exact), new_project("two", **exact)
-    one.repro("train", **QUIET)
+    """That two train what one does is tested in tests/nanogpt/test_parallel.py."""
+    short = {"max_steps": "20", "dropout": "0.1"}
+    two = new_project("two", **short)
     two.repro("train", NANOGPT_PROCESSES="2", **QUIET)
-    assert losses(two) == pytest.approx(losses(one), abs=1e-3)
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         end = f"127.0.0.1:{probe.getsockname()[1]}"
     nodes = f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint={end}"
-    project = new_project("nodes", **exact)
+    project = new_project("nodes", **short)
     # torchrun numbers nodes in the order of their addresses: rank 0 is on the one that joins
     first, second = (f"{nodes} --local-addr={name}" for name in ("127.0.0.1", "localhost"))
     leader = project.start("dvc", "repro", "train", NANOGPT_TORCHRUN=second, **QUIET)
@@ -130,7 +128,7 @@ def test_two_processes_or_two_nodes_train_the_same_model(new_project: Callable[.
     other = project.start("python", "-m", "stages.train", **join, **QUIET)
     output, _ = leader.communicate(timeout=240)
     assert leader.returncode == 0, output
-    assert "step     60 of 60" in output
+    assert "step     20 of 20" in output
     silence, _ = other.communicate(timeout=30)
     assert (other.returncode, silence) == (0, "")  # it records nothing, and so compares nothing
     assert losses(project) == losses(two)

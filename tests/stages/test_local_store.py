@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["what?", "100%41 mine", "naïve #1 [x] & $y"]
+NAME = "what? 100%41 naïve #1 [x] & $y"
 RECORD = """
 import sys
 from pathlib import Path
@@ -83,13 +83,12 @@ def files_of_runs(folder: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_runs_are_recorded_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / name
+def test_runs_are_recorded_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / NAME
     folder.mkdir()
     assert python(folder, RECORD, "first") == ""
     assert files_of_runs(folder) == {"first/note.txt"}
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
     made = {path.name for path in folder.iterdir()}
     assert made == {"mlflow.db", "mlartifacts", "note.txt", "runs"}
 

@@ -119,7 +119,7 @@ with Tracker("model", enabled=True, system_metrics=True) as tracker:
 
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="20", decay="5")
-    output = project.repro(MLFLOW_TRACKING_URI=DEAD)
+    output = project.repro("sample", MLFLOW_TRACKING_URI=DEAD)
     assert f"tracking: {DEAD} took not everything" in output
     assert "Traceback" not in output
     assert (project.folder / "samples/samples.txt").exists()
@@ -131,7 +131,6 @@ def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     assert run.info.status == "FINISHED"
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == [10, 20]
-    assert "evaluate/val_loss" in run.data.metrics
     assert client.list_artifacts(run.info.run_id, "samples")
 
 
