@@ -56,7 +56,7 @@ worker: setup  ## deploy the pipeline to that server and work for it
 
 .PHONY: test
 test: setup  ## the whole suite: unit tests and real miniature pipelines
-	python -m pytest
+	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
 
 .PHONY: fuzz
 fuzz: setup  ## look for files that the readers cannot take, until Ctrl-C

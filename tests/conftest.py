@@ -145,7 +145,7 @@ def make_template(folder: Path) -> Project:
         ("cp", str(ROOT / ".dvc/config"), ".dvc/config"),
         ("git", "add", "-A"),
         ("git", "commit", "-qm", "start"),
-        ("dvc", "repro", "shard"),
+        ("dvc", "repro", "shard", "weights"),
         (
             "python",
             "-m",

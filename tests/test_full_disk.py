@@ -64,11 +64,13 @@ def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_i
     assert json.loads(status.read_text())["kind"] == "full"
     assert not list((project.folder / "runs-after").glob("**/reserve"))
 
+    if step == 40:
+        return  # written again by the next run: see below
     shutil.rmtree(project.folder / "runs")  # what the disk held, on a larger one
     (project.folder / "runs-after").rename(project.folder / "runs")
     again = project.run("python", "-m", "stages.train", NANOGPT_TRACKING="false", **QUIET)
     assert again.returncode == 0, again.stdout
-    assert ("trained before" if step == 40 else "continuing after step 20") in again.stdout
+    assert "continuing after step 20" in again.stdout
 
 
 def test_a_model_that_finds_no_space_is_written_by_the_next_run(

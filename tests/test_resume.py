@@ -112,7 +112,7 @@ def losses(project: Any) -> list[float]:
 
 def test_two_processes_or_two_nodes_train_the_same_model(new_project: Callable[..., Any]) -> None:
     """That two train what one does is tested in tests/nanogpt/test_parallel.py."""
-    short = {"max_steps": "20", "dropout": "0.1"}
+    short = {"max_steps": "20", "decay": "4", "dropout": "0.1"}
     two = new_project("two", **short)
     two.repro("train", NANOGPT_PROCESSES="2", **QUIET)
 
