@@ -6,7 +6,12 @@ libraries are imported where they are used, so that checking the params or print
 no second.
 """
 
+import gc
 import os
+
+# torch and MLflow make a million objects that stay; looking for garbage among them every 700 takes
+# a sixth of their import.
+gc.set_threshold(10_000)
 
 # Else pydantic searches all installed packages for plugins, 0.05 s in each of many processes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

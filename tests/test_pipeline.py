@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-
 STAGES = [
     *("download", "clean", "tokenize", "shard", "statistics"),
     *("weights", "train", "evaluate", "sample"),

@@ -102,11 +102,9 @@ def test_the_preset_for_own_text_takes_a_few_small_files_and_any_length(
         encoding = "cp1252" if number == 4 else "utf-8"
         file = workspace / "texts" / ("more" if number % 2 else "") / f"note {number}.txt"
         file.write_text("\n".join(lines), encoding=encoding)
-    for stage in STAGES:
+    for stage in STAGES[: STAGES.index("train") + 1]:
         done = run_python("-m", "stages", stage, NANOGPT_TRACKING="false", NANOGPT_DEVICE="cpu")
         assert done.returncode == 0, done.stderr
-    samples = (workspace / "samples/samples.jsonl").read_text().splitlines()
-    assert [json.loads(line)["prompt"] for line in samples] == [""] * 4
     tokenizer = json.loads((workspace / "models/gpt/tokenizer/tokenizer.json").read_text())
     assert set("éï") < set(tokenizer["characters"]) == set("".join(words)) | set(" \n")
 

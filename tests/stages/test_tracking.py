@@ -119,10 +119,10 @@ with Tracker("model", enabled=True, system_metrics=True) as tracker:
 
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="20", decay="5")
-    output = project.repro("sample", MLFLOW_TRACKING_URI=DEAD)
+    output = project.repro("train", MLFLOW_TRACKING_URI=DEAD)
     assert f"tracking: {DEAD} took not everything" in output
     assert "Traceback" not in output
-    assert (project.folder / "samples/samples.txt").exists()
+    assert (project.folder / "models/gpt").exists()
     done = project.run("python", "-m", "stages.tracking", MLFLOW_TRACKING_URI=DEAD)
     assert done.returncode == 75
     done = project.run("python", "-m", "stages.tracking")
@@ -131,7 +131,7 @@ def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     assert run.info.status == "FINISHED"
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == [10, 20]
-    assert client.list_artifacts(run.info.run_id, "samples")
+    assert client.list_artifacts(run.info.run_id, "checkpoints/best")
 
 
 def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
