@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -40,7 +40,8 @@ def run_command(
                 while process.poll() is None:
                     family.update(descendants(process.pid))
                     relay(reader, say)
-                    time.sleep(POLL_SECONDS)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(POLL_SECONDS)
                 relay(reader, say)
                 return process.returncode
             finally:

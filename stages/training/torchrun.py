@@ -34,6 +34,7 @@ def main() -> None:
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CODES["input"])
+    sys.argv[0] = "NANOGPT_TORCHRUN"  # so torchrun's parser names what held a wrong option
     torchrun(torchrun_arguments(settings, count, [given.state, given.shards, given.out]))
 
 

@@ -85,6 +85,7 @@ def test_a_deployment_run_completes_and_shows_its_result(
 ) -> None:
     project = new_project(max_steps="20", decay="5")
     settings = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
+    settings["PREFECT_WORKER_QUERY_SECONDS"] = "1"
     Path(settings["PREFECT_HOME"]).mkdir()
     worker = project.start("infra/worker.sh", **{**settings, "PREFECT_API_URL": with_login(api)})
     try:
@@ -94,7 +95,16 @@ def test_a_deployment_run_completes_and_shows_its_result(
             60,
             "no deployment",
         )
-        done = project.run("prefect", "deployment", "run", "build/local", "--watch", **settings)
+        done = project.run(
+            "prefect",
+            "deployment",
+            "run",
+            "build/local",
+            "--watch",
+            "--watch-interval",
+            "1",
+            **settings,
+        )
         assert done.returncode == 0, done.stdout
     finally:
         printed = end(worker)
@@ -111,7 +121,7 @@ def test_a_deployment_run_completes_and_shows_its_result(
     assert "prefect.flow_run_id" in next(mlflow_tag).read_text()
 
 
-def test_a_training_killed_twice_is_retried_and_recovers(
+def test_a_killed_training_is_retried_and_recovers(
     new_project: Callable[..., Any], api: str
 ) -> None:
     project = new_project()
@@ -121,23 +131,22 @@ def test_a_training_killed_twice_is_retried_and_recovers(
     )
     assert flow.stdout is not None
     output = []
-    kills, begun = 0, False
-    for line in flow.stdout:  # lines come in bursts, so that one process may have printed many
+    killed = False
+    for line in flow.stdout:
         output.append(line)
-        begun |= "updates of" in line  # what each process says first
         step = re.search(r"step +(\d+) ", line)
-        if begun and kills < 2 and step and int(step[1]) > 60:  # the checkpoint of 40 is whole
+        if not killed and step and int(step[1]) > 60:  # the checkpoint of 40 is whole
             named = "stages.training.train_process"
             ranks = [p for p in project.processes() if named in p.cmdline()]
             ranks[-1].kill()
-            kills, begun = kills + 1, False
+            killed = True
     flow.communicate(timeout=60)
     assert flow.returncode == 0, "".join(output)
-    assert kills == 2
+    assert killed
     run = task_runs(api)["train"]
     assert run["state_type"] == "COMPLETED"
-    assert run["run_count"] == 3
-    assert "".join(output).count("continuing after step") == 2
+    assert run["run_count"] == 2
+    assert "".join(output).count("continuing after step") == 1
 
 
 class Flaky(BaseHTTPRequestHandler):
@@ -170,13 +179,11 @@ def flaky_server(text: bytes, failures: int) -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_network_that_fails_twice_is_tried_again(
-    new_project: Callable[..., Any], api: str
-) -> None:
+def test_a_network_that_fails_is_tried_again(new_project: Callable[..., Any], api: str) -> None:
     import hashlib
 
     text = b"the king did walk by night\n\n" * 50
-    with flaky_server(text, failures=12) as url:  # a try of the stage is six requests
+    with flaky_server(text, failures=6) as url:  # as many as a try of the stage asks
         urls = json.dumps([{"url": url, "sha256": hashlib.sha256(text).hexdigest()}])
         project = new_project(source="url", urls=urls)
         done = project.run(
@@ -185,7 +192,7 @@ def test_a_network_that_fails_twice_is_tried_again(
     assert done.returncode == 0, done.stdout
     run = task_runs(api)["download"]
     assert run["state_type"] == "COMPLETED"
-    assert run["run_count"] == 3
+    assert run["run_count"] == 2
 
 
 def test_a_mistake_in_params_fails_at_once(new_project: Callable[..., Any], api: str) -> None:

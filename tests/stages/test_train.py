@@ -67,6 +67,10 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
             {"NANOGPT_PROCESSES": "1000000"},
             "NANOGPT_PROCESSES=1000000, but an update has 128 windows to share",
         ),
+        (
+            {"NANOGPT_TORCHRUN": "--nods=2"},
+            "train: NANOGPT_TORCHRUN: error: unrecognized arguments: --nods=2",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_message(
