@@ -36,7 +36,7 @@ class Settings(BaseModel):
         default=None, ge=1, description="most tokens per forward pass; by default what suits"
     )
     workers: int | None = Field(
-        default=None, ge=1, description="to read, clean and tokenize; all cores"
+        default=None, ge=1, le=1024, description="to read, clean and tokenize; all cores"
     )
     runner: Literal["local", "ray"] = Field(default="local", description="where text is tokenized")
     shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")

@@ -9,7 +9,8 @@ import io
 from typing import NamedTuple
 
 from stages.texts.compressed import Budget
-from stages.texts.zip_package import Package, inside, zip_package
+from stages.texts.paragraphs import Paragraphs
+from stages.texts.zip_package import Package, Target, inside, zip_package
 
 WORD = (
     "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}",
@@ -65,7 +66,7 @@ def related(package: Package, part: str) -> dict[str, str]:
     return found.parts
 
 
-class Relations:
+class Relations(Target):
     """Collects the parts that a file of relationships names."""
 
     def __init__(self, folder: str) -> None:
@@ -78,26 +79,14 @@ class Relations:
             kind = attributes.get("Type", "").rpartition("/")[2]
             self.parts.setdefault(kind, inside(self.folder, attributes.get("Target", "")))
 
-    def end(self, tag: str, /) -> None:
-        """Do nothing."""
 
-    def data(self, text: str, /) -> None:
-        """Do nothing."""
+class WordText(Paragraphs):
+    """Collects the text of a document, or of the notes in a part of notes."""
 
-
-class WordText:
-    """Collects the text of a document, or of the notes in a part of notes.
-
-    `frames` are the lines of the body and of whatever is open in it: a cell, a text box, a note.
-    """
+    namespaces, skipped = KNOWN, SKIPPED
 
     def __init__(self) -> None:
-        self.frames: list[list[str]] = [[]]
-        self.paragraphs: list[list[str]] = []  # the pieces of those that are open
-        self.rows: list[list[str]] = []  # the cells of those that are open
-        self.boxes: list[str] = []  # lines that wait for the end of their paragraph
-        self.open: list[str] = []
-        self.skipping = 0  # elements that are open, from the first one skipped on
+        super().__init__()
         self.hidden = self.joined = False
         self.deleted_rows: set[int] = set()  # how deep in tables they are
         self.begun: list[str] = []  # what a paragraph whose mark was deleted adds to the next one
@@ -114,18 +103,8 @@ class WordText:
         """Return the line that no next paragraph went on with, if there is one."""
         return ["".join(self.begun)] if self.begun else []
 
-    def start(self, tag: str, attributes: dict[str, str], /) -> None:
-        """Take note of an element that begins."""
-        namespace, brace, name = tag.rpartition("}")
-        name = name if namespace + brace in KNOWN else ""
-        if not self.skipping:
-            self.begin(name, attributes)
-        if self.skipping or name in SKIPPED:
-            self.skipping += 1
-        self.open.append(name)
-
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of an element that is not skipped."""
+        """Take note of the begin of an element that is not skipped."""
         parent = self.open[-1] if self.open else ""
         if name == "p":
             self.paragraphs.append([])
@@ -149,12 +128,8 @@ class WordText:
         elif name in NOTES and not self.hidden:
             self.references.append(Note(NOTES[name], word(attributes, "id")))
 
-    def end(self, tag: str, /) -> None:
-        """Take note of an element that ends."""
-        name = self.open.pop()
-        if self.skipping:
-            self.skipping -= 1
-            return
+    def finish(self, name: str) -> None:
+        """Take note of the end of an element that is not skipped."""
         if name == "p":
             self.end_paragraph()
         elif name == "tr":
@@ -195,9 +170,9 @@ class WordText:
             self.write(text)
 
     def write(self, text: str) -> None:
-        """Add to the innermost paragraph."""
-        if self.paragraphs and not self.hidden:
-            self.paragraphs[-1].append(text)
+        """Add to the innermost paragraph what is shown."""
+        if not self.hidden:
+            super().write(text)
 
 
 def word(attributes: dict[str, str], name: str) -> str:

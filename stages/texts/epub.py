@@ -12,7 +12,7 @@ from stages.texts.compressed import Budget
 from stages.texts.encodings import NotText, decoded
 from stages.texts.markup import MAX_MARKUP_BYTES, html_text
 from stages.texts.reasons import ENCRYPTED, LeftOut
-from stages.texts.zip_package import Package, inside, zip_package
+from stages.texts.zip_package import Package, Target, inside, zip_package
 
 CONTAINER = "META-INF/container.xml"
 ENCRYPTION = "META-INF/encryption.xml"
@@ -71,7 +71,7 @@ def page_text(package: Package, page: str) -> str:
         raise ValueError(f"{name} {error}") from None
 
 
-class Attributes:
+class Attributes(Target):
     """Collects one attribute of all elements of a name, in any namespace."""
 
     def __init__(self, element: str, attribute: str) -> None:
@@ -83,14 +83,8 @@ class Attributes:
         if tag.rpartition("}")[2] == self.element and self.attribute in attributes:
             self.values.append(attributes[self.attribute])
 
-    def end(self, tag: str, /) -> None:
-        """Do nothing."""
 
-    def data(self, text: str, /) -> None:
-        """Do nothing."""
-
-
-class Book:
+class Book(Target):
     """Collects the pages of a book, by id, and their order; "" is what is no page to read."""
 
     def __init__(self, folder: str) -> None:
@@ -108,9 +102,3 @@ class Book:
             self.items[attributes.get("id", "")] = path if is_page and not is_contents else ""
         elif name == "itemref":
             self.order.append(attributes.get("idref", ""))
-
-    def end(self, tag: str, /) -> None:
-        """Do nothing."""
-
-    def data(self, text: str, /) -> None:
-        """Do nothing."""

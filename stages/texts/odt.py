@@ -9,8 +9,9 @@ import io
 import re
 
 from stages.texts.compressed import Budget
+from stages.texts.paragraphs import Paragraphs
 from stages.texts.reasons import ENCRYPTED, LeftOut
-from stages.texts.zip_package import zip_package
+from stages.texts.zip_package import Target, zip_package
 
 NAMESPACE = "{urn:oasis:names:tc:opendocument:xmlns:"
 KINDS = {
@@ -44,7 +45,7 @@ def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
         return "\n".join([*body.frames[0], *body.notes])
 
 
-class Encryption:
+class Encryption(Target):
     """Looks for an encrypted part in the manifest of a package."""
 
     found = False
@@ -53,41 +54,19 @@ class Encryption:
         """Take note of an element that begins."""
         self.found = self.found or tag.endswith("}encryption-data")
 
-    def end(self, tag: str, /) -> None:
-        """Do nothing."""
 
-    def data(self, text: str, /) -> None:
-        """Do nothing."""
+class OpenText(Paragraphs):
+    """Collects the text of a document."""
 
-
-class OpenText:
-    """Collects the text of a document.
-
-    `frames` are the lines of the body and of whatever is open in it: a cell, a text box, a note.
-    """
+    namespaces, skipped = KINDS, SKIPPED
 
     def __init__(self) -> None:
-        self.frames: list[list[str]] = [[]]
-        self.paragraphs: list[list[str]] = []  # the pieces of those that are open
-        self.rows: list[list[str]] = []  # the cells of those that are open
-        self.boxes: list[str] = []  # lines that wait for the end of their paragraph
+        super().__init__()
         self.notes: list[str] = []
-        self.open: list[str] = []
-        self.skipping = 0  # elements that are open, from the first one skipped on
         self.is_text = False
 
-    def start(self, tag: str, attributes: dict[str, str], /) -> None:
-        """Take note of an element that begins."""
-        namespace, brace, name = tag.rpartition("}")
-        name = name if namespace + brace in KINDS else ""
-        if not self.skipping:
-            self.begin(name, attributes)
-        if self.skipping or name in SKIPPED:
-            self.skipping += 1
-        self.open.append(name)
-
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of an element that is not skipped."""
+        """Take note of the begin of an element that is not skipped."""
         if name == "text" and self.open[-1:] == ["body"]:
             self.is_text = True
         elif name in ("p", "h"):
@@ -104,12 +83,9 @@ class OpenText:
         elif name in CELLS or name in ("text-box", "note-body"):
             self.frames.append([])
 
-    def end(self, tag: str, /) -> None:
-        """Take note of an element that ends."""
-        name = self.open.pop()
-        if self.skipping:
-            self.skipping -= 1
-        elif name in ("p", "h"):
+    def finish(self, name: str) -> None:
+        """Take note of the end of an element that is not skipped."""
+        if name in ("p", "h"):
             self.end_paragraph()
         elif name == "table-row":
             self.frames[-1].append("\t".join(self.rows.pop()))
@@ -141,8 +117,3 @@ class OpenText:
         pieces = self.paragraphs[-1]
         before = next((piece for piece in reversed(pieces) if piece), "\n")
         self.write(shown.lstrip(" ") if before[-1] in " \n" else shown)
-
-    def write(self, text: str) -> None:
-        """Add to the innermost paragraph."""
-        if self.paragraphs and text:
-            self.paragraphs[-1].append(text)

@@ -10,14 +10,14 @@ import posixpath
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from stages.texts.compressed import CHUNK, DAMAGE, Budget, Unpacked, seekable
 from stages.texts.reasons import ENCRYPTED, LeftOut
 
 
-class Target(Protocol):
-    """What the events of a parser go to; tags are written `{namespace}name`."""
+class Target:
+    """Takes the events of a parser, and does nothing; tags are written `{namespace}name`."""
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
         """Take note of an element that begins."""

@@ -56,6 +56,7 @@ def test_an_unknown_variable_is_refused_with_those_there_are(
     [
         ("NANOGPT_DEVICE", "gpu", "'auto', 'cpu', 'cuda' or 'mps'"),
         ("NANOGPT_PROCESSES", "0", "greater than or equal to 1"),
+        ("NANOGPT_WORKERS", "30000", "less than or equal to 1024"),
         ("NANOGPT_PROCESSES", "", "valid integer"),
         ("NANOGPT_WORKERS", "many", "valid integer"),
         ("NANOGPT_RUNNER", "spark", "'local' or 'ray'"),
