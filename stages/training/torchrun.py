@@ -47,15 +47,21 @@ def process_count(settings: Settings, windows: int) -> int:
     on_gpu = choose_device(settings.device).type == "cuda"
     there = torch.cuda.device_count() if on_gpu else 1
     if settings.processes is None:
-        used = max(n for n in range(1, there + 1) if windows % n == 0)
+        used = largest_divisor(windows, there)
         if used < there:
-            print(f"train: {used} of {there} GPUs; {windows} windows per update divide by no more")
+            some = f"{used} of {there} GPUs"
+            print(f"train: {some}; {windows} windows per update divide by no more", flush=True)
         return used
     if on_gpu and settings.processes > there:
         raise ValueError(
             f"NANOGPT_PROCESSES={settings.processes}, but this machine shows {there} GPUs"
         )
     return settings.processes
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of a number that is `most` or less."""
+    return max(n for n in range(1, most + 1) if number % n == 0)
 
 
 def torchrun_arguments(settings: Settings, processes: int, arguments: list[str]) -> list[str]:
