@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 .PHONY: run
 run: setup  ## train what params.yaml says and report: text in, a measured GPT out
 	@test -e .git || git rev-parse --git-dir > /dev/null 2>&1 || test "$$(dvc config core.no_scm)" = true || \
-	  { echo 'This is no git repository, as code from an archive is none: run "git init", or "dvc config --local core.no_scm true" to use DVC without git.' >&2; exit 2; }
+	  { echo 'This is no git repository, as code from an archive is none: run "git init", or "$(BIN)/dvc config --local core.no_scm true" to use DVC without git.' >&2; exit 2; }
 	python -m stages.check
 	dvc repro
 	python -m stages.report

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def main(
             write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
     except EXPECTED as error:
         if debug:
-            raise
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
         fail(stage, kind_of(error), message_of(error), status_file)
 
 

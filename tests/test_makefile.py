@@ -21,7 +21,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("Makefile", "pyproject.toml", "constraints.txt", ".dvc/config"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/dvc").symlink_to(Path(sys.executable).with_name("dvc"))
     (tmp_path / ".venv/.installed").touch()
     return tmp_path
 

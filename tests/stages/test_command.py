@@ -62,10 +62,15 @@ def test_an_unexpected_exception_keeps_its_traceback(bake: Run, workspace: Path)
     assert not (workspace / "status.json").exists()
 
 
-def test_debug_shows_the_traceback_of_an_expected_failure(bake: Run) -> None:
-    done = bake("raise ValueError('too hot')", NANOGPT_DEBUG="1")
-    assert "Traceback" in done.stderr
-    assert "ValueError: too hot" in done.stderr
+def test_debug_shows_the_traceback_of_an_expected_failure_too(bake: Run, workspace: Path) -> None:
+    variables = {"NANOGPT_DEBUG": "1", "NANOGPT_STATUS_FILE": "status.json"}
+    done = bake("raise ConnectionError('no answer of http://alice:s3cr3t@host')", **variables)
+    assert done.returncode == 75
+    assert done.stderr.startswith("Traceback")
+    assert "ConnectionError: no answer" in done.stderr
+    assert "\nbake: no answer" in done.stderr
+    assert "s3cr3t" not in done.stderr
+    assert json.loads((workspace / "status.json").read_text())["kind"] == "network"
 
 
 def test_a_stage_that_ends_well_leaves_its_time(bake: Run, workspace: Path) -> None:
