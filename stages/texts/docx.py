@@ -104,7 +104,7 @@ class WordText(Paragraphs):
         return ["".join(self.begun)] if self.begun else []
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of the begin of an element that is not skipped."""
+        """Take note of the beginning of an element that is not skipped."""
         parent = self.open[-1] if self.open else ""
         if name == "p":
             self.paragraphs.append([])

@@ -66,7 +66,7 @@ class OpenText(Paragraphs):
         self.is_text = False
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of the begin of an element that is not skipped."""
+        """Take note of the beginning of an element that is not skipped."""
         if name == "text" and self.open[-1:] == ["body"]:
             self.is_text = True
         elif name in ("p", "h"):

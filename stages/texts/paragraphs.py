@@ -1,11 +1,12 @@
 """The lines of a document written with a word processor, as its XML is read."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from stages.texts.zip_package import Target
 
 
-class Paragraphs(Target):
+class Paragraphs(Target, ABC):
     """Collects lines; a format says in `begin` and `finish` what its elements mean.
 
     `frames` are the lines of the body and of whatever is open in it: a cell, a text box, a note.
@@ -40,13 +41,13 @@ class Paragraphs(Target):
         else:
             self.finish(name)
 
+    @abstractmethod
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of the begin of an element that is not skipped."""
-        raise NotImplementedError
+        """Take note of the beginning of an element that is not skipped."""
 
+    @abstractmethod
     def finish(self, name: str) -> None:
         """Take note of the end of an element that is not skipped."""
-        raise NotImplementedError
 
     def write(self, text: str) -> None:
         """Add to the innermost paragraph."""
