@@ -1,5 +1,6 @@
 """What tests of whole stages share: a small project of their own in a temporary folder."""
 
+import gc
 import os
 import random
 import re
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 # Started in the background of a script, this process ignores Ctrl-C, and so would all it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.set_threshold(10_000)  # as in stages/__init__.py: torch and MLflow are many objects that stay
 
 MINIATURE = {
     "source": "files",
@@ -52,6 +55,17 @@ ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_OFFLINE": "1",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of whole projects, which take longest, at the start of both halves of the list.
+
+    Each of two workers begins with one half: none waits long for the other at the end.
+    """
+    long = [item for item in items if "template" in getattr(item, "fixturenames", ())]
+    short = [item for item in items if "template" not in getattr(item, "fixturenames", ())]
+    half, rest = len(long) // 2, (len(items) - len(long)) // 2
+    items[:] = [*long[:half], *short[:rest], *long[half:], *short[rest:]]
 
 
 @dataclass(frozen=True)

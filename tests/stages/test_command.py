@@ -1,5 +1,7 @@
 import json
+import runpy
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,13 +98,20 @@ def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
         *("watch", "tokens.gpt2_vocabulary", "training.torchrun", "training.train_process"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_help_says_what_a_module_does_and_starts_nothing(
-    run_python: Run, workspace: Path, module: str
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
 ) -> None:
-    done = run_python("-m", f"stages.{module}", "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: python -m stages.{module}")
-    assert len(done.stdout.splitlines()) > 5
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"stages.{module}", run_name="__main__", alter_sys=True)
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (0, "")
+    assert said.out.startswith(f"usage: python -m stages.{module}")
+    assert len(said.out.splitlines()) > 5
     assert list(workspace.iterdir()) == []
 
 
