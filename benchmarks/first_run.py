@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks.time_to_loss import Text, peer
-from nanogpt.evaluate import bits_per_byte
+from nanogpt.evaluate.loss import bits_per_byte
 from nanogpt.runtime import fastest_dtype, matmul_flops
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def make_run(folder: Path) -> dict[str, Any]:
     """Run all stages and the report; return what they took and came to."""
     environment = {**os.environ, "PYTHONPATH": ""}  # the clone's own code, not this one's
     started = time.perf_counter()
-    commands = ("dvc", "repro"), ("python", "-m", "stages.report")
+    commands = ("dvc", "repro"), ("python", "-m", "stages.tools.report")
     environment["PATH"] = f"{folder / '.venv/bin'}{os.pathsep}{environment['PATH']}"
     for command in commands:  # `make run` without its check of the set-up
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
@@ -87,8 +87,8 @@ def make_run(folder: Path) -> dict[str, Any]:
 
 def split_texts(folder: Path) -> tuple[Text, int]:
     """Return the clone's two splits as characters, and the bytes of the validation text."""
-    from stages.tokens.shards import Shards
-    from stages.tokens.tokenizer import load_tokenizer
+    from stages.artifacts.shards import Shards
+    from stages.tokenizers.tokenizer import load_tokenizer
 
     shards = Shards.open(folder / "data/shards")
     tokenizer = load_tokenizer(shards.tokenizer_folder)

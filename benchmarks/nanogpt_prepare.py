@@ -15,7 +15,7 @@ import tiktoken
 from datasets import load_dataset
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from stages.tokens.tokenizer import SEPARATOR, parse_ranks
+from stages.tokenizers.tokenizer import SEPARATOR, parse_ranks
 
 PIECES = 1024
 VAL_FRACTION = 0.0005

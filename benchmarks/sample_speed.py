@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
 from benchmarks.train_speed import SHAPES, config_of
-from nanogpt.decoding import decoding_copy
-from nanogpt.generate import Sampling, generate
-from nanogpt.model import GPT
+from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.gemv import decoding_copy
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 
 TEMPERATURE, TOP_K = 0.8, 200  # of nanoGPT's sample.py
@@ -45,7 +45,7 @@ def our_model(shape: str) -> GPT:
 
 
 def our_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
-    """Sampling by `nanogpt.generate`."""
+    """Sampling by `nanogpt.generate.decode`."""
     fast = fastest_dtype(device) if device.type == "cuda" else torch.float32
     dtype = getattr(torch, options.dtype) if options.dtype else fast
     model = decoding_copy(our_model(options.shape), Runtime(device=device, dtype=dtype))

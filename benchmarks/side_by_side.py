@@ -11,7 +11,7 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
-from nanogpt.malloc import KEEP_FREED_MEMORY
+from stages.runtime.allocator import KEEP_FREED_MEMORY
 
 
 def peer_module(clone: Path, name: str) -> ModuleType:
@@ -25,7 +25,7 @@ def peer_module(clone: Path, name: str) -> ModuleType:
 def measured_elsewhere(who: str, options: Sequence[str] = ()) -> dict[str, Any]:
     """What this script prints last when run again with `--measure who`, as JSON; printed at once.
 
-    Ours gets the memory settings that `stages.train` gives its processes.
+    Ours gets the memory settings that `stages.train.stage` gives its processes.
     """
     assert sys.modules["__main__"].__spec__ is not None  # benchmarks are run with -m
     name = sys.modules["__main__"].__spec__.name

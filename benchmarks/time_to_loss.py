@@ -35,13 +35,13 @@ from numpy.typing import NDArray
 
 from benchmarks.side_by_side import in_turn, middle
 from benchmarks.train_speed import config_of
-from nanogpt.data import TokenStream
-from nanogpt.evaluate import evaluate_split
-from nanogpt.model import GPT
-from nanogpt.optim import OptimConfig
+from nanogpt.data.stream import TokenStream
+from nanogpt.evaluate.loss import evaluate_split
+from nanogpt.model.gpt import GPT
+from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train import StepDone, TrainConfig, train
-from nanogpt.workers import default_workers
+from nanogpt.train.loop import StepDone, TrainConfig, train
 
 # What nanoGPT's README gives for a CPU, evaluated at the end; for a GPU its configuration file, but
 # for the 200 batches of each evaluation, which take as long as the training: 20 are three times the

@@ -29,14 +29,14 @@ from typing import Any
 import torch
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
-from nanogpt.data import TokenStream
+from nanogpt.data.stream import TokenStream
 from nanogpt.flops import flops_per_token
-from nanogpt.memory import peak_memory_bytes
-from nanogpt.model import GPT, GPTConfig
-from nanogpt.optim import OptimConfig
+from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train import StepDone, TrainConfig, train
-from nanogpt.workers import default_workers
+from nanogpt.train.loop import StepDone, TrainConfig, train
+from nanogpt.train.micro_batch import peak_memory_bytes
 
 # name: (block_size, n_layer, n_head, n_embd, vocab_size)
 SHAPES = {

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from nanogpt.model import GPT
+from nanogpt.model.gpt import GPT
 
 # Dense matrix products per second in bfloat16, or in float16 where a GPU has no bfloat16, by
 # NVIDIA's data sheets (half of what they print "with sparsity"). The first that matches counts.

@@ -32,9 +32,9 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     distributed: bool = False
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # among processes: see nanogpt.parallel
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # among processes: see nanogpt.parallel.processes
     recompute: bool = False  # activations in the backward pass, instead of keeping them
-    workers: int = 1  # threads that share the sequences of an update: see nanogpt.workers
+    workers: int = 1  # threads that share the sequences of an update: see nanogpt.parallel.threads
 
     @property
     def sharded(self) -> bool:

@@ -26,9 +26,9 @@ from pipelines.dag import Stage, read_stages
 from pipelines.failure import failure
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
-from stages.check import check_project
-from stages.failures import EXIT_CODES, EXPECTED, Kind, kind_of
-from stages.redaction import redact_tracebacks, redacted
+from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of
+from stages.runtime.redaction import redact_tracebacks, redacted
+from stages.tools.check import check_project
 
 PRINTED_LINES = 200  # the last of what a command prints, among which DVC says why it failed
 

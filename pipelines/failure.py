@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from stages.failures import Kind, says_full
+from stages.runtime.errors import Kind, says_full
 
 DVC_LOCK = Path(".dvc/tmp/lock")  # contains the number of the process that holds it
 LOCKED = "ERROR: Unable to acquire lock"  # DVC's words, when it is the whole repository's

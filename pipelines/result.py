@@ -2,9 +2,9 @@
 
 import json
 
-from stages.evaluate import METRICS
-from stages.report import read_json
-from stages.sample import OUT as SAMPLES
+from stages.evaluate.stage import METRICS
+from stages.sample.stage import OUT as SAMPLES
+from stages.tools.report import read_json
 
 SHOWN_SAMPLES = 2
 

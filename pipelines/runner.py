@@ -15,7 +15,7 @@ from typing import IO
 
 import psutil
 
-from stages.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, end_all
+from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, end_all
 
 
 def run_command(

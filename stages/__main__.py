@@ -14,24 +14,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.failures import EXIT_CODES
+from stages.runtime.errors import EXIT_CODES
 
 if TYPE_CHECKING:
-    from stages.settings import Settings
+    from stages.runtime.settings import Settings
 
 STAGES = (
     *("download", "clean", "tokenize", "shard", "statistics"),
     *("weights", "train", "evaluate", "sample"),
 )
-WORK = {"download": "stages.texts.bundles", "tokenize": "stages.tokens.pool"}  # what workers import
+WORK = {
+    "download": "stages.download.file_groups",
+    "tokenize": "stages.tokenize.pool",
+}  # what workers import
 
 
 def checked(stage: str, settings: "Settings") -> None:
     """Run a stage, unless something in the params would stop it or a later one."""
     run_stage = import_module(f"stages.{stage}").run_stage
-    from stages.check import check_before
+    from stages.tools.check import check_before
 
-    gc.freeze()  # as `stages.command.main` does with what it finds imported
+    gc.freeze()  # as `stages.runtime.entry.main` does with what it finds imported
     check_before(stage)
     run_stage(settings)
 
@@ -49,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_prompt_options(sample: argparse.ArgumentParser) -> None:
-    """Add what `stages.prompt` takes; what is not given is as params.yaml says."""
+    """Add what `stages.serve.prompt` takes; what is not given is as params.yaml says."""
     sample.add_argument(
         "--prompt",
         action="append",
@@ -70,13 +73,13 @@ def main() -> None:
     if given and "prompt" not in given:
         arguments.error(f"--{next(iter(given)).replace('_', '-')} goes with --prompt")
     if name in WORK:
-        from stages.processes import start_server
+        from stages.runtime.pool import start_server
 
         start_server(WORK[name])
-    from stages.command import main as run  # settings and all take their time
+    from stages.runtime.entry import main as run  # settings and all take their time
 
     if given:
-        from stages.prompt import write_texts
+        from stages.serve.prompt import write_texts
 
         run(name, partial(write_texts, given), takes_arguments=True, keeps_nothing=True)
     else:
@@ -86,5 +89,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # while `stages.command`, which would report it, was imported
+    except KeyboardInterrupt:  # while `stages.runtime.entry`, which would report it, was imported
         sys.exit(EXIT_CODES["interrupted"])

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.__main__ import STAGES as STARTED
-from stages.check import SECTIONS
+from stages.tools.check import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
@@ -16,24 +16,24 @@ STAGES = list(DVC["stages"])
 # Modules that start, spread, log, record or stop a stage and change no byte of its output. Editing
 # them must not train a model again (docs/decisions/0003).
 NEUTRAL = {
-    "nanogpt/malloc.py",
-    "stages/command.py",
-    "stages/failures.py",
-    "stages/inputs.py",
-    "stages/texts/meter.py",
-    "stages/outbox.py",
-    "stages/redaction.py",
-    "stages/processes.py",
-    "stages/tokens/pool.py",
-    "stages/tokens/ray_cluster.py",
-    "stages/texts/patience.py",
-    "stages/settings.py",
-    "stages/supervise.py",
-    "stages/tracking.py",
-    "stages/training/display.py",
-    "stages/training/outcome.py",
-    "stages/training/samples.py",
-    "stages/training/torchrun.py",
+    "stages/runtime/allocator.py",
+    "stages/runtime/entry.py",
+    "stages/runtime/errors.py",
+    "stages/runtime/inputs.py",
+    "stages/runtime/progress.py",
+    "stages/tracking/outbox.py",
+    "stages/runtime/redaction.py",
+    "stages/runtime/pool.py",
+    "stages/tokenize/pool.py",
+    "stages/tokenize/ray_cluster.py",
+    "stages/runtime/retry.py",
+    "stages/runtime/settings.py",
+    "stages/runtime/supervise.py",
+    "stages/tracking/mlflow_run.py",
+    "stages/tracking/display.py",
+    "stages/runtime/outcome.py",
+    "stages/tracking/samples.py",
+    "stages/runtime/torchrun.py",
 }
 
 
@@ -103,7 +103,7 @@ def test_the_library_needs_torch_numpy_and_safetensors_alone() -> None:
 def test_dvc_deps_are_the_real_imports(stage: str) -> None:
     starts = [f"stages/{stage}.py"]
     if stage == "train":
-        starts.append("stages/training/train_process.py")  # torchrun starts it
+        starts.append("stages/train/worker.py")  # torchrun starts it
     deps = {dep for dep in DVC["stages"][stage]["deps"] if dep.endswith(".py")}
     assert deps == closure(*starts) - NEUTRAL
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.settings import PREFIX, Settings
+from stages.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 NOTES = ROOT / "docs/lab-notes.md"
@@ -85,7 +85,9 @@ def test_commands_exist(guide: Path) -> None:
 def test_commands_are_found() -> None:
     commands = code((ROOT / "README.md").read_text(encoding="utf-8"))
     assert "make run\n" in commands
-    assert {"stages.peek", "stages.convert", "pipelines.build"} <= set(MODULE.findall(commands))
+    assert {"stages.tools.inspect_data", "stages.tools.convert", "pipelines.build"} <= set(
+        MODULE.findall(commands)
+    )
 
 
 @guides

@@ -97,12 +97,12 @@ def test_result_neutral_settings_run_nothing(built: Any) -> None:
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("nanogpt/ngram.py", {"statistics", "evaluate"}),
-        ("nanogpt/kneser_ney.py", {"evaluate"}),
-        ("nanogpt/optim.py", {"train", "evaluate"}),
-        ("nanogpt/generate.py", {"sample"}),
-        ("stages/tracking.py", set()),
-        ("stages/tokens/split.py", {"tokenize", "shard"}),
+        ("nanogpt/evaluate/ngram.py", {"statistics", "evaluate"}),
+        ("nanogpt/evaluate/kneser_ney.py", {"evaluate"}),
+        ("nanogpt/optim/optimizers.py", {"train", "evaluate"}),
+        ("nanogpt/generate/decode.py", {"sample"}),
+        ("stages/tracking/mlflow_run.py", set()),
+        ("stages/lib/split.py", {"tokenize", "shard"}),
     ],
 )
 def test_an_edited_module_concerns_the_stages_that_import_it(
@@ -228,18 +228,18 @@ def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: A
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["params"]["train"]["learning_rate"] == 0.05
     assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.05
-    done = project.run("python", "-m", "stages.verify")
+    done = project.run("python", "-m", "stages.tools.verify")
     assert done.returncode == 0, done.stdout
 
 
 def test_code_edited_during_a_training_is_not_recorded_with_it(new_project: Any) -> None:
     project = new_project(max_steps="60")
-    file = project.folder / "nanogpt/optim.py"
+    file = project.folder / "nanogpt/optim/optimizers.py"
     text = file.read_text()
     assert "return 1.0\n" in text
     edited = text.replace("return 1.0\n", "return 0.5\n")
     output = edit_during_training(project, lambda: file.write_text(edited))
-    assert "nanogpt/optim.py was edited" in output
+    assert "nanogpt/optim/optimizers.py was edited" in output
     assert locked_train(project) == {}
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()
     output = project.repro("train", NANOGPT_TRACKING="false")  # what is finished is of other code

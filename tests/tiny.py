@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from nanogpt.model import GPTConfig
-from nanogpt.optim import OptimConfig
-from nanogpt.train import TrainConfig
+from nanogpt.model.gpt import GPTConfig
+from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.train.loop import TrainConfig
 
 GPT2 = GPTConfig(
     vocab_size=50,  # padded to 64

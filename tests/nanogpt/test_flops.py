@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpt.flops import flops_per_token, peak_flops
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model.gpt import GPT, GPTConfig
 
 
 def test_arithmetic_is_what_pytorch_counts(

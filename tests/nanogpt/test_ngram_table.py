@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt.cache import KVCache
-from nanogpt.checkpoint import load_model, save_model
 from nanogpt.flops import flops_per_token
-from nanogpt.generate import Sampling, generate
-from nanogpt.model import GPT, GPTConfig, ngram_hashes
+from nanogpt.generate.decode import Sampling, generate
+from nanogpt.model.cache import KVCache
+from nanogpt.model.gpt import GPT, GPTConfig, ngram_hashes
+from nanogpt.train.checkpoint import load_model, save_model
 
 CPU = torch.device("cpu")
 Build = Callable[[GPTConfig], GPT]

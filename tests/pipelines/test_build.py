@@ -136,7 +136,7 @@ def test_a_killed_training_is_retried_and_recovers(
         output.append(line)
         step = re.search(r"step +(\d+) ", line)
         if not killed and step and int(step[1]) > 60:  # the checkpoint of 40 is whole
-            named = "stages.training.train_process"
+            named = "stages.train.worker"
             ranks = [p for p in project.processes() if named in p.cmdline()]
             ranks[-1].kill()
             killed = True

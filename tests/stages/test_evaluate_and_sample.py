@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt.checkpoint import load_model, read_config
-from stages import evaluate, sample
-from stages.evaluate import EvaluateParams
-from stages.sample import SampleParams
-from stages.settings import Settings
-from stages.tokens.shards import Shards
-from stages.tokens.tokenizer import CharTokenizer
+from nanogpt.train.checkpoint import load_model, read_config
+from stages.artifacts.shards import Shards
+from stages.evaluate import stage as evaluate
+from stages.evaluate.stage import EvaluateParams
+from stages.runtime.settings import Settings
+from stages.sample import stage as sample
+from stages.sample.stage import SampleParams
+from stages.tokenizers.tokenizer import CharTokenizer
 
 SETTINGS = Settings(device="cpu")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.tokens.tokenizer import CharTokenizer, save_tokenizer
+from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ def texts(workspace: Path) -> Path:
 
 def test_it_is_the_same_stage(texts: Path, run_python: Run) -> None:
     found = []
-    for how in (["stages", "download"], ["stages.download"]):
+    for how in (["stages", "download"], ["stages.download.stage"]):
         done = run_python("-m", *how, NANOGPT_WORKERS="2")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("download: 4 documents")

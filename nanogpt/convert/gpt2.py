@@ -1,0 +1,259 @@
+"""Weights of Hugging Face's GPT-2 and of nanoGPT under our names, and back.
+
+Both call every weight as we do, under a prefix. Hugging Face keeps the four matrices of a layer
+transposed (its Conv1D is OpenAI's, (in, out)); both may bring the causal mask as a buffer and the
+tied head a second time. What a model of ours cannot express is refused by its name, as is on the
+way out what GPT-2 cannot. No file is fetched and no tokenizer is known here.
+
+Shapes: C channels (n_embd), V vocabulary.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.tensor_files import check_numbers
+from nanogpt.train.checkpoint import fill
+
+# What makes a model of ours a GPT-2, whatever its size and GELU. zero_init_proj is not among them:
+# weights do not show how they began.
+GPT2: dict[str, Any] = {
+    "position": "learned",
+    "norm": "layernorm",
+    "qk_norm": False,
+    "tie_weights": True,
+    "logit_softcap": 0.0,
+    "mask_documents": False,
+    "ngram_table": 0,
+}
+
+# What Hugging Face's config.json must say, where it says it.
+HF_FIXED: dict[str, Any] = {
+    "model_type": "gpt2",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+# Our activation by Hugging Face's names. GPT-2 has GELU's tanh form, nanoGPT the exact one.
+ACTIVATIONS: dict[str, Any] = {
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu": "gelu_exact",
+}
+HF_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+NANOGPT_ARGS = {"block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias"}
+
+CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+# What torch.compile, DDP, Lightning Fabric, FSDP and activation checkpointing add to names.
+WRAPPERS = {
+    *("_orig_mod", "module", "_forward_module", "_fsdp_wrapped_module"),
+    "_checkpoint_wrapped_module",
+}
+MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, no bias of a layer
+
+
+def config_from_hf(about: Mapping[str, Any]) -> GPTConfig:
+    """Our config for the content of a GPT-2's config.json.
+
+    Raises ValueError naming every key that asks for what our model does not do.
+    """
+    problems = [
+        f"{key} is {about[key]!r}, ours is {value!r}"
+        for key, value in HF_FIXED.items()
+        if about.get(key, value) != value
+    ]
+    activation = about.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        problems.append(f"activation_function is {activation!r}, not {' or '.join(ACTIVATIONS)}")
+    if about.get("n_inner") not in (None, 4 * size_of(about, "n_embd")):
+        problems.append(f"n_inner is {about['n_inner']}, ours is 4 x n_embd")
+    dropouts = {key: about.get(key, 0.1) for key in HF_DROPOUTS}
+    if len(set(dropouts.values())) > 1:
+        problems.append(f"the dropouts differ, ours is one: {dropouts}")
+    positions = "n_positions" if "n_positions" in about else "n_ctx"  # n_ctx is the older name
+    if problems:
+        raise ValueError("; ".join(problems))
+    return GPTConfig(
+        vocab_size=size_of(about, "vocab_size"),
+        block_size=size_of(about, positions),
+        n_layer=size_of(about, "n_layer"),
+        n_head=size_of(about, "n_head"),
+        n_embd=size_of(about, "n_embd"),
+        dropout=share_of(dropouts, "resid_pdrop"),
+        bias=True,
+        activation=ACTIVATIONS[activation],
+        zero_init_proj=False,
+        **GPT2,
+    )
+
+
+def config_to_hf(config: GPTConfig, *, separator: int) -> dict[str, Any]:
+    """The content of config.json for a model of ours whose documents end with `separator`.
+
+    Raises ValueError naming the fields that GPT-2 cannot express. Biases that a model does not have
+    are zeros in Hugging Face's.
+    """
+    in_the_way = [
+        f"{field} is {getattr(config, field)!r}, GPT-2's {value!r}"
+        for field, value in GPT2.items()
+        if getattr(config, field) != value
+    ]
+    activations = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if config.activation not in activations:
+        in_the_way.append(f"activation is {config.activation!r}, GPT-2's 'gelu'")
+    if in_the_way:
+        raise ValueError(f"GPT-2 cannot express this model: {'; '.join(in_the_way)}")
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        **HF_FIXED,
+        "activation_function": activations[config.activation],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None,
+        **dict.fromkeys(HF_DROPOUTS, config.dropout),
+        "initializer_range": 0.02,
+        "bos_token_id": separator,
+        "eos_token_id": separator,
+        "dtype": "float32",
+        "use_cache": True,
+    }
+
+
+def config_from_nanogpt(model_args: Mapping[str, Any], vocab_size: int) -> GPTConfig:
+    """Our config for the `model_args` of a ckpt.pt whose tokenizer has vocab_size ids.
+
+    nanoGPT may have padded its vocabulary as we do. Raises ValueError naming the key that is wrong.
+    """
+    if odd := sorted(model_args.keys() ^ NANOGPT_ARGS):
+        raise ValueError(f"model_args are not nanoGPT's; missing or unknown: {', '.join(odd)}")
+    config = GPTConfig(
+        vocab_size=vocab_size,
+        block_size=size_of(model_args, "block_size"),
+        n_layer=size_of(model_args, "n_layer"),
+        n_head=size_of(model_args, "n_head"),
+        n_embd=size_of(model_args, "n_embd"),
+        dropout=share_of(model_args, "dropout"),
+        bias=bool(model_args["bias"]),
+        activation="gelu_exact",
+        zero_init_proj=False,
+        **GPT2,
+    )
+    if model_args["vocab_size"] not in (vocab_size, config.padded_vocab_size):
+        raise ValueError(
+            f"vocab_size is {model_args['vocab_size']}, the tokenizer has {vocab_size} ids "
+            f"({config.padded_vocab_size} when padded)"
+        )
+    return config
+
+
+def size_of(about: Mapping[str, Any], key: str) -> int:
+    """A whole number from 1. Raises ValueError naming the key."""
+    value = about.get(key)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{key} is {value!r}, not a whole number from 1")
+    return value
+
+
+def share_of(about: Mapping[str, Any], key: str) -> float:
+    """A number from 0, below 1. Raises ValueError naming the key."""
+    value = about[key]
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{key} is {value!r}, not a number from 0 and below 1")
+    return float(value)
+
+
+def read_nanogpt(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(model_args, weights) of nanoGPT's ckpt.pt; nothing in it is run.
+
+    Raises ValueError when it is damaged or no such file.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise ValueError(  # torch's own words advise to load it with all that it may run
+            f"{file} is damaged or no checkpoint of nanoGPT: it must be a ckpt.pt as nanoGPT's "
+            "train.py writes it, which holds tensors and plain values and no code; nothing in it "
+            "was run"
+        ) from None
+    for key in ("model_args", "model"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), dict):
+            raise ValueError(f"{file} is no checkpoint of nanoGPT: it has no `{key}`")
+    return content["model_args"], content["model"]
+
+
+def with_new_row(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with an embedding more, the mean of the others, for a token they lack.
+
+    With a tied head its logit is the mean of the logits, so the new token is never likelier than
+    1 / V and what was learned hardly moves (Hewitt 2021). As an input it stands for no character.
+    """
+    return {
+        name: torch.cat((value, value.mean(0, keepdim=True)))
+        if own_name(name) in ("wte.weight", "lm_head.weight")
+        else value
+        for name, value in weights.items()
+    }
+
+
+def gpt2_model(
+    config: GPTConfig, weights: Mapping[str, Tensor], source: Path, *, vocab_rows: int, conv1d: bool
+) -> GPT:
+    """A model of a GPT-2's weights, which have vocab_rows embeddings.
+
+    With conv1d, Hugging Face's way, the layers' matrices are transposed. Raises ValueError naming
+    weights of `source` that are missing, unknown or of another shape.
+    """
+    check_numbers({k: v for k, v in weights.items() if not MASK.fullmatch(own_name(k))}, source)
+    own = {own_name(key): value for key, value in weights.items()}
+    if len(own) < len(weights):
+        raise ValueError(f"{source} holds weights twice, with and without a prefix")
+    own = {name: value for name, value in own.items() if not MASK.fullmatch(name)}
+    head, wte = own.pop("lm_head.weight", None), own.get("wte.weight")
+    if wte is None or len(wte) != vocab_rows:
+        found = "missing" if wte is None else f"{tuple(wte.shape)}"
+        raise ValueError(f"{source}: wte.weight is {found}, vocab_size {vocab_rows}")
+    if head is not None and not torch.equal(head, wte):
+        raise ValueError(f"{source}: lm_head.weight is not wte.weight; GPT-2's head is tied")
+    own["wte.weight"] = F.pad(wte, (0, 0, 0, config.padded_vocab_size - vocab_rows))
+    model = GPT(config)
+    fill(model, transposed(own) if conv1d else own, source)
+    return model
+
+
+def own_name(key: str) -> str:
+    """Our name of a weight, without what wrappers of a model put into it."""
+    parts = [part for part in key.split(".") if part not in WRAPPERS]
+    return ".".join(parts).removeprefix("transformer.")
+
+
+def transposed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, those that are Conv1D's at Hugging Face the other way round."""
+    return {n: value.t() if CONV1D.fullmatch(n) else value for n, value in weights.items()}
+
+
+def weights_to_hf(config: GPTConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights, or their gradients, under the names and in the shapes of Hugging Face's GPT-2.
+
+    The tied head is left out, as `save_pretrained` does.
+    """
+    out = transposed(weights)
+    out["wte.weight"] = out["wte.weight"][: config.vocab_size]
+    if not config.bias:
+        with_bias = [name for name in weights if name not in ("wte.weight", "wpe.weight")]
+        for name in with_bias:
+            value = weights[name]
+            out[f"{name.removesuffix('weight')}bias"] = value.new_zeros(len(value))
+    return {f"transformer.{name}": value.detach().contiguous() for name, value in out.items()}

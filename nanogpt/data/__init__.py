@@ -1,0 +1,1 @@
+"""Token files, the order in which training reads them, and reading ahead."""

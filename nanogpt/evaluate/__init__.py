@@ -1,0 +1,1 @@
+"""How well a split is predicted: by a model, by n-grams."""

@@ -1,0 +1,91 @@
+"""How well a model predicts a split when it may learn from what it has read so far.
+
+Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too: dynamic
+evaluation (Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows are side by
+side in the order of the text, and each is predicted before the model learns from it. The weights
+drift towards the text at hand; the figure is of a model that reads this text once, not of the
+weights that are kept.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nanogpt.data.stream import TokenStream, check_vocabulary
+from nanogpt.evaluate.loss import split_windows, window_at
+from nanogpt.model.gpt import GPT
+from nanogpt.optim.optimizers import OptimConfig, build_optimizers
+from nanogpt.parallel.gradients import add_gradients
+from nanogpt.runtime import Runtime, fastest_dtype
+
+# As few as keep a device busy: the sooner a model learns from a window, the more it helps.
+UPDATE_TOKENS = 512
+
+
+def adaptive_loss(
+    model: GPT,
+    stream: TokenStream,
+    optim: OptimConfig,
+    *,
+    separator: int,
+    runtime: Runtime,
+    rate: float,
+    pool: Executor | None = None,
+) -> float:
+    """Return the mean loss in nats per token of a model that learns as it reads.
+
+    It learns by the optimizers of its training at `rate` times their highest learning rates.
+    Changes the model in place. Raises ValueError at a token beyond the vocabulary.
+    """
+    gentle = replace(
+        optim,
+        learning_rate=optim.learning_rate * rate,
+        muon_learning_rate=optim.muon_learning_rate * rate,
+        weight_decay=0.0,
+        beta2=0.999,  # updates of few tokens are noisy: the scale is averaged over more of them
+    )
+    optimizers = build_optimizers(model, gentle, runtime.dtype, pool, runtime.workers)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
+    model.eval()  # no dropout: what is measured is the prediction
+    total = 0.0
+    for rows in batches_in_order(stream, model.config.block_size, separator):
+        check_vocabulary(rows.numpy(), model.config.vocab_size)
+        rows = rows.to(runtime.device)
+        parts = rows.chunk(runtime.workers if len(rows) % runtime.workers == 0 else 1)
+        batches = ((part[:, :-1], part[:, 1:], None) for part in parts)
+        loss, _ = add_gradients(model, batches, len(parts), scaler, runtime, pool)
+        total += loss.item() * rows[:, 1:].numel()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return total / len(stream)
+
+
+def adaptive_runtime(model: GPT) -> Runtime:
+    """Return where to compute an `adaptive_loss`: on the model's device, in its fastest format.
+
+    Not in float16, which would need a loss scaler. On a processor with several cores two threads
+    share an update, which has too few tokens for more.
+    """
+    device = model.wte.weight.device
+    dtype = fastest_dtype(device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    two = device.type == "cpu" and torch.get_num_threads() > 1
+    return Runtime(device=device, dtype=dtype, workers=2 if two else 1)
+
+
+def batches_in_order(stream: TokenStream, block_size: int, separator: int) -> Iterator[Tensor]:
+    """Yield all tokens once as rows (B, 1 + T), about UPDATE_TOKENS at a time, the last short."""
+    starts = split_windows(len(stream), block_size, block_size)
+    size = max(1, UPDATE_TOKENS // block_size)
+    full = len(stream) // block_size  # windows of whole length
+    for i in range(0, full, size):
+        windows = [
+            window_at(stream, s, block_size, separator) for s in starts[i : min(i + size, full)]
+        ]
+        yield torch.stack(windows)
+    if full < len(starts):
+        yield window_at(stream, starts[full], block_size, separator)[None]

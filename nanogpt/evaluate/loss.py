@@ -1,0 +1,143 @@
+"""How well a model predicts a whole split: every token once, nothing sampled.
+
+Windows cover the stream, side by side or, with a stride, overlapping; each token is predicted
+from those before it in its window, the very first from the separator that precedes every document.
+What is summed is exact and the same for any batch size or number of processes, up to rounding.
+"""
+
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanogpt.data.prefetch import in_order
+from nanogpt.data.stream import TokenStream, check_vocabulary
+from nanogpt.model.gpt import GPT
+from nanogpt.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Losses in nats per token. Runs of block_size tokens are the units of the standard error."""
+
+    loss: float
+    standard_error: float
+    tokens: int
+    loss_by_position: NDArray[np.float64]  # (block_size,), position 0 has no context but one token
+
+
+def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
+    """Nats per token turned into bits per byte of text, comparable between tokenizers."""
+    return loss * n_tokens / (math.log(2) * n_bytes)
+
+
+def split_windows(n_tokens: int, block_size: int, stride: int) -> list[int]:
+    """First target of each window. All but the first count their last `stride` targets alone.
+
+    So every token counts once, and all but the first block_size of them are predicted with at least
+    block_size - stride tokens before them.
+    """
+    return list(range(0, max(min(1, n_tokens), n_tokens - block_size + stride), stride))
+
+
+def window_at(stream: TokenStream, start: int, block_size: int, separator: int) -> Tensor:
+    """Tokens [start - 1, start + block_size) as (1 + targets,), led by the separator at 0."""
+    stop = min(start + block_size, len(stream))
+    tokens = stream.read(max(start - 1, 0), stop)
+    return torch.from_numpy(np.concatenate(([separator], tokens)) if start == 0 else tokens)
+
+
+def evaluate_split(
+    model: GPT,
+    stream: TokenStream,
+    *,
+    separator: int,
+    runtime: Runtime,
+    batch_tokens: int = 16_384,
+    block_size: int | None = None,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    pool: Executor | None = None,
+) -> Evaluation:
+    """Evaluate on the whole split, or on max_windows of it spread evenly.
+
+    block_size is the length of a window, by default all that the model takes; stride is how far one
+    window starts after the other, by default its length. The threads of a pool share the batches,
+    which are the same without one.
+    """
+    block_size = block_size or model.config.block_size
+    stride = stride or block_size
+    starts = split_windows(len(stream), block_size, stride)
+    if max_windows is not None and max_windows < len(starts):
+        starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
+    mine = range(runtime.rank, len(starts), runtime.world_size)
+    sums = Sums(len(stream), block_size, stride)
+    was_training = model.training
+    model.eval()
+
+    def losses_of(starts: list[int]) -> tuple[list[int], Tensor]:
+        """Return the starts of windows of one length and their losses (B, T)."""
+        windows = [window_at(stream, start, block_size, separator) for start in starts]
+        rows = torch.stack(windows)  # (B, 1 + T)
+        check_vocabulary(rows.numpy(), model.config.vocab_size)
+        rows = rows.to(runtime.device)
+        with torch.inference_mode(), runtime.autocast():
+            losses = model(rows[:, :-1], rows[:, 1:], reduction="none")
+        return starts, losses.cpu().double()
+
+    full = [starts[i] for i in mine if starts[i] + block_size <= len(stream)]
+    short = [starts[i] for i in mine if starts[i] + block_size > len(stream)]  # the last, if any
+    groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
+    found = map(losses_of, groups)
+    for some, losses in (
+        found if pool is None else in_order(pool, losses_of, groups, runtime.workers)
+    ):
+        sums.add(some, losses)
+    model.train(was_training)
+    return sums.summarise(runtime)
+
+
+class Sums:
+    """What is added up of the tokens that count, by run of block_size tokens and by position."""
+
+    def __init__(self, n_tokens: int, block_size: int, stride: int) -> None:
+        self.block_size = block_size
+        self.repeated = block_size - stride  # targets at a window's start that count elsewhere
+        self.runs = torch.zeros(2, math.ceil(n_tokens / block_size), dtype=torch.float64)
+        self.positions = torch.zeros(2, block_size, dtype=torch.float64)  # of losses, of tokens
+
+    def add(self, starts: list[int], losses: Tensor) -> None:
+        """Add the losses (B, T) of windows that start there."""
+        first = torch.tensor(starts)[:, None]  # (B, 1)
+        position = torch.arange(losses.size(1))  # (T,)
+        counted = (position >= self.repeated) | (first == 0)  # (B, T)
+        pairs = torch.stack((losses * counted, counted.double()))  # (2, B, T)
+        run = (first + position)[counted] // self.block_size
+        self.runs.index_add_(1, run, pairs[:, counted])
+        self.positions[:, : len(position)] += pairs.sum(1)
+
+    def summarise(self, runtime: Runtime) -> Evaluation:
+        """Mean loss, its standard error (ratio estimator over runs) and the mean per position."""
+        if runtime.distributed:
+            for sums in (self.runs, self.positions):
+                sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
+        losses, counts = self.runs
+        tokens, n = counts.sum(), int((counts > 0).sum())
+        loss = losses.sum() / tokens
+        residuals = losses - loss * counts  # zero where no token was counted
+        variance = residuals.square().sum() / max(1, n - 1) * n / tokens.square()
+        return Evaluation(
+            loss=loss.item(),
+            standard_error=math.sqrt(variance.item()),
+            tokens=int(tokens.item()),
+            loss_by_position=(self.positions[0] / self.positions[1].clamp(min=1)).numpy(),
+        )
+
+
+def batches(starts: list[int], size: int) -> list[list[int]]:
+    """Return `starts` in runs of at most `size`."""
+    return [starts[i : i + size] for i in range(0, len(starts), size)]

@@ -1,0 +1,80 @@
+"""What a model must beat: losses of predictors that count and do not learn.
+
+Counts come from the training split, losses from the whole validation split, in nats per token.
+Everything streams in chunks: memory depends on the validation split and the vocabulary, never on
+the size of the training split.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogpt.data.stream import TokenStream
+
+CHUNK_TOKENS = 1 << 22
+CONCENTRATIONS = tuple(2.0**k for k in range(-4, 21))
+
+
+def uniform_loss(vocab_size: int) -> float:
+    """Every token equally likely."""
+    return math.log(vocab_size)
+
+
+def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
+    """(V,) how often each token occurs."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(stream), CHUNK_TOKENS):
+        chunk = stream.read(start, min(start + CHUNK_TOKENS, len(stream)))
+        counts += np.bincount(chunk, minlength=vocab_size)
+    return counts
+
+
+def unigram_probabilities(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(V,) add-one smoothed frequencies (Laplace)."""
+    smoothed: NDArray[np.float64] = (counts + 1) / (counts.sum() + len(counts))
+    return smoothed
+
+
+def unigram_loss(counts: NDArray[np.int64], val: TokenStream) -> float:
+    """Each token as likely as it is frequent; counts (V,) are the training split's."""
+    log_p = np.log(unigram_probabilities(counts))
+    return float(-(count_tokens(val, len(counts)) @ log_p) / len(val))
+
+
+def bigram_loss(
+    token_counts: NDArray[np.int64], train: TokenStream, val: TokenStream, separator: int
+) -> float:
+    """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
+
+    p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. Its one free number m is chosen
+    on the validation split itself, in the baseline's favour. c(h) counts h wherever it occurs, so
+    the training stream should end with the separator, as ours do.
+    """
+    vocab_size = len(token_counts)
+    pairs, val_counts = np.unique(
+        pair_keys(val, 0, len(val), vocab_size, separator), return_counts=True
+    )
+    counts = np.zeros(len(pairs), dtype=np.int64)
+    for start in range(0, len(train), CHUNK_TOKENS):
+        stop = min(start + CHUNK_TOKENS, len(train))
+        keys = pair_keys(train, start, stop, vocab_size, separator)
+        found = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
+        counts += np.bincount(found[pairs[found] == keys], minlength=len(pairs))
+    before, after = np.divmod(pairs, vocab_size)
+    prior = unigram_probabilities(token_counts)[after]
+    losses = [
+        -(val_counts @ np.log((counts + m * prior) / (token_counts[before] + m))) / len(val)
+        for m in CONCENTRATIONS
+    ]
+    return float(min(losses))
+
+
+def pair_keys(
+    stream: TokenStream, start: int, stop: int, vocab_size: int, separator: int
+) -> NDArray[np.int64]:
+    """(stop - start,) each token and the one before it (at 0 the separator) as one number."""
+    tokens = stream.read(max(start - 1, 0), stop)
+    if start == 0:
+        tokens = np.concatenate(([separator], tokens))
+    return tokens[:-1] * vocab_size + tokens[1:]

@@ -1,0 +1,1 @@
+"""A GPT: its layers, its loss, and its weights in files."""

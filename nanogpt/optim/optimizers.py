@@ -1,0 +1,103 @@
+"""Optimizers and learning-rate schedules.
+
+`adamw` is GPT-3's and nanoGPT's recipe: one AdamW, decay on matrices only. `muon` gives the hidden
+matrices to Muon (Jordan et al. 2024) and leaves embeddings, head and vectors to AdamW.
+"""
+
+import math
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from nanogpt.optim.muon import Muon
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How weights are updated, and how the learning rate moves over the run."""
+
+    optimizer: Literal["adamw", "muon"]
+    learning_rate: float  # AdamW's peak
+    muon_learning_rate: float  # Muon's peak; unused by `adamw`
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float  # 0 turns clipping off
+    schedule: Literal["cosine", "warmup_stable_decay"]
+    warmup_steps: int
+    decay_steps: int
+    min_lr_ratio: float
+
+
+def lr_ratio(step: int, config: OptimConfig, max_steps: int) -> float:
+    """The share of the peak learning rate that update `step` (from 0) uses.
+
+    Both schedules rise linearly over warmup_steps and fall over the last decay_steps to
+    min_lr_ratio: `cosine` along half a wave (Loshchilov and Hutter 2017), `warmup_stable_decay`
+    along a line after a plateau (Hu et al. 2024).
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    decay_start = max(config.warmup_steps, max_steps - config.decay_steps)
+    if step < decay_start:
+        return 1.0
+    progress = min(1.0, (step - decay_start) / max(1, max_steps - decay_start))
+    falling = 1 - progress
+    if config.schedule == "cosine":
+        falling = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * falling
+
+
+def build_optimizers(
+    model: nn.Module,
+    config: OptimConfig,
+    dtype: torch.dtype = torch.float32,
+    pool: Executor | None = None,
+    workers: int = 1,
+) -> list[torch.optim.Optimizer]:
+    """Return one or two optimizers which together hold every parameter of `model` once.
+
+    `dtype` is what the training multiplies matrices in. Muon does so too, but for float16, whose
+    range is too small for it; it shares its matrices among the `workers` threads of `pool`.
+    """
+    named = list(model.named_parameters())
+    hidden = [p for name, p in named if p.ndim == 2 and name.startswith("h.")]
+    vectors = [p for _, p in named if p.ndim < 2]
+    outer = [p for name, p in named if p.ndim == 2 and not name.startswith("h.")]
+    matrices = outer if config.optimizer == "muon" else hidden + outer
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            fused=True,
+        )
+    ]
+    if config.optimizer == "muon":
+        optimizers.append(
+            Muon(
+                hidden,
+                lr=config.muon_learning_rate,
+                weight_decay=config.weight_decay,
+                dtype=torch.float32 if dtype == torch.float16 else dtype,
+                pool=pool,
+                workers=workers,
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_lr(optimizers: list[torch.optim.Optimizer], ratio: float) -> None:
+    """Move every group to `ratio` of its peak learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * ratio

@@ -1,0 +1,1 @@
+"""One update by several processes or threads."""

@@ -1,0 +1,297 @@
+"""Models and training states on disk.
+
+Weights are safetensors, everything else is JSON; nothing is pickled. Only whole checkpoints exist:
+`nanogpt.files` says how.
+
+A training state is weights, what the optimizers remember, how far it has come, and whose it is. It
+holds no generator: order of the data and dropout are functions of (seed, step). Tensors are written
+whole by one process, whoever holds parts of them, so that any number of processes may continue from
+them, under `ddp` or `fsdp` (docs/decisions/0013).
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nanogpt.files import file_sha256, remove_whole, whole_folder, write_json
+from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.tensor_files import read_weights, write_tensors
+from nanogpt.runtime import part_like, whole
+
+MODEL_FILES = ("config.json", "model.safetensors")
+STATE_VERSION = 2
+KEPT_CHECKPOINTS = 2  # the newest, and one before it should the newest be damaged
+
+
+def save_model(folder: Path, model: GPT) -> None:
+    """Write weights and config into an existing folder."""
+    write_model(folder, model.config, {name: p.detach() for name, p in model.named_parameters()})
+
+
+def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) -> None:
+    """Write weights and config into an existing folder."""
+    write_tensors(weights, folder / "model.safetensors")
+    write_json(folder / "config.json", asdict(config))
+
+
+def load_model(folder: Path, device: torch.device) -> GPT:
+    """Read a model as `save_model` wrote it.
+
+    Raises ValueError when the folder holds no such model.
+    """
+    model = GPT(read_config(folder))
+    load_weights(model, folder / "model.safetensors")
+    return model.to(device)
+
+
+def read_config(folder: Path) -> GPTConfig:
+    """The config of a model. Raises ValueError when the folder holds no such model."""
+    missing = [n for n in MODEL_FILES if not (folder / n).is_file()]
+    if missing:
+        raise ValueError(f"{folder} holds no model: {', '.join(missing)} missing")
+    try:
+        return GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is no model's of ours: {error}") from None
+
+
+def load_weights(model: nn.Module, file: Path) -> None:
+    """Fill the parameters of `model`; names and shapes must agree."""
+    fill(model, read_weights(file), file)
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
+    """Copy `weights`, read from `file`, into the parameters of `model`.
+
+    Raises ValueError when names or shapes do not agree.
+    """
+    expected = dict(model.named_parameters())
+    if weights.keys() != expected.keys():
+        odd = sorted(weights.keys() ^ expected.keys())
+        raise ValueError(f"{file} does not fit the model's config; differing weights: {odd[:5]}")
+    for name, p in expected.items():
+        if weights[name].shape != p.shape:
+            raise ValueError(
+                f"{file} does not fit the model's config: {name} is "
+                f"{tuple(weights[name].shape)}, not {tuple(p.shape)}"
+            )
+    with torch.no_grad():
+        for name, p in expected.items():
+            p.copy_(part_like(weights[name], p))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a training has come. Steps count finished updates."""
+
+    step: int
+    best_step: int | None
+    best_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """A copy on the CPU of what a training needs to continue."""
+
+    config: GPTConfig
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    progress: Progress
+    scaler: Mapping[str, float]  # what a loss scaler remembers; empty without one
+
+
+def copy_state(
+    model: GPT,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    *,
+    scaler: Mapping[str, float] | None = None,
+    keep: bool = True,
+) -> TrainingState | None:
+    """Copy the state, gathered whole, in those processes that `keep` it; the others get None.
+
+    Under `fsdp` every process must call this, for each has a part to give.
+    """
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    weights = dict(copies(parameters, keep=keep))
+    optimizer = dict(copies(optimizer_tensors(optimizers), keep=keep))
+    if not keep:
+        return None
+    return TrainingState(
+        config=model.config,
+        weights=weights,
+        optimizer=optimizer,
+        progress=progress,
+        scaler=dict(scaler or {}),
+    )
+
+
+def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, Tensor]]:
+    """Whole copies of tensors on the CPU, gathered one by one; nothing where they are not kept."""
+    for name, tensor in tensors.items():
+        gathered = whole(tensor)
+        if keep:
+            yield name, gathered.to("cpu", copy=True)
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the state after `step` updates is."""
+    return folder / f"step-{step:08d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints under `folder`, oldest first."""
+    return sorted(folder.glob("step-*"))
+
+
+def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) -> Path:
+    """Write one checkpoint under `folder`, then drop all but the newest ones and the best."""
+    progress = state.progress
+    place = checkpoint_folder(folder, progress.step)
+    with whole_folder(place) as draft:
+        write_model(draft, state.config, state.weights)
+        write_tensors(state.optimizer, draft / "optimizer.safetensors")
+        about = {
+            "version": STATE_VERSION,
+            "progress": asdict(progress),
+            "scaler": dict(state.scaler),
+            "identity": dict(identity),
+            "sha256": {path.name: file_sha256(path) for path in sorted(draft.iterdir())},
+        }
+        write_json(draft / "state.json", about)
+    kept = checkpoints(folder)[-KEPT_CHECKPOINTS:]
+    if progress.best_step is not None:
+        kept.append(checkpoint_folder(folder, progress.best_step))
+    for old in set(checkpoints(folder)) - set(kept):
+        remove_whole(old)
+    return place
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread while training continues, one at a time.
+
+    Leaving its context waits for the one being written, whatever ended the training.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder, self.identity = folder, identity
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self.writing: tuple[int, Future[Path]] | None = None
+
+    def start(self, state: TrainingState | None) -> None:
+        """Begin to write `state`, if this process has it. Nothing else is being written."""
+        if state is not None:
+            assert self.writing is None  # finished(wait=True) comes first
+            future = self.thread.submit(save_state, self.folder, state, self.identity)
+            self.writing = state.progress.step, future
+
+    def finished(self, *, wait: bool) -> Iterator[tuple[int, Path]]:
+        """(step, folder) of the checkpoint that has become complete since last asked, if one has.
+
+        Raises OSError when it could not be written.
+        """
+        if self.writing is not None and (wait or self.writing[1].done()):
+            (step, future), self.writing = self.writing, None
+            yield step, future.result()
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.thread.shutdown(wait=True)
+        if self.writing is None or (failure := self.writing[1].exception()) is None:
+            return
+        if error is None or isinstance(error, GeneratorExit):
+            raise failure
+        error.add_note(f"and the checkpoint being written failed: {failure}")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of state.json, once every file it names has proved undamaged.
+
+    Raises ValueError naming the damaged one.
+    """
+    way_out = f"delete {checkpoint} to continue without it"
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        version = state["version"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{checkpoint / 'state.json'} is damaged; {way_out}") from error
+    if version != STATE_VERSION:
+        raise ValueError(f"{checkpoint} has version {version}, not {STATE_VERSION}; {way_out}")
+    for name, sha256 in state["sha256"].items():
+        if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != sha256:
+            raise ValueError(f"{checkpoint / name} is damaged; {way_out}")
+    return state
+
+
+def load_state(
+    checkpoint: Path,
+    model: GPT,
+    optimizers: list[torch.optim.Optimizer],
+    identity: Mapping[str, Any],
+) -> tuple[Progress, dict[str, float]]:
+    """Continue from a checkpoint: how far it came, and what a loss scaler remembers.
+
+    Raises ValueError when it is damaged, or was written with another identity (params or data).
+    """
+    state = read_state(checkpoint)
+    differing = {
+        key: (state["identity"].get(key), identity.get(key))
+        for key in sorted(state["identity"].keys() | identity.keys())
+        if state["identity"].get(key) != identity.get(key)
+    }
+    if differing:
+        shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
+        raise ValueError(f"{checkpoint} belongs to another training: {shown}")
+    load_weights(model, checkpoint / "model.safetensors")
+    restore_optimizers(optimizers, load_file(checkpoint / "optimizer.safetensors"))
+    return Progress(**state["progress"]), state["scaler"]
+
+
+def copy_model(checkpoint: Path, folder: Path) -> None:
+    """Copy the model out of a checkpoint. Raises ValueError when that is damaged."""
+    read_state(checkpoint)
+    for name in MODEL_FILES:
+        shutil.copyfile(checkpoint / name, folder / name)
+
+
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All state tensors under names `optimizer.parameter.key`."""
+    return {
+        f"{i}.{parameter}.{key}": value
+        for i, optimizer in enumerate(optimizers)
+        for parameter, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def restore_optimizers(
+    optimizers: list[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
+    """Undo `optimizer_tensors`. Learning rates and the like stay as they are."""
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    held = [[p for group in one.param_groups for p in group["params"]] for one in optimizers]
+    for name, tensor in tensors.items():
+        i, parameter, key = name.split(".", 2)
+        p = held[int(i)][int(parameter)]
+        shared = tensor.shape == p.shape  # else a count of updates
+        state = states[int(i)].setdefault(int(parameter), {})
+        state[key] = part_like(tensor, p) if shared else tensor
+    for optimizer, values in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": values, "param_groups": groups})

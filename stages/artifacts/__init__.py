@@ -1,0 +1,1 @@
+"""What one stage writes and the next reads: manifests and the files they name."""

@@ -1,0 +1,17 @@
+"""What a part of the corpus looks like: a row is a document, and what is known of its text."""
+
+import pyarrow as pa
+
+from stages.lib.text_hash import TEXT_HASH
+
+VERSION = 2
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "text": pa.large_string(),
+        "source": pa.string(),
+        "n_bytes": pa.int64(),  # of the text in UTF-8
+        "text_hash": TEXT_HASH,
+    }
+)

@@ -1,0 +1,77 @@
+"""What is in a shards folder, for the stages that read it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nanogpt.data.stream import TokenStream
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """A shards folder: two splits, the tokenizer and the manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Shards":
+        """Read the manifest. Raises ValueError when it is missing or of another version."""
+        file = folder / "manifest.json"
+        if not file.is_file():
+            raise ValueError(f"{file} is missing; `dvc repro shard` makes it")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); `dvc repro -f shard` makes it again"
+            ) from None
+        if manifest["version"] != VERSION:
+            raise ValueError(f"{file} has version {manifest['version']}, not {VERSION}")
+        return cls(folder=folder, manifest=manifest)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer of these shards is."""
+        return self.folder / "tokenizer"
+
+    def stream(self, split: str) -> "TokenStream":
+        """The tokens of `train` or `val`. Raises ValueError at a file that is not as written."""
+        from nanogpt.data.stream import TokenStream
+
+        described = self.manifest["splits"][split]["files"]
+        dtype = np.dtype(self.manifest["dtype"])
+        for file in described:
+            check_file(self.folder / split / file["name"], file["tokens"], dtype)
+        return TokenStream.open([self.folder / split / file["name"] for file in described])
+
+    def ends(self, split: str) -> "NDArray[np.int64]":
+        """(documents,) where each document ends in its stream, after its separator.
+
+        Raises ValueError at a file that is not as written.
+        """
+        file = self.folder / split / "ends.npy"
+        check_file(file, self.manifest["splits"][split]["documents"], np.dtype(np.int64))
+        ends: NDArray[np.int64] = np.load(file, mmap_mode="r")
+        return ends
+
+
+def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
+    """Raise ValueError when a file does not hold the tokens that the manifest says."""
+    try:
+        shard = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        problem = f"cannot be read ({error})"
+    else:
+        if len(shard) == tokens and shard.dtype == dtype:
+            return
+        problem = f"holds {len(shard)} {shard.dtype}, the manifest says {tokens} {dtype}"
+    raise ValueError(f"{file} {problem}; `dvc repro -f shard` makes it again")

@@ -1,0 +1,1 @@
+"""Stage `clean`: which documents are worth learning from."""

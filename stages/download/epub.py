@@ -1,0 +1,104 @@
+"""E-books in .epub to their text: the pages in reading order, each as a web page is read.
+
+Between two pages stands an empty line. The table of contents is left out where the book names it as
+one. A book whose pages are encrypted, as bought ones are, is left out by name.
+"""
+
+import io
+import posixpath
+from urllib.parse import unquote
+
+from stages.download.archives import Budget
+from stages.download.encodings import NotText, decoded
+from stages.download.markup import MAX_MARKUP_BYTES, html_text
+from stages.download.zip_package import Package, Target, inside, zip_package
+from stages.lib.reasons import ENCRYPTED, LeftOut
+
+CONTAINER = "META-INF/container.xml"
+ENCRYPTION = "META-INF/encryption.xml"
+PAGES = {"application/xhtml+xml", "text/html"}
+
+
+def epub_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
+    """Return the text of an .epub. Raises ValueError when it is damaged or a bomb."""
+    with zip_package(name, stream, budget) as package:
+        pages = reading_order(package)
+        if not encrypted(package).isdisjoint(pages):
+            raise LeftOut(ENCRYPTED)
+        texts = [page_text(package, page) for page in pages]
+    return "\n\n".join(text for text in texts if text)
+
+
+def reading_order(package: Package) -> list[str]:
+    """Return the names of the parts that hold the pages of a book."""
+    container = Attributes("rootfile", "full-path")
+    package.feed(CONTAINER, container)
+    if not container.values:
+        raise ValueError(f"{package.name} is no .epub: it names no book; use one that is whole")
+    root = container.values[0]
+    book = Book(posixpath.dirname(root))
+    package.feed(root, book)
+    missing = [id for id in book.order if id not in book.items]
+    if missing:
+        raise ValueError(f"{package.name} names a page {missing[0]!r} that it does not hold")
+    return [page for page in map(book.items.__getitem__, book.order) if page]
+
+
+def encrypted(package: Package) -> set[str]:
+    """Return the names of the parts that are encrypted; often only fonts are."""
+    found = Attributes("CipherReference", "URI")
+    if ENCRYPTION in package.parts:
+        package.feed(ENCRYPTION, found)
+    return {inside("", unquote(path)) for path in found.values}
+
+
+def page_text(package: Package, page: str) -> str:
+    """Return the text of a page. Raises ValueError when it has too much markup."""
+    name = f"{package.name}/{page}"
+    source, length = [], 0
+    try:
+        with package.open(page) as stream:
+            for chunk in decoded(name, stream, "utf-8"):
+                source.append(chunk)
+                length += len(chunk)
+                if length > MAX_MARKUP_BYTES:
+                    raise ValueError(f"{name} has more than {MAX_MARKUP_BYTES >> 20} MiB of markup")
+    except NotText as error:  # of an e-book the encoding is not a matter of choice
+        raise ValueError(f"{name} {error.fault}, as a page of an e-book has to be") from None
+    try:
+        return html_text("".join(source))
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+class Attributes(Target):
+    """Collects one attribute of all elements of a name, in any namespace."""
+
+    def __init__(self, element: str, attribute: str) -> None:
+        self.element, self.attribute = element, attribute
+        self.values: list[str] = []
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> None:
+        """Take note of an element that begins."""
+        if tag.rpartition("}")[2] == self.element and self.attribute in attributes:
+            self.values.append(attributes[self.attribute])
+
+
+class Book(Target):
+    """Collects the pages of a book, by id, and their order; "" is what is no page to read."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.items: dict[str, str] = {}
+        self.order: list[str] = []
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> None:
+        """Take note of an element that begins."""
+        name = tag.rpartition("}")[2]
+        if name == "item":
+            path = inside(self.folder, unquote(attributes.get("href", "").partition("#")[0]))
+            is_page = attributes.get("media-type", "").lower() in PAGES
+            is_contents = "nav" in attributes.get("properties", "").split()
+            self.items[attributes.get("id", "")] = path if is_page and not is_contents else ""
+        elif name == "itemref":
+            self.order.append(attributes.get("idref", ""))

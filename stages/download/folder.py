@@ -1,0 +1,191 @@
+"""The user's own files: which ones in corpus.path are read, and that DVC watches all of those.
+
+DVC neither follows links to folders nor looks into another DVC project, so what lies behind them
+is left out here too: a text that DVC does not watch could change without a stage noticing.
+"""
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.download.archives import COMPRESSIONS
+from stages.download.file_groups import TextFile
+from stages.download.file_streams import READABLE, is_hidden, is_readable, unreadable
+from stages.download.params import CorpusParams
+from stages.lib.reasons import and_left_out
+
+MAX_LISTED = 20  # files in one message
+
+
+def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
+    """The user's own files, sorted by path; hidden and other files are counted and left out.
+
+    Raises ValueError when there are none.
+    """
+    root = Path(params.path)
+    if not root.exists():
+        raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
+    check_names(root)
+    check_is_looked_into(root)
+    files = text_files(root, params.glob, skipped)
+    if not files:
+        packed = ", ".join(f".txt{end}" for end in COMPRESSIONS)
+        raise ValueError(
+            f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file ({packed} too) that "
+            f"matches corpus.glob {params.glob!r}{and_left_out(skipped)}; put your texts there, or "
+            "name another folder"
+        )
+    return files
+
+
+def text_files(root: Path, glob: str, skipped: Counter[str]) -> list[TextFile]:
+    """Return the files that there is a reader for; what else there is gets counted."""
+    if root.is_file():
+        files = [root]
+    else:
+        unwatched = unwatched_folders(root)
+        skipped.update(unwatched.values())
+        found = sorted(path for path in root.glob(glob) if not path.is_dir())
+        if unwatched:  # a glob such as */*.txt leads into linked folders
+            found = [path for path in found if unwatched.keys().isdisjoint(path.parents)]
+        files = [path for path in found if path.is_file()]
+        if len(files) < len(found):
+            skipped["broken link or device"] += len(found) - len(files)
+    shown = [path for path in files if not is_hidden(path.relative_to(root))]
+    if len(shown) < len(files):
+        skipped["hidden file"] += len(files) - len(shown)
+    skipped.update(unreadable(path.name) for path in shown if not is_readable(path.name))
+    known = [path for path in shown if is_readable(path.name)]
+    return [
+        TextFile(name=path.name if path == root else name_in(root, path), path=path)
+        for path in known
+    ]
+
+
+def name_in(root: Path, path: Path) -> str:
+    """Return the name of a file or folder inside `root`."""
+    return path.relative_to(root).as_posix()
+
+
+def unwatched_folders(root: Path) -> dict[Path, str]:
+    """Return the folders in `root` that DVC does not look into, and what to count each as."""
+    found: dict[Path, str] = {}
+    for parent, folders, _ in os.walk(root, onerror=refuse):
+        for name in list(folders):
+            path = Path(parent, name)
+            if path.is_symlink():
+                reason = "link to a folder"
+            elif (path / ".dvc").exists():
+                reason = "DVC project of its own"
+            else:
+                continue
+            folders.remove(name)
+            if not is_hidden(path.relative_to(root)):
+                found[path] = f"{reason}, {name_in(root, path)}"
+    return found
+
+
+def refuse(error: OSError) -> None:
+    """Raise what os.walk would pass over: a folder that cannot be read."""
+    raise error
+
+
+def check_watched(root: Path) -> None:
+    """Raise ValueError at what DVC cannot hash, which it says in few words or by never ending."""
+    if not root.exists():
+        raise ValueError(f"there is no {str(root)!r}, which DVC watches; make it, or name another")
+    check_names(root)
+    check_is_looked_into(root)
+    for path in everything_in(root):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(
+                f"{str(path)!r} is a pipe, socket or device, for which DVC waits; move it elsewhere"
+            )
+
+
+def check_names(root: Path) -> None:
+    """Raise ValueError naming all files and folders whose names are not UTF-8."""
+    wrong = [escaped(path) for path in everything_in(root) if not is_utf8(path.name)]
+    if wrong:
+        raise ValueError(
+            f"names that are not UTF-8, which DVC cannot watch: {listed(wrong)}; rename them"
+        )
+
+
+def check_is_looked_into(root: Path) -> None:
+    """Raise ValueError where a file or folder is, or is in, a DVC project in this one."""
+    project = Path.cwd()
+    for folder in (root.absolute(), *root.absolute().parents):
+        if project in folder.parents and (folder / ".dvc").exists():
+            raise ValueError(
+                f"{str(folder.relative_to(project))!r} is a DVC project of its own, into which "
+                "this one does not look; remove its .dvc, or name another folder"
+            )
+
+
+def everything_in(root: Path) -> Iterator[Path]:
+    """Yield all files and folders inside, links to folders not followed; of a file nothing."""
+    if root.is_file():
+        return
+    for parent, folders, files in os.walk(root, onerror=refuse):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name as the file system gives it is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def escaped(path: Path) -> str:
+    r"""Return a path with each byte that is not UTF-8 as \xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def check_copy(corpus: CorpusParams, copy: Path, workspace: Path) -> None:
+    """Raise ValueError when `copy` lacks texts of the workspace that it was made from.
+
+    `dvc exp run --temp` and `--queue` run in a copy of what git and DVC keep. A text that git got
+    since an experiment was queued is none of its.
+    """
+    if corpus.source == "mixture":
+        for part in (corpus.mixture or {}).values():
+            check_copy(part, copy, workspace)
+    if corpus.source == "files":
+        check_folder_copy(corpus, copy / corpus.path, workspace / corpus.path)
+
+
+def check_folder_copy(corpus: CorpusParams, copy: Path, original: Path) -> None:
+    """Raise ValueError when one folder lacks texts of another that git does not have."""
+    if not original.exists():
+        return
+    mine: set[str] = set()
+    if copy.exists():
+        mine = {file.name for file in text_files(copy, corpus.glob, Counter())}
+    theirs = {file.name for file in text_files(original, corpus.glob, Counter())}
+    missing = sorted(theirs - mine - in_git(original))
+    if missing:
+        raise ValueError(
+            f"this experiment runs in a copy without {len(missing):,} of your texts, which neither "
+            f"git nor DVC keeps: {listed(missing)}; `git add {corpus.path}`, or `dvc add "
+            f"{corpus.path}` as docs/your-own-text.md shows, or leave out --temp and --queue"
+        )
+
+
+def in_git(folder: Path) -> set[str]:
+    """Return the names inside a folder that git knows; none where it cannot say."""
+    command = ["git", "ls-files", "-z"]
+    inside = folder if folder.is_dir() else folder.parent
+    done = subprocess.run(command, cwd=inside, capture_output=True, check=False)
+    return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
+
+
+def listed(names: list[str]) -> str:
+    """Return names one after the other, at most MAX_LISTED."""
+    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

@@ -1,0 +1,179 @@
+"""The section `corpus`: where text comes from, and how files become documents."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
+
+from stages.download.encodings import known_encoding
+from stages.lib.params import Section
+from stages.runtime.redaction import redacted_address
+
+
+def matching(pattern: str, allowed: str) -> AfterValidator:
+    """A string of that form; any other is refused with what is allowed, in words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text!r} is not {allowed}")
+        return text
+
+    return AfterValidator(check)
+
+
+def without_password(url: str) -> str:
+    """Return the address of a file; one with a user or password in it is refused."""
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            f"{url} holds a user or a password, which params.yaml and dvc.lock would show to all "
+            "who read them; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
+        )
+    return url
+
+
+NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
+RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
+ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
+# What DVC cannot take for a dependency of the first stage, or does not look into (.dvcignore).
+OUTPUTS = (
+    *("data/corpus", "data/clean", "data/tokens", "data/shards", "data/weights.json", "statistics"),
+    *("models/gpt", "plots", "metrics/evaluate.json", "samples"),
+)
+IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
+
+SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
+
+
+class Package(Section):
+    """Files inside a distribution on the Python package index."""
+
+    name: Annotated[str, NAME]
+    version: Annotated[str, RELEASE]
+    sha256: Annotated[str, SHA256]
+    members: str
+
+
+class Url(Section):
+    """One file on the web."""
+
+    url: Annotated[str, ADDRESS, AfterValidator(without_password)]
+    sha256: Annotated[str, SHA256]
+
+    @field_serializer("url")
+    def shown_url(self, url: str) -> str:
+        """Leave the signature of a signed address out of the manifest."""
+        return redacted_address(url)
+
+
+class HuggingFace(Section):
+    """A dataset on the Hugging Face hub, or in the same layout in a local folder."""
+
+    name: str
+    config: str | None
+    revision: str | None
+    split: str
+    max_documents: int | None = Field(ge=1)
+
+
+class CorpusParams(Section):
+    """The section `corpus`."""
+
+    source: Literal["package", "files", "url", "huggingface", "mixture"]
+    path: str = Field(min_length=1)
+    glob: str
+    separator: str | None = Field(min_length=1)
+    text_column: str
+    encoding: str
+    package: Package | None
+    urls: list[Url]
+    huggingface: HuggingFace | None
+    mixture: dict[Annotated[str, NAME], "CorpusParams"] | None = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def parts_inherit(cls, content: Any) -> Any:
+        """What a corpus of a mixture does not say of itself is as the section says."""
+        if not isinstance(content, dict) or not isinstance(content.get("mixture"), dict):
+            return content
+        own = {key: content[key] for key in cls.model_fields if key in content and key != "source"}
+        own["mixture"] = None
+        parts = content["mixture"].items()
+        mixture = {
+            name: {**own, **part} if isinstance(part, dict) else part for name, part in parts
+        }
+        return {**content, "mixture": mixture}
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def path_is_written_out(cls, path: Any) -> Any:
+        """DVC, which watches it, expands nothing."""
+        if path is None:
+            raise ValueError("DVC watches it whatever the source is; name a folder, such as texts")
+        if isinstance(path, str) and not os.path.lexists(path):
+            home = os.path.expanduser(path)  # noqa: PTH111  # Path's raises on an unknown user
+            expanded = os.path.expandvars(home)
+            if expanded != path:
+                raise ValueError(
+                    f"{path!r} is not expanded by DVC, which watches it; write {expanded}"
+                )
+        return path
+
+    @field_validator("path")
+    @classmethod
+    def path_is_of_texts_alone(cls, path: str) -> str:
+        """What the pipeline itself writes is none of its input."""
+        root = Path(path).resolve()
+        outputs = [Path(output).resolve() for output in OUTPUTS]
+        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in outputs) or any(
+            root.is_relative_to(Path(folder).resolve()) for folder in IGNORED
+        ):
+            raise ValueError(
+                f"{path!r} is, or holds, what the pipeline itself writes; put your texts into a "
+                "folder of their own, such as texts"
+            )
+        return path
+
+    @field_validator("encoding")
+    @classmethod
+    def encoding_is_known(cls, encoding: str) -> str:
+        """Checked before anything is fetched."""
+        return known_encoding(encoding)
+
+    @field_validator("glob")
+    @classmethod
+    def glob_stays_inside(cls, glob: str) -> str:
+        """A glob is taken relative to `path`."""
+        if not glob or glob.startswith(("/", "~")) or ".." in glob.split("/"):
+            raise ValueError(f"{glob!r} must be a pattern inside corpus.path, such as '**/*.txt'")
+        return glob
+
+    @model_validator(mode="after")
+    def source_is_described(self) -> "CorpusParams":
+        """The chosen source needs its own keys."""
+        missing = {
+            "package": self.package is None and "package",
+            "url": not self.urls and "urls",
+            "huggingface": self.huggingface is None and "huggingface",
+            "mixture": self.mixture is None and "mixture",
+        }.get(self.source)
+        if missing:
+            raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
+        return self
+
+    @model_validator(mode="after")
+    def mixture_is_of_sources(self) -> "CorpusParams":
+        """A mixture is of sources, and those of files are where DVC watches."""
+        for name, part in (self.mixture or {}).items():
+            if part.source == "mixture":
+                raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")
+            path, watched = Path(part.path).absolute(), Path(self.path).absolute()
+            inside = path.is_relative_to(watched) and ".." not in path.parts
+            if part.source == "files" and not inside:
+                raise ValueError(
+                    f"mixture.{name}.path {part.path!r} is outside of corpus.path {self.path!r}, "
+                    "which is what DVC watches; move it there, or make corpus.path wider"
+                )
+        return self

@@ -1,0 +1,237 @@
+"""Stage `evaluate`: how well the model predicts the whole validation split, and baselines.
+
+Bits per byte is the figure to compare by: it does not depend on the tokenizer.
+"""
+
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, PlainValidator, model_validator
+
+from nanogpt.files import whole_folder, write_whole
+from stages.artifacts.shards import Shards
+from stages.lib.params import Section, load_section
+from stages.runtime.entry import main
+from stages.runtime.settings import Settings
+from stages.tracking.mlflow_run import Tracker
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nanogpt.model.gpt import GPT
+
+MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
+METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
+STATISTICS = Path("statistics")  # of what the model was trained on: recorded with it
+
+BATCH_TOKENS = 8_192  # in float32, on any device: nothing was tried before
+
+
+def share_or_tokens(value: object) -> int | float | None:
+    """Return a share of the context (a float below 1), a number of tokens or None as it is.
+
+    Raises ValueError at anything else.
+    """
+    if value is None or (type(value) is float and 0 < value < 1):
+        return value
+    if type(value) is int and value >= 1:
+        return value
+    raise ValueError(
+        f"{value!r} is neither a number of tokens from 1 nor a share of the context below 1, "
+        "such as 0.5; null is for windows side by side"
+    )
+
+
+class EvaluateParams(Section):
+    """The section `evaluate`."""
+
+    context: int | None = Field(ge=1)
+    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)]
+    adapt_rate: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def stride_leaves_no_gap(self) -> "EvaluateParams":
+        """Every token must be predicted."""
+        if self.context is not None:
+            stride_in(self.context, self.stride)
+        return self
+
+
+def stride_in(context: int, stride: int | float | None) -> int:
+    """Return how many tokens one window of `context` tokens starts after the other.
+
+    Raises ValueError when they would leave gaps between them.
+    """
+    if isinstance(stride, float):
+        return max(1, round(stride * context))
+    if stride is not None and stride > context:
+        raise ValueError(
+            f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
+            "leave tokens out; give a smaller one, or null for windows side by side"
+        )
+    return stride or context
+
+
+def check_tokenizer(model: Path, shards: Shards) -> None:
+    """Raise ValueError when model and shards were made with different tokenizers."""
+    from stages.tokenizers.tokenizer import fingerprint, load_tokenizer
+
+    if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
+        raise ValueError(
+            f"{model} was trained with another tokenizer than {shards.folder} was made with; "
+            "`dvc repro` makes them agree"
+        )
+
+
+def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
+    """One loss in three units: nats per token, its exponential, bits per byte of text."""
+    from nanogpt.evaluate.loss import bits_per_byte
+
+    return {
+        "val_loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": bits_per_byte(loss, n_tokens, n_bytes),
+    }
+
+
+def run(
+    params: EvaluateParams,
+    model: Path,
+    shards: Shards,
+    metrics: Path,
+    plots: Path,
+    *,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Write metrics and pictures; the metrics."""
+    import torch
+
+    from nanogpt.evaluate.loss import evaluate_split
+    from nanogpt.parallel.threads import default_workers, worker_pool
+    from nanogpt.runtime import Runtime, choose_device
+    from nanogpt.train.checkpoint import load_model
+    from stages.evaluate.baselines import measure
+
+    check_tokenizer(model, shards)
+    where = choose_device(settings.device)
+    gpt = load_model(model, where)
+    if params.context is not None and params.context > gpt.config.block_size:
+        raise ValueError(
+            f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
+        )
+    context = params.context or gpt.config.block_size
+    stride = stride_in(context, params.stride)
+    plain = Runtime(device=where, dtype=torch.float32)  # the same figures on any hardware
+    batch_tokens = settings.micro_batch_tokens or BATCH_TOKENS
+    runtime = replace(plain, workers=default_workers(gpt, batch_tokens, plain))
+    with worker_pool(runtime.workers) as pool:
+        evaluation = evaluate_split(
+            gpt,
+            shards.stream("val"),
+            separator=shards.manifest["separator"],
+            runtime=runtime,
+            batch_tokens=batch_tokens,
+            block_size=context,
+            stride=stride,
+            pool=pool,
+        )
+    n_bytes = shards.manifest["splits"]["val"]["bytes"]
+    learning = adaptive(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
+    result = {
+        **figures(evaluation.loss, evaluation.tokens, n_bytes),
+        "standard_error": evaluation.standard_error,
+        "tokens": evaluation.tokens,
+        "bytes": n_bytes,
+        "context": context,
+        "stride": stride,
+        **learning,
+        "baselines": {
+            name: {**figures(baseline.loss, evaluation.tokens, n_bytes), **baseline.read}
+            for name, baseline in measure(shards).items()
+        },
+    }
+    write_whole(metrics, json.dumps(result, indent=2) + "\n")
+    with whole_folder(plots) as folder:
+        draw(model, result, evaluation.loss_by_position, folder)
+    return result
+
+
+def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
+    """Return the figures of a model that learns as it reads; its weights in memory change."""
+    from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime
+    from nanogpt.optim.optimizers import OptimConfig
+    from nanogpt.parallel.threads import worker_pool
+
+    trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
+    steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # the rates stay as they are
+    names = [field.name for field in fields(OptimConfig) if field.name not in steps]
+    optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
+    split, runtime = shards.manifest["splits"]["val"], adaptive_runtime(gpt)
+    with worker_pool(runtime.workers) as pool:
+        loss = adaptive_loss(
+            gpt,
+            shards.stream("val"),
+            optim,
+            separator=shards.manifest["separator"],
+            runtime=runtime,
+            rate=rate,
+            pool=pool,
+        )
+    return {"adaptive": figures(loss, split["tokens"], split["bytes"])}
+
+
+def draw(
+    model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
+) -> None:
+    """The picture of a run, and the tables behind it for `dvc plots`."""
+    from stages.lib.plots import draw_run, write_table
+
+    scores = {name: b["bits_per_byte"] for name, b in result["baselines"].items()}
+    scores["model"] = result["bits_per_byte"]
+    if "adaptive" in result:
+        scores["model, learning"] = result["adaptive"]["bits_per_byte"]
+    write_table(folder / "bits_per_byte.csv", ("predictor", "bits_per_byte"), scores.items())
+    by_position = enumerate(loss_by_position.tolist(), start=1)
+    write_table(folder / "loss_by_position.csv", ("position", "loss"), by_position)
+    draw_run(model / "train.csv", model / "val.csv", result, folder / "run.png")
+
+
+def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
+    """Add figures and pictures, and the statistics of its text, to the model's MLflow run."""
+    origin = json.loads((model / "lineage.json").read_text())
+    flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
+    learning = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
+    for name, scores in {**result["baselines"], **learning}.items():
+        flat[f"evaluate/{name}/bits_per_byte"] = scores["bits_per_byte"]
+    with Tracker(origin["model_id"], enabled=enabled) as tracker:
+        tracker.record("metrics", step=origin["step"], values=flat)
+        tracker.record_files("artifacts", METRICS, path="evaluate")
+        tracker.record_files("artifacts", PLOTS, path="evaluate")
+        if STATISTICS.is_dir():  # tokens that were brought in by stages.tools.token_files have none
+            tracker.record_files("artifacts", STATISTICS, path="statistics")
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.evaluate.stage`."""
+    from stages.evaluate.baselines import best
+
+    params = load_section("evaluate", EvaluateParams)
+    result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, settings=settings)
+    name, least = best(result["baselines"])
+    print(
+        f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "
+        f"{result['bits_per_byte']:.4f} bits per byte "
+        f"(best baseline: {name} {least:.4f})"
+    )
+    if "adaptive" in result:
+        score = result["adaptive"]["bits_per_byte"]
+        print(f"evaluate: {score:.4f} bits per byte where it learns from what it has read")
+    record(result, MODEL, enabled=settings.tracking)
+
+
+if __name__ == "__main__":
+    main("evaluate", run_stage)

@@ -1,0 +1,1 @@
+"""Stage `sample`: text the model writes."""

@@ -1,0 +1,1 @@
+"""Text for a prompt, outside of the pipeline."""

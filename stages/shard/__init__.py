@@ -1,0 +1,1 @@
+"""Stage `shard`: tokens to memory-mapped files, training and validation apart."""

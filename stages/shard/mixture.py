@@ -1,0 +1,52 @@
+"""How often each document is in the training stream when corpora are mixed by weight.
+
+A corpus too small for its share is repeated, one too large is not taken whole, and which documents
+occur once more than the others is decided by their text and the seed alone.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.lib.split import draws
+from stages.lib.text_hash import Hashes
+
+
+def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:
+    """Raise ValueError when a corpus has no weight, or a weight no corpus."""
+    if missing := sorted(corpora - set(weights)):
+        raise ValueError(
+            f"shard.weights has no weight for {', '.join(missing)}; every corpus needs one, or "
+            "set shard.weights to null to take each as it is"
+        )
+    if unknown := sorted(set(weights) - corpora):
+        known = ", ".join(sorted(corpora))
+        raise ValueError(f"shard.weights names {', '.join(unknown)}; the corpora are {known}")
+
+
+def corpus_repeats(
+    tokens: Mapping[str, int], weights: Mapping[str, float], max_repetition: int
+) -> dict[str, Fraction]:
+    """How often each corpus is in the stream, given the training tokens of each.
+
+    The stream is the longest in which corpus i has the share w_i and none occurs more often than
+    max_repetition: T = max_repetition * min(n_i / w_i) tokens, r_i = w_i * T / n_i. Fractions, not
+    floats, so that the scarcest corpus is repeated exactly so often. Raises ValueError when all
+    documents of a corpus are for validation.
+    """
+    if empty := [name for name, n in tokens.items() if not n]:
+        raise ValueError(
+            f"all documents of the corpus {empty[0]} are for validation, so that it cannot be "
+            "mixed in; try another split.seed, or a smaller split.val_fraction"
+        )
+    shares = {name: Fraction(weights[name]) for name in tokens}
+    total = max_repetition * min(n / shares[name] for name, n in tokens.items())
+    return {name: shares[name] * total / n for name, n in tokens.items()}
+
+
+def document_copies(hashes: Hashes, repeats: Fraction, seed: int) -> NDArray[np.uint8]:
+    """(documents,) how often each is in the stream: `repeats` on average."""
+    whole, part = divmod(repeats, 1)
+    return np.uint8(whole) + (draws(hashes, seed, b"repetition") < float(part))

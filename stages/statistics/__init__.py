@@ -1,0 +1,1 @@
+"""Stage `statistics`: what the documents are like, before training."""

@@ -1,0 +1,1 @@
+"""Stage `tokenize`: documents to tokens, and the tokenizer that made them."""

@@ -1,0 +1,205 @@
+"""Stage `tokenize`: documents to token ids, and the tokenizer that made them.
+
+Same bytes out for any number of workers, wherever they run and however often they were killed. What
+a `bpe` vocabulary learns, it learns from training documents only: validation text is new even to
+the tokenizer.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from pydantic import field_validator, model_validator
+
+from nanogpt.files import file_sha256, link, whole_folder, write_json
+from stages.artifacts.clean import Cleaned
+from stages.lib.params import Section, load_section
+from stages.lib.split import SplitParams, split_documents
+from stages.lib.text_hash import hash_rows
+from stages.runtime.entry import main
+from stages.runtime.settings import Settings
+from stages.tokenize.engine import Engine, admit, adversarial, load_encoder, sample
+from stages.tokenize.learned import AUTO, AUTO_RULE, LEAST, MOST, auto_bpe, trained_bpe
+from stages.tokenize.pool import tokenize_here
+from stages.tokenize.token_cache import Task, finished, prune, tasks_of
+from stages.tokenize.token_parts import Description
+from stages.tokenizers.gpt2 import gpt2_ranks
+from stages.tokenizers.ids import token_dtype
+from stages.tokenizers.pretokenize import GPT2_PATTERN
+from stages.tokenizers.tokenizer import (
+    BpeTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    fingerprint,
+    save_tokenizer,
+)
+
+CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
+CACHE = Path(".cache/tokens")
+
+
+class TokenizeParams(Section):
+    """The section `tokenize`."""
+
+    tokenizer: Literal["gpt2", "char", "bytes", "bpe"]
+    vocab_size: int | Literal["auto"] | None
+    engine: Engine
+
+    @field_validator("vocab_size", mode="before")
+    @classmethod
+    def vocab_size_is_a_size(cls, value: object) -> object:
+        """A number in the range, or what may replace one."""
+        if value in (AUTO, None) or (type(value) is int and LEAST <= value <= MOST):
+            return value
+        raise ValueError(f"{value!r} is neither auto nor a number from {LEAST} to {MOST:,}")
+
+    @model_validator(mode="after")
+    def vocab_size_is_for_bpe(self) -> "TokenizeParams":
+        """Only a vocabulary that is learned has a size to choose."""
+        if (self.tokenizer == "bpe") != (self.vocab_size is not None):
+            wanted = "auto or a number such as 1024" if self.tokenizer == "bpe" else "null"
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, tokenizer `{self.tokenizer}` takes {wanted}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def engine_knows_the_vocabulary(self) -> "TokenizeParams":
+        """Of the patterns we split text by, gigatoken has GPT-2's alone."""
+        if self.engine == "gigatoken" and self.tokenizer != "gpt2":
+            raise ValueError(
+                f"engine gigatoken is for tokenizer `gpt2` only; `{self.tokenizer}` takes tiktoken"
+            )
+        return self
+
+
+def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
+    """The texts that are not for validation."""
+    is_val = split_documents(hash_rows(cleaned.text_hashes()), split)
+    for text, held_back in zip(cleaned.texts(), is_val, strict=True):
+        if not held_back:
+            yield text
+
+
+def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned) -> Tokenizer:
+    """The tokenizer the params ask for, learned from the corpus where that is how it is made."""
+    if params.tokenizer == "gpt2":
+        return BpeTokenizer.of(GPT2_PATTERN, gpt2_ranks())
+    if params.tokenizer == "bytes":
+        return BpeTokenizer.of(r"[\s\S]", {bytes([b]): b for b in range(256)})
+    if params.tokenizer == "char":
+        return CharTokenizer("".join(sorted(set().union(*cleaned.texts()))))
+    assert params.vocab_size is not None  # the params model saw to it
+    texts = training_texts(cleaned, split)
+    return auto_bpe(texts) if params.vocab_size == AUTO else trained_bpe(texts, params.vocab_size)
+
+
+class TokenizeParts(Protocol):
+    """Where parts are tokenized: here, in a pool or on a cluster; same bytes."""
+
+    def __call__(
+        self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
+    ) -> Iterator[Description]:
+        """The descriptions of the parts, in order, each file in its place when it is returned.
+
+        Nothing is tokenized before the first is asked for.
+        """
+
+
+def make_missing(
+    engine: Engine,
+    cleaned: Cleaned,
+    tasks: Sequence[Task],
+    tokenizer: Tokenizer,
+    saved: Path,
+    tokenize_parts: TokenizeParts,
+) -> list[Description]:
+    """Tokenize the parts that are not in the cache; the descriptions of all.
+
+    Raises ValueError when the engine does not give tiktoken's ids for this corpus.
+    """
+    found = {task.target: description for task in tasks if (description := finished(task.target))}
+    missing = [task for task in tasks if task.target not in found]
+    if found:
+        print(f"tokenize: {len(tasks) - len(missing)} of {len(tasks)} parts were made before")
+    if missing:
+        candidate = None if engine == "tiktoken" else load_encoder(saved, engine)
+        made = tokenize_parts(missing, saved, engine)  # none before the first is asked for
+        if candidate:
+            admit(candidate, engine, chain(adversarial(), sample(cleaned)), tokenizer)
+        found |= {task.target: one for task, one in zip(missing, made, strict=True)}
+    return [found[task.target] for task in tasks]
+
+
+def run(
+    params: TokenizeParams,
+    split: SplitParams,
+    cleaned: Cleaned,
+    out: Path,
+    *,
+    cache: Path,
+    tokenize_parts: TokenizeParts,
+) -> None:
+    """Write tokens, tokenizer and manifest; parts made before are taken from the cache."""
+    tokenizer = make_tokenizer(params, split, cleaned)
+    known_by = fingerprint(tokenizer)
+    tasks = tasks_of(cleaned, known_by, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out) as folder:
+        saved = folder / "tokenizer"
+        save_tokenizer(saved, tokenizer)
+        found = make_missing(params.engine, cleaned, tasks, tokenizer, saved, tokenize_parts)
+        for task in tasks:
+            link(task.target, folder / task.name)
+        files = [
+            {"name": task.name, "corpus": task.part.corpus, **description}
+            for task, description in zip(tasks, found, strict=True)
+        ]
+        tokens = sum(description["tokens"] for description in found)
+        n_bytes = sum(description["bytes"] for description in found)
+        manifest = {
+            "version": 1,
+            "tokenize": params.model_dump(),
+            "split": split.model_dump(),
+            **({"auto_vocab_size": AUTO_RULE} if params.vocab_size == AUTO else {}),
+            "tokenizer_fingerprint": known_by,
+            "corpus_manifest_sha256": cleaned.manifest["corpus_manifest_sha256"],
+            "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
+            "n_vocab": tokenizer.n_vocab,
+            "dtype": np.dtype(token_dtype(tokenizer.n_vocab)).name,
+            "documents": sum(description["documents"] for description in found),
+            "tokens": tokens,
+            "bytes": n_bytes,
+            "bytes_per_token": round(n_bytes / tokens, 4),
+            "files": files,
+        }
+        write_json(folder / "manifest.json", manifest)
+    prune(cache, [task.target for task in tasks])
+    print(
+        f"tokenize: {tokens:,} tokens of {manifest['bytes_per_token']} bytes, "
+        f"{tokenizer.n_vocab:,} ids"
+    )
+
+
+def chosen_runner(settings: Settings) -> TokenizeParts:
+    """Where the settings want parts to be tokenized."""
+    if settings.runner == "local":
+        return partial(tokenize_here, workers=settings.worker_count)
+    from stages.tokenize.ray_cluster import tokenize_on_ray
+
+    return partial(tokenize_on_ray, workers=settings.worker_count, shared=settings.shared)
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tokenize.stage`."""
+    params = load_section("tokenize", TokenizeParams)
+    split = load_section("split", SplitParams)
+    cleaned = Cleaned.open(CORPUS, CLEAN)
+    run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=chosen_runner(settings))
+
+
+if __name__ == "__main__":
+    main("tokenize", run_stage)

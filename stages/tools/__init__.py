@@ -1,0 +1,1 @@
+"""Commands beside the stages; no output depends on them."""

@@ -1,0 +1,160 @@
+"""The whole params file checked before any stage runs, or alone: `python -m stages.tools.check [FILE]`.
+
+A mistake in a late section stops the first stage, not the last. What one section cannot know of
+another is checked here too.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.clean.filters import filter_file
+from stages.clean.stage import FILTERS, CleanParams
+from stages.download.params import CorpusParams
+from stages.evaluate.stage import EvaluateParams, stride_in
+from stages.lib.params import (
+    PARAMS_FILE,
+    ParamsError,
+    Section,
+    parse_section,
+    read_params,
+    unknown_key,
+)
+from stages.lib.split import SplitParams
+from stages.runtime.entry import main
+from stages.runtime.settings import Settings
+from stages.sample.stage import SampleParams
+from stages.shard.stage import ShardParams
+from stages.tokenize.stage import TokenizeParams
+from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from stages.train.stage import ModelParams, TrainParams, check_batch
+from stages.weights.stage import check_initial_folder
+
+TOKENIZER = Path("data/shards/tokenizer")
+
+SECTIONS: dict[str, type[Section]] = {
+    "corpus": CorpusParams,
+    "clean": CleanParams,
+    "tokenize": TokenizeParams,
+    "split": SplitParams,
+    "shard": ShardParams,
+    "model": ModelParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "sample": SampleParams,
+}
+
+
+def check_params(file: Path) -> dict[str, Section]:
+    """Every section of a params file. Raises ParamsError naming all that is wrong."""
+    return check_content(read_params(file), file)
+
+
+def check_content(content: Mapping[str, Any], file: Path) -> dict[str, Section]:
+    """Return every section of what is, or will be, in `file`; raises as `check_params` does."""
+    problems = [
+        f"{file}: {unknown_key(str(key), list(SECTIONS))}" for key in content if key not in SECTIONS
+    ]
+    problems += [
+        f"{file}: the section `{key}:` is missing" for key in SECTIONS if key not in content
+    ]
+    sections: dict[str, Section] = {}
+    for name in [name for name in SECTIONS if name in content]:
+        try:
+            sections[name] = parse_section(name, SECTIONS[name], content[name], file)
+        except ParamsError as error:
+            problems.append(str(error))
+    if not problems:
+        problems = [f"{file}: {problem}" for problem in cross_check(sections)]
+    if problems:
+        raise ParamsError("\n".join(problems))
+    return sections
+
+
+def check_project() -> None:
+    """Raise ValueError at what would stop the pipeline before its first stage, DVC included."""
+    from stages.download.folder import check_watched  # what it needs takes its time
+
+    corpus = check_params(PARAMS_FILE)["corpus"]
+    assert isinstance(corpus, CorpusParams)
+    check_watched(Path(corpus.path))
+    check_watched(FILTERS)
+
+
+def cross_check(sections: dict[str, Section]) -> list[str]:
+    """What does not fit between sections."""
+    model, train, evaluate = sections["model"], sections["train"], sections["evaluate"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    assert isinstance(evaluate, EvaluateParams)
+    problems = []
+    try:
+        check_batch(model, train)
+    except ValueError as error:
+        problems.append(str(error))
+    if evaluate.context is not None and evaluate.context > model.block_size:
+        problems.append(
+            f"evaluate.context {evaluate.context} is more than model.block_size {model.block_size}"
+        )
+    elif evaluate.context is None:
+        try:
+            stride_in(model.block_size, evaluate.stride)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+def check_before(stage: str) -> None:
+    """Raise ValueError at what would stop this stage or a later one, as far as it can be known."""
+    sections = check_params(PARAMS_FILE)
+    check_experiment(sections["corpus"])
+    clean, train, sample = sections["clean"], sections["train"], sections["sample"]
+    assert isinstance(clean, CleanParams)
+    assert isinstance(train, TrainParams)
+    assert isinstance(sample, SampleParams)
+    for name in clean.filters:
+        filter_file(FILTERS, name)
+    if train.init_from:
+        check_initial_folder(Path(train.init_from))
+    if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
+        check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
+
+
+def check_experiment(corpus: Section) -> None:
+    """Raise ValueError where DVC runs an experiment in a copy of the project that lacks texts.
+
+    Before every stage: `download` may be up to date with what the copy has.
+    """
+    workspace = Path(os.environ.get("DVC_ROOT", ""))
+    if not workspace.is_absolute() or workspace.resolve() == Path.cwd():
+        return
+    from stages.download.folder import check_copy
+
+    assert isinstance(corpus, CorpusParams)
+    check_copy(corpus, Path.cwd(), workspace)
+
+
+def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Raise ParamsError at a prompt that the model will have no ids for."""
+    for prompt in prompts:
+        try:
+            tokenizer.encode(prompt)
+        except ValueError as error:
+            raise ParamsError(f"{PARAMS_FILE}: sample.prompts: {error}") from None
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tools.check [FILE]`."""
+    parser = argparse.ArgumentParser(prog="python -m stages.tools.check", description=__doc__)
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=PARAMS_FILE)
+    file = parser.parse_args().file
+    if file == PARAMS_FILE:
+        check_project()
+    else:
+        check_params(file)
+
+
+if __name__ == "__main__":
+    main("check", run_stage, takes_arguments=True)

@@ -1,0 +1,310 @@
+"""GPT-2's weights, in and out: `python -m stages.tools.convert`.
+
+    from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face hub
+    from-hf FOLDER OUT                 a GPT-2 of your own as transformers saved it
+    from-nanogpt out/ckpt.pt OUT       what nanoGPT trained; by characters: with --tokenizer
+                                       data/shakespeare_char/meta.pkl, or --text input.txt
+    to-hf models/gpt OUT               a model of ours for transformers, if it is a GPT-2
+
+What comes in is a model folder as `models/gpt` is one: weights, config, tokenizer, and a
+`source.json` that says where from, by sha256. In `weights/` a training can start from it
+(`train.init_from`). This is no stage of the pipeline; DVC watches `weights/`, not how it got there.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from nanogpt.convert.gpt2 import (
+    config_from_hf,
+    config_from_nanogpt,
+    config_to_hf,
+    gpt2_model,
+    read_nanogpt,
+    size_of,
+    weights_to_hf,
+    with_new_row,
+)
+from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
+from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.model.gpt import GPT
+from nanogpt.train.checkpoint import load_model, read_config, save_model
+from stages.runtime.entry import main
+from stages.runtime.settings import Settings
+from stages.tokenizers.gpt2 import gpt2_ranks
+from stages.tokenizers.tokenizer import (
+    CharTokenizer,
+    Tokenizer,
+    fingerprint,
+    save_tokenizer,
+)
+from stages.tools.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
+from stages.tools.hugging_face_tokenizer import save_fast_tokenizer, written_vocabulary
+from stages.tools.nanogpt_meta import meta_tokenizer, text_tokenizer
+
+# Commits of openai-community/NAME on the hub.
+REVISIONS = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+HF_FILES = ("config.json", HF_WEIGHTS)
+TIMEOUT_SECONDS = 10
+
+
+def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | None) -> None:
+    """A GPT-2 of the hub or of a local folder into a model folder."""
+    folder, origin = hf_folder(name, revision)
+    file = folder / "config.json"
+    about = read_json(file)
+    with named(file):
+        config = config_from_hf(about)
+        tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
+        if tokenizer.n_vocab != config.vocab_size:
+            raise ValueError(
+                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} ids"
+            )
+    if tokenizer_name is None:
+        check_vocabulary(folder)
+    weights, sources = read_hf(folder)
+    model = gpt2_model(config, weights, sources[0], vocab_rows=config.vocab_size, conv1d=True)
+    write_model(out, model, tokenizer, origin, [file, *sources])
+
+
+def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
+    """Where the files of a GPT-2 are, those of the hub fetched before, and where they come from."""
+    if name in REVISIONS:
+        commit = resolved(name, revision or REVISIONS[name])
+        origin = {"huggingface": f"openai-community/{name}", "revision": commit}
+        return fetched(name, commit), origin
+    if revision is not None:
+        raise ValueError(f"--revision is for {', '.join(REVISIONS)}; {name} is none of them")
+    missing = [file for file in HF_FILES if not Path(name, file).is_file()]
+    if Path(name, HF_INDEX).is_file():  # the weights lie in several files
+        missing = [file for file in missing if file != HF_WEIGHTS]
+    if missing:
+        raise ValueError(
+            f"{name} is none of {', '.join(REVISIONS)}, and no folder as transformers' "
+            f"`save_pretrained` writes it: {', '.join(missing)} missing"
+        )
+    return Path(name), {"folder": name}
+
+
+def from_nanogpt(
+    checkpoint: Path, out: Path, tokenizer_name: str | None, text: Path | None
+) -> None:
+    """A ckpt.pt of nanoGPT into a model folder.
+
+    A model of characters has no separator, which here ends every text: it gets one.
+    """
+    model_args, weights = read_nanogpt(checkpoint)
+    with named(checkpoint):
+        rows = size_of(model_args, "vocab_size")
+        tokenizer, files = nanogpt_tokenizer(tokenizer_name, text, rows)
+        if isinstance(tokenizer, CharTokenizer) and rows == len(tokenizer.characters):
+            rows, weights = rows + 1, with_new_row(weights)
+            model_args = {**model_args, "vocab_size": rows}
+        config = config_from_nanogpt(model_args, tokenizer.n_vocab)
+    model = gpt2_model(config, weights, checkpoint, vocab_rows=rows, conv1d=False)
+    write_model(out, model, tokenizer, {"nanogpt": str(checkpoint)}, [checkpoint, *files])
+
+
+def nanogpt_tokenizer(
+    name: str | None, text: Path | None, ids: int
+) -> tuple[Tokenizer, list[Path]]:
+    """Return the tokenizer of nanoGPT's model of so many ids, and the file it was made of, if any.
+
+    Raises ValueError when none is named and it cannot be GPT-2's, or it has other characters.
+    """
+    if name is None and text is None and ids not in GPT2_IDS:
+        raise ValueError(
+            f"vocab_size is {ids}, GPT-2's is {GPT2_IDS[0]}; name the model's own vocabulary: "
+            "--tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with the text it "
+            "learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
+        )
+    if text is None and not (name and (name.endswith(".pkl") or Path(name).is_file())):
+        return chosen_tokenizer(name, ids), []
+    if text is None:
+        file = Path(name or "")
+        tokenizer, found = meta_tokenizer(file)
+    else:
+        file, tokenizer = text, text_tokenizer(text)
+        found = len(tokenizer.characters)
+    if found != ids:
+        raise ValueError(
+            f"vocab_size is {ids}, {file} has {found} characters; name the one that this model "
+            "was trained on"
+        )
+    return tokenizer, [file]
+
+
+def to_hf(folder: Path, out: Path) -> None:
+    """A model folder into one that transformers loads, with its tokenizer."""
+    config = read_config(folder)
+    tokenizer = own_tokenizer(folder / "tokenizer")
+    if tokenizer.n_vocab != config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} ids, the model {config.vocab_size}"
+        )
+    with named(folder / "config.json"):
+        about = config_to_hf(config, separator=tokenizer.separator)
+    model = load_model(folder, torch.device("cpu"))
+    weights = weights_to_hf(config, dict(model.named_parameters()))
+    ends = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
+    with whole_folder(out) as draft:
+        save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
+        write_json(draft / "config.json", about)
+        write_json(draft / "generation_config.json", ends)
+        save_fast_tokenizer(draft, tokenizer, block_size=config.block_size)
+        for name in ("lineage.json", "source.json"):
+            if (folder / name).is_file():
+                shutil.copy(folder / name, draft / name)
+    print(f"convert: {out} holds a GPT-2 for transformers")
+
+
+def resolved(name: str, revision: str) -> str:
+    """The commit that a branch, a tag or a commit of the hub names."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    with hub_errors(name, revision):
+        info = HfApi().model_info(
+            f"openai-community/{name}", revision=revision, timeout=TIMEOUT_SECONDS
+        )
+    assert info.sha is not None  # the hub's models have one
+    return info.sha
+
+
+def fetched(name: str, commit: str) -> Path:
+    """The hub's files of a GPT-2, in the hub's own cache."""
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(name, commit):
+        *_, last = (
+            hf_hub_download(
+                f"openai-community/{name}", file, revision=commit, etag_timeout=TIMEOUT_SECONDS
+            )
+            for file in HF_FILES
+        )
+    return Path(last).parent
+
+
+@contextmanager
+def hub_errors(name: str, revision: str) -> Iterator[None]:
+    """Distinguish an unknown revision (ValueError) from a hub out of reach (ConnectionError)."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        reason, status = " ".join(str(error).split()), error.response.status_code
+        if 400 <= status < 500 and status != 429:
+            raise ValueError(f"the hub has no {name} at revision {revision}: {reason}") from None
+        raise ConnectionError(f"the Hugging Face hub did not give {name}: {reason}") from None
+    except (ConnectionError, LocalEntryNotFoundError, httpx2.TransportError) as error:
+        raise ConnectionError(
+            f"the Hugging Face hub did not give {name} ({error.__cause__ or error}); try again, or "
+            "name a folder with its files"
+        ) from None
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raise ValueError when the tokenizer next to the weights is not GPT-2's.
+
+    Many a GPT-2 of another language has as many ids, and others.
+    """
+    if (file := folder / "tokenizer.json").is_file():
+        found = read_json(file).get("model", {}).get("vocab")
+    elif (file := folder / "vocab.json").is_file():
+        found = read_json(file)
+    else:  # the weights came alone
+        return
+    if found != written_vocabulary(gpt2_ranks()):
+        raise ValueError(f"{file} is not GPT-2's; name the model's own tokenizer by --tokenizer")
+
+
+def write_model(
+    out: Path, model: GPT, tokenizer: Tokenizer, origin: dict[str, str], files: list[Path]
+) -> None:
+    """Write the folder of a model that was made of these files."""
+    source = {
+        **origin,
+        "sha256": {file.name: file_sha256(file) for file in files},
+        "tokenizer_fingerprint": fingerprint(tokenizer),
+    }
+    with whole_folder(out) as folder:
+        save_model(folder, model)
+        save_tokenizer(folder / "tokenizer", tokenizer)
+        write_json(folder / "source.json", source)
+    print(f"convert: {out} holds {model.n_params():,} parameters")
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong in it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises ValueError when it holds none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    whole = argparse.ArgumentParser(prog="python -m stages.tools.convert")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    hf = commands.add_parser("from-hf", help="GPT-2 of Hugging Face into a model folder")
+    hf.add_argument("source", help=f"{', '.join(REVISIONS)}, or a folder with its files")
+    hf.add_argument("--revision", help="of the hub: a commit, a tag, a branch; pinned by default")
+    nanogpt = commands.add_parser("from-nanogpt", help="nanoGPT's ckpt.pt into a model folder")
+    nanogpt.add_argument("source", type=Path, help="the ckpt.pt")
+    folder = "gpt2, or a folder such as models/gpt/tokenizer"
+    hf.add_argument("--tokenizer", help=folder)
+    vocabulary = nanogpt.add_mutually_exclusive_group()
+    vocabulary.add_argument("--tokenizer", help=f"{folder}, or nanoGPT's data/NAME/meta.pkl")
+    vocabulary.add_argument(
+        "--text", type=Path, help="the text whose characters it learned: nanoGPT's input.txt"
+    )
+    out = commands.add_parser("to-hf", help="a model folder into one for transformers")
+    out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
+    for command in (hf, nanogpt, out):
+        command.add_argument("out", type=Path, help="a new folder")
+    return whole
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tools.convert COMMAND ...`."""
+    options = parser().parse_args()
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists; remove it, or name another folder")
+    if options.command == "from-hf":
+        from_hf(options.source, options.out, options.revision, options.tokenizer)
+    elif options.command == "from-nanogpt":
+        from_nanogpt(options.source, options.out, options.tokenizer, options.text)
+    else:
+        to_hf(options.source, options.out)
+
+
+if __name__ == "__main__":
+    main("convert", run_stage, takes_arguments=True)

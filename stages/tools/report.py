@@ -1,0 +1,131 @@
+"""The closing report of `make run`: what was built, how good it is, what to type next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from stages.evaluate.baselines import SEES
+from stages.evaluate.stage import METRICS, MODEL, SHARDS
+from stages.lib.params import read_params
+from stages.lib.reasons import in_words
+from stages.runtime.entry import TIMES, main
+from stages.runtime.settings import Settings
+from stages.sample.stage import OUT as SAMPLES
+from stages.statistics.stage import OUT as STATISTICS
+from stages.statistics.stage import leak_line
+
+DAG = Path("dvc.yaml")
+SAMPLE_LINES = 24
+FEW_DOCUMENTS = 10  # held back: below this, which ones they are decides the figure
+NEXT = """\
+source .venv/bin/activate            once per terminal, for the dvc and python commands
+python -m stages sample --prompt "…" what the model makes of a beginning of yours
+make ui                              browse the run: curves, figures, samples, the model
+dvc metrics show                     the figures; dvc plots show: the pictures
+dvc exp run -S train.max_steps=2000  train longer; only train, evaluate and sample run again
+your own text: put files into texts/, make use PRESET=own-text, make run"""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file's object. Raises ValueError when it is not there."""
+    if not file.is_file():
+        raise ValueError(f"{file} is missing; `dvc repro` makes it")
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def scores_table(metrics: dict[str, Any]) -> Table:
+    """Return the model's figures below its baselines', and what each sees."""
+    columns = ("", "loss (nats)", "perplexity", "bits per byte", "sees before each token")
+    table = Table(*columns, box=None, header_style="bold")
+    own = f"up to {metrics['context']} tokens"
+    sees = {**SEES, "this model": own, "learning": f"{own}, has learned from all before"}
+    rows = [*metrics["baselines"].items(), ("this model", metrics)]
+    if "adaptive" in metrics:
+        rows.append(("learning", metrics["adaptive"]))
+    for name, scores in rows:
+        figures = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
+        style = "bold green" if name in ("this model", "learning") else None
+        shown = (f"{figure:,.3f}" for figure in figures)
+        table.add_row(name, *shown, sees[name] + partly(scores), style=style)
+    return table
+
+
+def partly(scores: dict[str, float]) -> str:
+    """Return how much of the training text a baseline read, when that is not all."""
+    if "train_tokens" in scores:
+        return f" (counted in the last {scores['train_tokens']:,} tokens of training text)"
+    if "train_bytes" in scores:
+        return f" (read the last {scores['train_bytes'] / 1e6:,.0f} MB of training text)"
+    return ""
+
+
+def few_documents(n: int) -> str | None:
+    """Return a warning when n documents held back are too few to say much, else None."""
+    if n >= FEW_DOCUMENTS:
+        return None
+    held_back = "1 document says" if n == 1 else f"{n} documents say"
+    return (
+        f"{held_back} little: another split.seed moves the figure; "
+        "add texts or set corpus.separator"
+    )
+
+
+def data_line(statistics: dict[str, Any]) -> str:
+    """Return what the text is like, in two lines."""
+    return (
+        f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
+        f"{statistics['bytes_per_token']:.2f} bytes per token; "
+        f"{in_words(statistics['dropped'])} dropped;\n"
+        f"{leak_line(statistics['leak'])}"
+    )
+
+
+def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str, Any]) -> Table:
+    """Sizes and times."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("the text", data_line(read_json(STATISTICS / "statistics.json")))
+    train, val = manifest["splits"]["train"], manifest["splits"]["val"]
+    table.add_row("parameters", f"{run['n_params']:,}")
+    table.add_row(
+        "training text", f"{train['tokens']:,} tokens in {train['documents']:,} documents"
+    )
+    table.add_row("validation text", f"{val['tokens']:,} tokens in {val['documents']:,} documents")
+    files = {stage: TIMES / f"{stage}.json" for stage in read_params(DAG)["stages"]}
+    seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
+    table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
+    table.add_row("together", f"{sum(seconds.values()):.0f} s")
+    table.add_row("standard error", f"{metrics['standard_error']:.3f} nats, over its windows")
+    return table
+
+
+def first_sample() -> str:
+    """The beginning of the first sample."""
+    line = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[0]
+    sample = json.loads(line)
+    lines = f"{sample['prompt']}{sample['text']}".splitlines()
+    return "\n".join(lines[:SAMPLE_LINES])
+
+
+def run_stage(settings: Settings) -> None:
+    """`python -m stages.tools.report`."""
+    metrics, manifest = read_json(METRICS), read_json(SHARDS / "manifest.json")
+    console = Console(width=96)
+    console.print()
+    console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))
+    if warning := few_documents(manifest["splits"]["val"]["documents"]):
+        console.print(Text(warning, "yellow"))
+    console.print(facts_table(metrics, manifest, read_json(MODEL / "lineage.json")))
+    console.print(
+        Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")
+    )
+    console.print(Panel(Text(NEXT), title="what to type next", expand=False))
+
+
+if __name__ == "__main__":
+    main("report", run_stage)

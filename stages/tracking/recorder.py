@@ -1,0 +1,224 @@
+"""What becomes of the training loop's events: curves on disk, metrics in MLflow, lines to read."""
+
+import csv
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from nanogpt.evaluate.loss import bits_per_byte
+from nanogpt.files import write_whole
+from nanogpt.flops import flops_per_token, peak_flops
+from nanogpt.model.gpt import GPT
+from nanogpt.runtime import Runtime
+from nanogpt.train.loop import Ended, Evaluated, Started, StepDone, TrainEvent
+from nanogpt.train.micro_batch import peak_memory_bytes
+from stages.tracking.display import Display
+from stages.tracking.mlflow_run import Tracker
+from stages.tracking.samples import SampleTable, TrainingSamples
+
+TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
+VAL_COLUMNS = ("step", "loss")
+
+
+class Curve:
+    """A CSV file that grows by a row at a time; the same steps give the same bytes."""
+
+    def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
+        self.file = file
+        self.columns = columns
+
+    def start_after(self, step: int) -> None:
+        """Keep the rows up to `step`, which is where training continues."""
+        kept = [row for row in self.rows() if int(row["step"]) <= step]
+        lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
+        write_whole(self.file, "".join(",".join(line) + "\n" for line in lines))
+
+    def rows(self) -> list[Mapping[str, str]]:
+        """All whole rows."""
+        if not self.file.exists():
+            return []
+        text = self.file.read_text(encoding="utf-8")
+        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+    def add(self, *values: float) -> None:
+        """Append one row."""
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(",".join(f"{value:.9g}" for value in values) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What shows how much of a device a training uses."""
+
+    device: torch.device
+    flops_per_token: int
+    peak_flops: float | None  # of all devices together; None where a device's is not known
+
+    @classmethod
+    def of(cls, model: GPT, runtime: Runtime) -> "Hardware":
+        """The figures of a model where it runs."""
+        on_gpu = runtime.device.type == "cuda"
+        name = torch.cuda.get_device_name(runtime.device) if on_gpu else "CPU"
+        peak = peak_flops(name, runtime.dtype)
+        return cls(
+            device=runtime.device,
+            flops_per_token=flops_per_token(model),
+            peak_flops=peak and peak * runtime.world_size,
+        )
+
+    def metrics(self, tokens_per_second: float) -> dict[str, float]:
+        """Memory used at the most and, where it is known, the model's share of the peak."""
+        found = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
+        if self.peak_flops is not None:
+            found["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is known of a training before its first update."""
+
+    n_params: int
+    max_steps: int
+    batch_tokens: int
+    processes: int
+    val_tokens: int  # of the whole validation split
+    val_bytes: int
+
+
+class Recorder:
+    """Takes each event of one training; without `samples` the model writes no texts meanwhile."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tracker: Tracker,
+        plan: Plan,
+        *,
+        interval: int,
+        hardware: Hardware,
+        samples: TrainingSamples | None,
+    ) -> None:
+        self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
+        self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
+        self.val = Curve(folder / "val.csv", VAL_COLUMNS)
+        self.samples, self.table = samples, SampleTable(folder)
+        self.tracker = tracker
+        self.recorded = {name: tracker.last_step(name) for name in ("train/loss", "val/loss")}
+        self.seconds: deque[float] = deque(maxlen=50)
+        self.loader_seconds: deque[float] = deque(maxlen=50)
+        self.clock = Clock()
+        self.display = Display(max_steps=plan.max_steps, interval=interval)
+
+    def take(self, event: TrainEvent) -> None:
+        """Record one event."""
+        if isinstance(event, Started):
+            self.take_start(event)
+        elif isinstance(event, StepDone):
+            self.take_step(event)
+        elif isinstance(event, Evaluated):
+            self.take_evaluation(event)
+        elif isinstance(event, Ended):
+            self.display.close()
+
+    def take_start(self, event: Started) -> None:
+        """Say what begins and bring the curves to where training continues."""
+        for curve in (self.train, self.val, self.table):
+            curve.start_after(event.step)
+        for line in start_lines(self.plan, event):
+            self.display.say(line)
+        if where := self.tracker.live_curves():
+            self.display.say(f"live curves: {where}")
+        self.display.start([float(row["loss"]) for row in self.train.rows()])
+
+    def take_step(self, event: StepDone) -> None:
+        """Add a point to the curves, and now and then a line and the metrics."""
+        self.train.add(event.step, event.loss, event.lr, event.grad_norm)
+        self.skipped += event.skipped
+        self.seconds.append(event.seconds)
+        self.loader_seconds.append(event.loader_seconds)
+        self.clock.tick(event.seconds)
+        step_seconds = median(self.seconds)
+        speed = self.plan.batch_tokens / step_seconds
+        left = (self.plan.max_steps - event.step) * (step_seconds + self.clock.between_steps)
+        self.display.update(event.step, event.loss, event.lr, speed, left)
+        due = event.step % self.interval == 0 or event.step == self.plan.max_steps
+        if due and event.step > self.recorded["train/loss"]:
+            values = {
+                "train/loss": event.loss,
+                "lr": event.lr,
+                "grad_norm": event.grad_norm,
+                "tokens_per_second": speed,
+                "loader_share": sum(self.loader_seconds) / sum(self.seconds),
+                "skipped_steps": self.skipped,
+                **self.hardware.metrics(speed),
+            }
+            self.tracker.record("metrics", step=event.step, values=values)
+
+    def take_evaluation(self, event: Evaluated) -> None:
+        """Keep and report the loss on the validation text, and let the model write a little."""
+        self.val.add(event.step, event.loss)
+        bits = bits_per_byte(event.loss, self.plan.val_tokens, self.plan.val_bytes)
+        if event.step > self.recorded["val/loss"]:
+            values = {"val/loss": event.loss, "val/bits_per_byte": bits}
+            self.tracker.record("metrics", step=event.step, values=values)
+        self.display.bits_per_byte = bits
+        self.display.say(
+            f"step {event.step:>6}  validation loss {event.loss:.4f}, {bits:.4f} bits per byte"
+            f"{', the best so far' * event.is_best}"
+        )
+        text = self.samples.write() if self.samples else None
+        if text is not None:
+            self.display.say_sample(text)
+            self.table.add(event.step, text, bits, event.loss)
+            self.tracker.record_table(self.table.file)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.display.close()
+
+
+class Clock:
+    """Measures how long a training spends between updates: evaluations, checkpoints, texts."""
+
+    def __init__(self) -> None:
+        self.steps, self.outside = 0, 0.0
+        self.ended = time.perf_counter()
+
+    def tick(self, step_seconds: float) -> None:
+        """Note that an update has ended that took so long."""
+        now = time.perf_counter()
+        if self.steps:  # what came before the first update comes only once
+            self.outside += max(0.0, now - self.ended - step_seconds)
+        self.steps, self.ended = self.steps + 1, now
+
+    @property
+    def between_steps(self) -> float:
+        """Seconds between two updates, in the mean."""
+        return self.outside / max(1, self.steps - 1)
+
+
+def start_lines(plan: Plan, event: Started) -> list[str]:
+    """What a training is going to do, as far as that is worth saying."""
+    lines = [
+        f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
+        f"{plan.batch_tokens:,} tokens"
+    ]
+    if event.step == plan.max_steps:
+        lines.append("trained before; its model is written again")
+    elif event.step:
+        lines.append(f"continuing after step {event.step}")
+    among = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
+    if event.accumulation > 1:
+        lines.append(
+            f"each update reads its tokens in {event.accumulation} passes of "
+            f"{event.micro_batch} sequences{among}"
+        )
+    if event.too_large:
+        lines.append(f"there is no memory for {event.too_large} sequences in one pass")
+    return lines

@@ -1,0 +1,183 @@
+"""Where runs are recorded, which run is a model's, and in one line why a store does not work."""
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.runtime.redaction import redacted
+from stages.tracking.local_store import EXPERIMENT, artifacts_uri, follow_move, local_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+MODEL_TAG = "nanogpt.model_id"
+DRIVERS = {  # modules and the packages they come in
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
+DAMAGED = ("file is not a database", "disk image is malformed")
+SHOWN_CHARACTERS = 300  # of what a store says
+
+ENVIRONMENT = {  # MLflow reads it when it is imported
+    # give up soon: what could not be sent is sent later
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "PGCONNECT_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it logs how it sets up its tables
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def tracking_uri() -> str:
+    """Return where runs are recorded, with the password in it if there is one."""
+    return os.environ.get(TRACKING_VARIABLE) or local_uri()
+
+
+def shown_uri() -> str:
+    """Return where runs are recorded, as it may be printed."""
+    return "mlflow.db" if is_local() else redacted(tracking_uri())
+
+
+def is_local() -> bool:
+    """Return whether that is this project's own store."""
+    return tracking_uri() == local_uri()
+
+
+def is_server(uri: str) -> bool:
+    """Return whether an address is that of an MLflow server."""
+    return uri.startswith(("http:", "https:"))
+
+
+def connect() -> "MlflowClient":
+    """Return a client of the store. Raises one of `store_errors` when it does not work."""
+    set_environment()
+    import mlflow
+
+    uri = tracking_uri()
+    if is_local():
+        follow_move()
+    connect_once(uri)
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient()
+
+
+def set_environment() -> None:
+    """Set how MLflow behaves, where the user has not; to be called before it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def connect_once(uri: str) -> None:
+    """Raise what a database answers at once; MLflow asks it again for minutes, a line each time.
+
+    An MLflow server is not asked, for its client gives up soon, nor a file that MLflow is to make.
+    """
+    import sqlalchemy
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    engine = sqlalchemy.create_engine(uri)
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        return
+    try:
+        sqlalchemy.inspect(engine).has_table("experiments")
+    finally:
+        engine.dispose()
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions by which MLflow and its databases say that a store does not work."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError)
+
+
+def problem_of(error: Exception) -> str:
+    """Return in one line what is wrong with the store and, where it is known, the way out."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = DRIVERS.get(error.name, error.name)
+        return f"it needs {error.name}, which is not installed; `pip install '{package}'`"
+    said = " ".join(redacted(str(error)).split())
+    if is_local() and any(sign in said for sign in DAMAGED):
+        return (
+            "it is damaged; `mv mlflow.db mlflow.db.damaged` and `python -m stages.tracking.mlflow_run` "
+            "record in a new one what runs/tracking remembers of each model"
+        )
+    return said[:SHOWN_CHARACTERS]
+
+
+def find_run(client: "MlflowClient", model_id: str) -> str | None:
+    """Return the id of the model's run, if there is one; what was deleted of it is restored."""
+    from mlflow.entities import LifecycleStage, ViewType
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment.experiment_id)
+        say(f"the experiment {EXPERIMENT} was deleted; it is restored, for a run of it goes on")
+    ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
+    runs = client.search_runs([experiment.experiment_id], ours, run_view_type=ViewType.ALL)
+    if not runs:
+        return None
+    run = min(runs, key=lambda run: run.info.lifecycle_stage != LifecycleStage.ACTIVE).info
+    if run.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_run(run.run_id)
+        say(f"the run {run.run_name} was deleted; it is restored, for it goes on")
+    return str(run.run_id)
+
+
+def is_deleted(client: "MlflowClient", run_id: str) -> bool:
+    """Return whether a run, or the experiment it belongs to, was deleted in the meantime."""
+    from mlflow.entities import LifecycleStage
+
+    run = client.get_run(run_id).info
+    experiment = client.get_experiment(run.experiment_id)
+    return LifecycleStage.DELETED in (run.lifecycle_stage, experiment.lifecycle_stage)
+
+
+def create_run(client: "MlflowClient", model_id: str) -> str:
+    """Open the model's run, and the experiment where there is none. Returns the run's id."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        experiment_id = experiment.experiment_id
+    else:
+        where = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
+        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=where)
+    run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
+    return str(run.info.run_id)
+
+
+def newest_run() -> tuple[str, str, bool] | None:
+    """Return the ids of the experiment and of the run to watch, and whether that run is active.
+
+    It is the newest that is active, else the newest; None where nothing has been recorded.
+    Raises ConnectionError when the store does not work.
+    """
+    try:
+        client = connect()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return None
+        for query, running in (("attributes.status = 'RUNNING'", True), ("", False)):
+            ids = [experiment.experiment_id]
+            newest = client.search_runs(
+                ids, query, max_results=1, order_by=["attributes.start_time DESC"]
+            )
+            if newest:
+                return experiment.experiment_id, newest[0].info.run_id, running
+    except store_errors() as error:
+        raise ConnectionError(f"{shown_uri()} does not answer: {problem_of(error)}") from None
+    return None
+
+
+def say(line: str) -> None:
+    """Print a line without secrets."""
+    print(f"tracking: {redacted(line)}", flush=True)

@@ -1,0 +1,314 @@
+"""What each process of a training does; started by torchrun, one per device.
+
+Only rank 0 records: curves, MLflow, the finished model.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpt.files import file_sha256, whole_folder, write_json, write_whole
+from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.parallel.threads import default_workers
+from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, launched
+from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
+from nanogpt.train.loop import Ended, Started, TrainConfig, TrainEvent, train
+from nanogpt.train.micro_batch import busy_tokens
+from stages.artifacts.shards import Shards
+from stages.runtime.errors import EXPECTED
+from stages.runtime.outcome import write_end
+from stages.runtime.redaction import redact_tracebacks
+from stages.runtime.settings import Settings, read_settings
+from stages.runtime.supervise import exit_at_once, starters, when_gone
+from stages.tracking.mlflow_run import Tracker
+from stages.tracking.recorder import Hardware, Plan, Recorder
+from stages.tracking.samples import TrainingSamples
+from stages.train.initial_weights import load_initial
+from stages.train.lineage import device_name, lineage
+from stages.train.stage import ModelParams, TrainParams, code_sha256
+
+DTYPES = {
+    "auto": None,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def main() -> None:
+    """`-m stages.train.worker STATE SHARDS OUT` under torchrun."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.train.worker",
+        description=f"{__doc__} `python -m stages train` is the command to start a training with.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("state", "shards", "out"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
+    folder, shards, out = given.state, given.shards, given.out
+    redact_tracebacks()
+    when_gone(starters(), exit_at_once)
+    code = code_sha256()  # before anything can be edited meanwhile
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    try:
+        settings = read_settings()
+        ended = Job(folder, Shards.open(shards), out, settings, stop).run()
+    except EXPECTED as error:
+        write_end(folder, finished=False, step=0, code=code, error=error)
+        sys.exit(1)
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not settings.join:
+        write_end(folder, finished=ended.finished, step=ended.progress.step, code=code)
+
+
+class Job:
+    """One training as `stages.train.stage` asked for it in `identity.json`."""
+
+    def __init__(
+        self, folder: Path, shards: Shards, out: Path, settings: Settings, stop: threading.Event
+    ) -> None:
+        self.folder, self.shards, self.out = folder, shards, out
+        self.settings, self.stop = settings, stop
+        self.identity = json.loads((folder / "identity.json").read_text())
+        self.params = TrainParams(**self.identity["train"])
+        shape = ModelParams(**self.identity["model"]).model_dump()
+        self.config = GPTConfig(vocab_size=shards.manifest["n_vocab"], **shape)
+
+    def run(self) -> Ended:
+        """Train; in rank 0 also record, and at the end write the model."""
+        settings, earlier = self.settings, self.last_hardware()
+        device = choose_device(settings.device)
+        dtype = DTYPES[self.params.precision] or format_of(earlier, device)
+        with launched(
+            settings.device,
+            dtype,
+            settings.compile,
+            settings.parallel,
+            settings.recompute,
+            leads=not settings.join,
+        ) as alone:
+            torch.manual_seed(self.params.seed)
+            model = GPT(self.config)
+            runtime = replace(alone, workers=workers_of(earlier, model, self.params, alone))
+            if self.params.init_from and not checkpoints(self.folder):
+                load_initial(
+                    model, Path(self.params.init_from), self.identity["init_weights_sha256"]
+                )
+            model.to(runtime.device)
+            events = self.events(model, runtime)
+            if runtime.rank == 0:
+                print(number_format_line(runtime), flush=True)
+                return self.record(events, model, runtime)
+            *_, ended = events
+            assert isinstance(ended, Ended)  # the loop's last event
+            return ended
+
+    def events(self, model: GPT, runtime: Runtime) -> Iterator[TrainEvent]:
+        """The training itself."""
+        return train(
+            model,
+            self.shards.stream("train"),
+            self.shards.stream("val"),
+            train_config(self.params),
+            separator=self.shards.manifest["separator"],
+            runtime=runtime,
+            folder=self.folder,
+            identity=self.identity,
+            micro_batch_tokens=self.settings.micro_batch_tokens or busy_tokens(runtime),
+            stop=self.stop,
+        )
+
+    def record(self, events: Iterator[TrainEvent], model: GPT, runtime: Runtime) -> Ended:
+        """Consume the events, and write the model when the last one says it is finished."""
+        model_id = model_id_of(self.folder)
+        origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
+        if problem := origin["code"]["git_problem"]:
+            print(f"train: lineage.json lacks what git knows of the code: {problem}", flush=True)
+        with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
+            self.describe(tracker, origin, model.n_params())
+            recorder = self.recorder(tracker, model, runtime)
+            with closing(recorder):
+                for event in events:
+                    recorder.take(event)
+                    if isinstance(event, Started):
+                        origin["sessions"] = self.begin_session(event.step, origin)
+            assert isinstance(event, Ended)  # the loop's last event
+            if event.finished:
+                best = self.write_model(model, event.progress, origin)
+                tracker.record_files("artifacts", best, path="checkpoints/best")
+                tracker.record_files("model", self.out)
+            tracker.record("status", status="FINISHED" if event.finished else "KILLED")
+        return event
+
+    def last_hardware(self) -> dict[str, Any]:
+        """Return what the last session of this training ran on; nothing if there was none."""
+        file = self.folder / "sessions.json"
+        sessions = json.loads(file.read_text()) if file.exists() else []
+        found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
+        return found
+
+    def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime) -> Recorder:
+        """What takes the events; where each process holds a part of the weights, without texts."""
+        val = self.shards.manifest["splits"]["val"]
+        samples = TrainingSamples(model, self.shards.tokenizer_folder)
+        return Recorder(
+            self.folder,
+            tracker,
+            Plan(
+                n_params=model.n_params(),
+                max_steps=self.params.max_steps,
+                batch_tokens=self.params.batch_tokens,
+                processes=runtime.world_size,
+                val_tokens=val["tokens"],
+                val_bytes=val["bytes"],
+            ),
+            interval=self.settings.log_interval,
+            hardware=Hardware.of(model, runtime),
+            samples=None if runtime.sharded else samples,
+        )
+
+    def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
+        """Note by which code and on what hardware training continues; all such notes so far."""
+        file = self.folder / "sessions.json"
+        earlier = json.loads(file.read_text()) if file.exists() else []
+        session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
+        sessions = [note for note in earlier if note["after_step"] < step] + [session]
+        write_whole(file, json.dumps(sessions, indent=2) + "\n")
+        return sessions
+
+    def describe(self, tracker: Tracker, origin: dict[str, Any], n_params: int) -> None:
+        """What is in MLflow before the first step: names, params, data."""
+        code, hardware = origin["code"], origin["hardware"]
+        tracker.record("status", status="RUNNING")
+        tracker.record(
+            "tags",
+            values={
+                "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
+                "mlflow.source.git.commit": code["git_commit"] or "none",
+                "git_changed": changed_tag(code),
+                **{f"hardware.{name}": value for name, value in hardware.items()},
+                **origin["data"],
+                "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
+                **self.settings.tags,
+            },
+        )
+        sections = {**origin["params"], "split": self.shards.manifest["split"]}
+        params = {
+            f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()
+        }
+        sizes = {"vocab_size": self.config.vocab_size, "n_params": n_params}
+        tracker.record("params", values={**params, **sizes})
+        for name, context in (("train", "training"), ("val", "validation")):
+            split = self.shards.manifest["splits"][name]
+            tracker.record(
+                "dataset",
+                context=context,
+                values={
+                    "name": f"shards/{name}",
+                    "digest": origin["data"]["shards_manifest_sha256"][:32],
+                    "source_type": "local",
+                    "source": json.dumps({"uri": str(self.shards.folder / name)}),
+                    "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
+                },
+            )
+
+    def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
+        """Write the model's folder. Returns another with the best checkpoint's weights alone."""
+        assert progress.best_step is not None  # the last step is always evaluated
+        kept = progress.best_step if self.params.keep == "best" else progress.step
+        best = self.folder / "best"
+        with whole_folder(best) as draft:
+            copy_model(checkpoint_folder(self.folder, progress.best_step), draft)
+        with whole_folder(self.out) as draft:
+            copy_model(checkpoint_folder(self.folder, kept), draft)
+            shutil.copytree(self.shards.tokenizer_folder, draft / "tokenizer")
+            for curve in ("train.csv", "val.csv"):
+                shutil.copy(self.folder / curve, draft / curve)
+            files = [
+                {"name": file.relative_to(draft).as_posix(), "sha256": file_sha256(file)}
+                for file in sorted(draft.rglob("*"))
+                if file.is_file()
+            ]
+            about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
+            write_json(draft / "lineage.json", about)
+        print(f"train: {self.out} holds the weights of step {kept}", flush=True)
+        return best
+
+
+def changed_tag(code: dict[str, Any]) -> str:
+    """Return which tracked files differ from the commit, or why that is not known."""
+    if code["git_changed"] is None:
+        return f"unknown: {code['git_problem']}"
+    return " ".join(code["git_changed"]) or "nothing"
+
+
+def number_format_line(runtime: Runtime) -> str:
+    """Say what matrices are multiplied in and, where that is emulated, what it costs."""
+    name = str(runtime.dtype).removeprefix("torch.")
+    line = f"train: on {device_name(runtime.device)}, multiplying in {name}"
+    if runtime.dtype == torch.bfloat16 and is_emulated(runtime.dtype, runtime.device):
+        times = 1 / bfloat16_gain(runtime.device)
+        line += (
+            f", as `train.precision` asks; this processor emulates it, {times:.0f} times slower "
+            "than float32, which `auto` would choose"
+        )
+    return line
+
+
+def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | None:
+    """Return the number format of an earlier session on such a device; None: choose one.
+
+    What was measured once is taken up again, so that a resumed training computes the same bits. A
+    checkpoint that came to a processor which emulates its format continues in another.
+    """
+    if earlier.get("device") != device_name(device):
+        return None
+    dtype = DTYPES[earlier["number_format"]]
+    return None if dtype == torch.bfloat16 and is_emulated(dtype, device) else dtype
+
+
+def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime: Runtime) -> int:
+    """Return how many threads share an update: as many as in an earlier session that can.
+
+    The order of its sums depends on them, so a resumed training keeps them.
+    """
+    workers = default_workers(model, params.batch_tokens, runtime)
+    here = {"processes": runtime.world_size, "device": device_name(runtime.device)}
+    if runtime.compile or any(earlier.get(key) != value for key, value in here.items()):
+        return workers
+    return int(earlier.get("workers", workers))
+
+
+def train_config(params: TrainParams) -> TrainConfig:
+    """Return the library's configs for the section `train`, its schedule in whole updates."""
+    warmup, decay = params.schedule_updates()
+    values = {**params.model_dump(), "warmup_steps": warmup, "decay_steps": decay}
+    optim = OptimConfig(**{field.name: values[field.name] for field in fields(OptimConfig)})
+    own = [field.name for field in fields(TrainConfig) if field.name != "optim"]
+    return TrainConfig(optim=optim, **{name: values[name] for name in own})
+
+
+def model_id_of(folder: Path) -> str:
+    """The id of the model that comes out of this state, the same after every interruption."""
+    file = folder / "model_id"
+    if not file.exists():
+        write_whole(file, uuid.uuid4().hex)
+    return file.read_text()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What a training process does, keeps and reports."""

@@ -1,0 +1,1 @@
+"""Stage `weights`: which weights a training starts from."""

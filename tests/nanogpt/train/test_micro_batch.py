@@ -1,0 +1,52 @@
+"""The largest micro-batch that fits, on a model that runs out of memory as CUDA would say it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.runtime import Runtime
+from nanogpt.train.micro_batch import busy_tokens, largest_that_fits, peak_memory_bytes
+
+
+def room_for(sequences: int, model: GPT) -> None:
+    """Make the model run out of memory at more sequences than that."""
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > sequences:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(check)
+
+
+@pytest.mark.parametrize(("room", "expected"), [(100, 12), (12, 12), (11, 6), (2, 2), (1, 1)])
+def test_the_largest_size_that_fits_is_taken(
+    gpt2: GPTConfig, seeded: Callable[[GPTConfig], GPT], cpu: Runtime, room: int, expected: int
+) -> None:
+    model = seeded(replace(gpt2, dropout=0.1)).train()
+    room_for(room, model)
+    assert largest_that_fits(model, [12, 6, 4, 3, 2, 1], cpu) == expected
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_nothing_that_fits_is_refused_with_a_way_out(
+    gpt2: GPTConfig, seeded: Callable[[GPTConfig], GPT], cpu: Runtime
+) -> None:
+    model = seeded(gpt2)
+    room_for(0, model)
+    with pytest.raises(ValueError, match="NANOGPT_RECOMPUTE=true"):
+        largest_that_fits(model, [2, 1], cpu)
+
+
+def test_many_tokens_at_once_are_for_devices_that_may_try_what_fits(cpu: Runtime) -> None:
+    cuda = replace(cpu, device=torch.device("cuda"))
+    sharded = replace(cuda, distributed=True, parallel="fsdp")
+    assert busy_tokens(cpu) == busy_tokens(sharded) == 8_192
+    assert busy_tokens(cuda) == busy_tokens(replace(sharded, parallel="ddp")) == 65_536
+
+
+def test_peak_memory_is_more_than_what_is_held() -> None:
+    held = torch.ones(1 << 27)  # half a GiB
+    assert held.nbytes < peak_memory_bytes(torch.device("cpu")) < 1 << 40

@@ -1,0 +1,113 @@
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.artifacts import clean as cleaned
+from stages.artifacts.clean import Cleaned, split_by_bytes
+from stages.clean import stage as clean
+from stages.clean.stage import CleanParams
+from stages.download import corpus_writer as corpus_on_disk
+from stages.lib.text_hash import text_hash
+
+MakeCorpus = Callable[[list[str], Path], Cleaned]
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """60 texts, every third one said before."""
+    draw = random.Random(0)
+    made = [f"{n} " + "né" * draw.randrange(400) for n in range(60)]
+    return [made[n // 2] if n % 3 == 2 else text for n, text in enumerate(made)]
+
+
+@pytest.fixture(scope="module")
+def corpus(
+    texts: list[str], tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus
+) -> Cleaned:
+    """Those texts in several parts of several row groups."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_on_disk, "GROUP_BYTES", 4_000)
+        patch.setattr(corpus_on_disk, "PART_BYTES", 5_000)
+        made = make_corpus(texts, tmp_path_factory.mktemp("corpus") / "made")
+    groups = [pq.read_metadata(f).num_row_groups for f in sorted(made.corpus.glob("*.parquet"))]
+    assert len(groups) > 2
+    assert max(groups) > 1
+    return made
+
+
+def test_what_is_kept_comes_in_order_with_its_id_and_hash(
+    texts: list[str], corpus: Cleaned
+) -> None:
+    kept = [n for n, text in enumerate(texts) if text not in texts[:n]]
+    groups = [group for part in corpus.parts for group in part.groups()]
+    rows = [row for group in groups for row in group.to_pylist()]
+    assert rows == [
+        {
+            "id": f"texts.jsonl#{n + 1}",
+            "text": texts[n],
+            "text_hash": text_hash(texts[n].encode()),
+        }
+        for n in kept
+    ]
+    assert list(corpus.texts()) == [texts[n] for n in kept]
+    assert list(corpus.text_hashes()) == [row["text_hash"] for row in rows]
+
+
+def test_a_row_group_of_which_all_is_dropped_is_passed_over(
+    tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_on_disk, "GROUP_BYTES", 1_000)
+    short, long = [f"{n} is short" for n in range(200)], [f"{n} " + "long" * 50 for n in range(20)]
+    made = make_corpus([*short, *long], tmp_path / "made")
+    params = CleanParams.model_validate({**made.manifest["clean"], "min_bytes": 100})
+    clean.run(params, made.corpus, tmp_path / "strict")
+    assert list(Cleaned.open(made.corpus, tmp_path / "strict").texts()) == long
+
+
+def test_groups_are_about_as_large_as_they_should_be(
+    corpus: Cleaned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(corpus.texts())
+    monkeypatch.setattr(cleaned, "GROUP_BYTES", 1_000)
+    groups = [g.column("text").to_pylist() for part in corpus.parts for g in part.groups()]
+    assert [text for group in groups for text in group] == whole
+    for group in groups:
+        assert len(group) == 1 or sum(len(text.encode()) for text in group) <= 1_000
+
+
+def test_a_document_longer_than_a_group_is_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaned, "GROUP_BYTES", 5)
+    table = pa.table({"text": pa.array(["aa", "bb", "c" * 9, "", "d"], pa.large_string())})
+    found = [batch.column("text").to_pylist() for batch in split_by_bytes(table)]
+    assert found == [["aa", "bb"], ["c" * 9], ["", "d"]]
+
+
+def test_a_part_of_which_nothing_is_kept_is_none(
+    tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_on_disk, "PART_BYTES", 1)  # a part for each text
+    made = make_corpus(["abc", "def", "abc", "abc", "ghi"], tmp_path / "made")
+    assert [part.texts.name[5:10] for part in made.parts] == ["00000", "00001", "00004"]
+    assert list(made.texts()) == ["abc", "def", "ghi"]
+
+
+def test_texts_come_in_the_normal_form_they_were_judged_in(
+    tmp_path: Path, make_corpus: MakeCorpus
+) -> None:
+    made = make_corpus(["ﬁ", "fi", "e\u0301"], tmp_path / "made")
+    params = CleanParams(
+        unicode="NFKC",
+        min_bytes=None,
+        max_bytes=None,
+        filters=[],
+        deduplicate=True,
+        near_duplicates=None,
+    )
+    clean.run(params, made.corpus, tmp_path / "clean")
+    found = Cleaned.open(made.corpus, tmp_path / "clean")
+    assert list(found.texts()) == ["fi", "é"]
+    assert list(found.text_hashes()) == [text_hash(b"fi"), text_hash("é".encode())]

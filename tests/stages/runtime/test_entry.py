@@ -1,0 +1,127 @@
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.__main__ import STAGES
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SCRIPT = """
+import os, signal
+from stages.runtime.entry import main
+from stages.runtime.errors import Crashed, Interrupted
+
+def run(settings):
+    {body}
+
+main("bake", run)
+"""
+
+
+STOPPED = "stopped; run it again, nothing is half done"
+
+
+@pytest.fixture
+def bake(run_python: Run) -> Run:
+    """Runs a stage called `bake` with this body."""
+    return lambda body, **variables: run_python("-c", SCRIPT.format(body=body), **variables)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "kind", "message"),
+    [
+        ("raise ValueError('too hot')", 2, "input", "too hot"),
+        ("raise FloatingPointError('loss is nan')", 2, "input", "loss is nan"),
+        ("raise ConnectionError('no answer')", 75, "network", "no answer"),
+        ("raise TimeoutError('too slow')", 75, "network", "too slow"),
+        ("raise Interrupted('after step 3')", 130, "interrupted", "after step 3"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted", STOPPED),
+        ("raise Crashed('a process died')", 1, "crash", "a process died"),
+        ("open('nowhere')", 2, "input", "[Errno 2] No such file or directory: 'nowhere'"),
+    ],
+)
+def test_an_expected_failure_is_reported_in_words_by_code_and_in_the_status_file(
+    bake: Run, workspace: Path, body: str, code: int, kind: str, message: str
+) -> None:
+    done = bake(body, NANOGPT_STATUS_FILE="deep/status.json")
+    assert done.returncode == code
+    assert done.stderr == f"bake: {message}\n"
+    status = json.loads((workspace / "deep" / "status.json").read_text())
+    assert status == {"stage": "bake", "kind": kind, "message": message}
+    assert not (workspace / "runs").exists()
+
+
+def test_an_unexpected_exception_keeps_its_traceback(bake: Run, workspace: Path) -> None:
+    done = bake("{}['key']", NANOGPT_STATUS_FILE="status.json")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'key'" in done.stderr
+    assert not (workspace / "status.json").exists()
+
+
+def test_debug_shows_the_traceback_of_an_expected_failure_too(bake: Run, workspace: Path) -> None:
+    variables = {"NANOGPT_DEBUG": "1", "NANOGPT_STATUS_FILE": "status.json"}
+    done = bake("raise ConnectionError('no answer of http://alice:s3cr3t@host')", **variables)
+    assert done.returncode == 75
+    assert done.stderr.startswith("Traceback")
+    assert "ConnectionError: no answer" in done.stderr
+    assert "\nbake: no answer" in done.stderr
+    assert "s3cr3t" not in done.stderr
+    assert json.loads((workspace / "status.json").read_text())["kind"] == "network"
+
+
+def test_a_stage_that_ends_well_leaves_its_time(bake: Run, workspace: Path) -> None:
+    done = bake("print(settings.device)", NANOGPT_DEVICE="cpu", NANOGPT_STATUS_FILE="status.json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
+    seconds = json.loads((workspace / "runs" / "times" / "bake.json").read_text())["seconds"]
+    assert 0 <= seconds < 60
+    assert not (workspace / "status.json").exists()
+
+
+def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
+    done = bake("print('ran')", NANOGPT_DEVICE="gpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bake: NANOGPT_DEVICE='gpu'")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *STAGES,
+        *("check", "preset", "report", "verify", "tracking", "peek", "convert", "token_files"),
+        *("watch", "tokens.gpt2_vocabulary", "training.torchrun", "training.train_process"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_help_says_what_a_module_does_and_starts_nothing(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"stages.{module}", run_name="__main__", alter_sys=True)
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (0, "")
+    assert said.out.startswith(f"usage: python -m stages.{module}")
+    assert len(said.out.splitlines()) > 5
+    assert list(workspace.iterdir()) == []
+
+
+def test_arguments_that_a_stage_does_not_take_are_refused(run_python: Run, workspace: Path) -> None:
+    done = run_python("-m", "stages.train.stage", "now")
+    assert done.returncode == 2
+    assert "unrecognized arguments: now" in done.stderr
+    assert list(workspace.iterdir()) == []
+
+
+def test_a_wrong_setting_is_reported_in_the_status_file_too(bake: Run, workspace: Path) -> None:
+    bake("print('ran')", NANOGPT_DEVICE="gpu", NANOGPT_STATUS_FILE="status.json")
+    assert json.loads((workspace / "status.json").read_text())["kind"] == "input"

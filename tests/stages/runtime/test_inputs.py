@@ -1,0 +1,137 @@
+"""What a stage depends on is compared at its end with what it was at its start."""
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from stages.runtime.inputs import check_unchanged, code_md5, inputs_of
+
+DVC = """
+stages:
+  bake:
+    cmd: python bake.py
+    deps:
+      - oven.py
+      - ${corpus.path}
+      - flour
+    params:
+      - corpus
+      - bake.time
+  train:
+    cmd: python train.py
+    deps: [oven.py]
+    params: [bake]
+"""
+PARAMS = "corpus: {path: grain, glob: '*'}\nbake:\n  time: 3\n  heat: 200\n"
+
+
+@pytest.fixture
+def bakery(workspace: Path) -> Path:
+    """A folder with a pipeline of its own."""
+    (workspace / "dvc.yaml").write_text(DVC)
+    (workspace / "params.yaml").write_text(PARAMS)
+    (workspace / "oven.py").write_text("hot = True\n")
+    for name in ("grain/rye/1.txt", "flour/2.txt"):
+        (workspace / name).parent.mkdir(parents=True)
+        (workspace / name).write_text("some\n")
+    return workspace
+
+
+def replace_in(file: Path, old: str, new: str) -> None:
+    """Replace what is there in a file."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_nothing_changed_is_no_failure(bakery: Path) -> None:
+    start = inputs_of("bake")
+    assert start is not None
+    assert start.params == {"corpus.path": "grain", "corpus.glob": "*", "bake.time": 3}
+    assert set(start.files) == {"oven.py", "grain/rye/1.txt", "flour/2.txt"}
+    check_unchanged("bake", start)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda: replace_in(Path("params.yaml"), "time: 3", "time: 4"), "bake.time was 3, now 4"),
+        (lambda: replace_in(Path("params.yaml"), "  time: 3\n", ""), "bake.time was 3, now None"),
+        (lambda: replace_in(Path("oven.py"), "True", "None"), "oven.py was edited"),
+        (lambda: Path("grain/rye/1.txt").write_text("more\n"), "grain/rye/1.txt was edited"),
+        (lambda: Path("grain/3.txt").write_text("new\n"), "grain/3.txt was added"),
+        (lambda: Path("flour/2.txt").unlink(), "flour/2.txt was removed"),
+        (lambda: Path("dvc.yaml").write_text("stages: {}\n"), "dvc.yaml has no stage bake any"),
+    ],
+)
+def test_what_was_changed_is_named(bakery: Path, change: Callable[[], object], named: str) -> None:
+    start = inputs_of("bake")
+    assert start is not None
+    change()
+    with pytest.raises(ValueError, match="its result is not recorded") as raised:
+        check_unchanged("bake", start)
+    assert f"  {named}" in str(raised.value) or f": {named}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: replace_in(Path("params.yaml"), "heat: 200", "heat: 220"),  # of no concern to it
+        lambda: Path("oven.py").touch(),
+        lambda: Path("grain/.1.txt.swp").write_text("an editor's"),
+        lambda: Path("notes.txt").write_text("not declared"),
+    ],
+)
+def test_what_cannot_change_the_result_is_no_failure(
+    bakery: Path, change: Callable[[], object]
+) -> None:
+    start = inputs_of("bake")
+    assert start is not None
+    change()
+    check_unchanged("bake", start)
+
+
+def test_only_some_of_many_changes_are_named(bakery: Path) -> None:
+    start = inputs_of("bake")
+    assert start is not None
+    for number in range(30):
+        (bakery / f"grain/{number}.txt").write_text("new")
+    with pytest.raises(ValueError, match="and 22 more"):
+        check_unchanged("bake", start)
+
+
+def test_a_command_that_is_no_stage_has_no_inputs(bakery: Path) -> None:
+    assert inputs_of("clean the oven") is None
+    (bakery / "dvc.yaml").unlink()
+    assert inputs_of("bake") is None
+
+
+def test_code_is_known_by_the_hash_that_dvc_records(bakery: Path) -> None:
+    assert code_md5("train") == {"oven.py": "69072045018d0a40032bd514986aa7f4"}
+
+
+SCRIPT = """
+from pathlib import Path
+from stages.runtime.entry import main
+
+def run(settings):
+    file = Path("params.yaml")
+    file.write_text(file.read_text().replace("time: 3", "time: {time}"))
+
+main("bake", run)
+"""
+
+
+def test_a_stage_during_which_its_params_are_edited_fails(
+    bakery: Path, run_python: "Callable[..., CompletedProcess[str]]"
+) -> None:
+    done = run_python("-c", SCRIPT.format(time=3))
+    assert done.returncode == 0, done.stderr
+    first = Path("runs/times/bake.json").read_text()
+    done = run_python("-c", SCRIPT.format(time=4))
+    assert done.returncode == 2
+    assert "bake: what this stage depends on was changed while it ran" in done.stderr
+    assert "bake.time was 3, now 4" in done.stderr
+    assert [file.read_text() for file in Path("runs/times").iterdir()] == [first]

@@ -1,0 +1,225 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from multiprocessing import active_children
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stages.runtime.errors import Crashed
+from stages.runtime.pool import ENVIRONMENT, in_order, in_processes
+
+ROOT = Path(__file__).parents[3]
+
+
+def reporter(word: str) -> Callable[[int], tuple[int, str, int]]:
+    """What returns its number, the word, and where it runs."""
+
+    def report(number: int) -> tuple[int, str, int]:
+        time.sleep(0.05 * (number % 2))  # so that later ones are done first
+        return number, word, os.getpid()
+
+    return report
+
+
+def refuser() -> Callable[[int], int]:
+    return refused
+
+
+def killer() -> Callable[[int], int]:
+    return killed
+
+
+def never_ready() -> Callable[[int], int]:
+    """Killed while it is being made."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return abs
+
+
+def writer(folder: Path) -> Callable[[int], int]:
+    """What leaves a file for each number."""
+
+    def write(number: int) -> int:
+        (folder / str(number)).touch()
+        return number
+
+    return write
+
+
+def prepared(folder: Path) -> Callable[[int], int]:
+    """What has left a file before it is given a task."""
+    (folder / str(os.getpid())).touch()
+    return abs
+
+
+def refused(number: int) -> int:
+    if number == 2:
+        raise ValueError("two is refused")
+    return number
+
+
+def killed(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def memory_reporter() -> Callable[[int], tuple[str, str | None]]:
+    """What returns where Arrow's memory is from, and whether glibc maps large arrays apart."""
+    return lambda _: (pa.default_memory_pool().backend_name, os.environ.get("MALLOC_MMAP_MAX_"))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_results_come_in_order_from_processes_that_are_prepared(workers: int) -> None:
+    found = list(in_processes(partial(reporter, "well"), range(9), workers))
+    assert [number for number, _, _ in found] == list(range(9))
+    assert {word for _, word, _ in found} == {"well"}
+    processes = {process for _, _, process in found}
+    assert (os.getpid() in processes) == (workers == 1)
+    assert len(processes) <= workers
+
+
+def test_one_task_needs_no_other_process() -> None:
+    assert list(in_processes(partial(reporter, ""), [0], 7)) == [(0, "", os.getpid())]
+    assert list(in_processes(refuser, [], 7)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_work_raises_is_raised(workers: int) -> None:
+    results = in_processes(refuser, range(4), workers)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="two is refused"):
+        next(results)
+
+
+def test_no_task_begins_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+    results = in_processes(partial(writer, tmp_path), range(3), 2)
+    time.sleep(1)
+    assert not list(tmp_path.iterdir())
+    assert list(results) == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_workers_get_ready_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+    results = in_processes(partial(prepared, tmp_path), [-1, -2, -3], 2)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    assert list(results) == [1, 2, 3]
+
+
+def test_workers_keep_freed_memory_and_the_stage_its_environment() -> None:
+    before = dict(os.environ)
+    found = list(in_processes(memory_reporter, range(4), 2))
+    assert set(found) == {("system", ENVIRONMENT["MALLOC_MMAP_MAX_"])}
+    assert dict(os.environ) == before
+
+
+def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
+    others = set(active_children())
+    results = in_processes(partial(prepared, tmp_path), range(3), 2)
+    assert len(set(active_children()) - others) == 2
+    del results
+    wait_for(lambda: set(active_children()) <= others)
+
+
+@pytest.mark.parametrize("make", [killer, never_ready])
+def test_a_process_killed_at_work_or_before_is_reported(
+    make: Callable[[], Callable[[int], int]],
+) -> None:
+    with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
+        list(in_processes(make, range(99), 9))
+
+
+def test_no_more_than_so_many_tasks_are_under_way() -> None:
+    submitted: list[int] = []
+
+    def submit(number: int) -> Future[int]:
+        submitted.append(number)
+        done: Future[int] = Future()
+        done.set_result(number)
+        return done
+
+    for result in in_order(submit, range(20), ahead=3):
+        assert len(submitted) <= result + 4
+    assert submitted == list(range(20))
+
+
+INTERRUPTED = """
+from stages.runtime.pool import in_processes
+from tests_of_processes import sleeper
+
+if __name__ == "__main__":
+    results = in_processes(sleeper, range(9), 3)
+    try:
+        print(next(results), flush=True)
+        list(results)
+    except KeyboardInterrupt:
+        results.close()
+        print("stopped")
+"""
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    """Fail if it does not happen within 10 s."""
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def alive(group: int) -> bool:
+    """Whether any process of a group is still there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def running(workspace: Path) -> "subprocess.Popen[str]":
+    """A script in a group of its own that has the first of its workers' answers."""
+    slept = "import time\n\n\ndef sleep(n):\n    time.sleep(0.3 * n)\n    return n\n"
+    maker = "\n\ndef sleeper():\n    return sleep\n"
+    (workspace / "tests_of_processes.py").write_text(slept + maker)
+    (workspace / "script.py").write_text(INTERRUPTED)
+    paths = os.pathsep.join([str(ROOT), str(workspace)])
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=workspace,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    return process
+
+
+def wait_until_gone(group: int) -> None:
+    """Until no process of a group is left."""
+    deadline = time.monotonic() + 20
+    while alive(group):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_ctrl_c_is_for_the_parent_alone(running: "subprocess.Popen[str]") -> None:
+    """Its workers say nothing and end with it."""
+    os.killpg(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out, err) == (0, "stopped\n", "")
+    wait_until_gone(running.pid)
+
+
+def test_nothing_is_left_of_a_parent_that_is_killed(running: "subprocess.Popen[str]") -> None:
+    running.kill()
+    running.communicate(timeout=60)
+    wait_until_gone(running.pid)

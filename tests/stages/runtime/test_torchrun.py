@@ -1,0 +1,29 @@
+"""How many processes share an update, and what torchrun is given."""
+
+import pytest
+
+from stages.runtime.settings import Settings
+from stages.runtime.torchrun import largest_divisor, process_count, torchrun_arguments
+
+
+@pytest.mark.parametrize(
+    ("windows", "gpus", "processes"),
+    [(128, 8, 8), (12, 8, 6), (60, 7, 6), (7, 8, 7), (11, 8, 1), (3, 1, 1)],
+)
+def test_as_many_gpus_as_an_update_divides_by(windows: int, gpus: int, processes: int) -> None:
+    assert largest_divisor(windows, gpus) == processes
+
+
+def test_a_processor_has_one_process_or_as_many_as_asked_for() -> None:
+    assert process_count(Settings(device="cpu"), windows=12) == 1
+    assert process_count(Settings(device="cpu", processes=4), windows=12) == 4
+
+
+def test_options_of_ones_own_take_the_place_of_standalone() -> None:
+    module = ["-m", "stages.train.worker", "state", "shards", "out"]
+    paths = module[2:]
+    alone = torchrun_arguments(Settings(), 2, paths)
+    assert alone == ["--log-dir=/dev/null", "--standalone", "--nproc-per-node=2", *module]
+    nodes = "--nnodes=2 --rdzv-endpoint=host:29500"
+    among = torchrun_arguments(Settings(torchrun=nodes), 1, paths)
+    assert among == ["--log-dir=/dev/null", *nodes.split(), "--nproc-per-node=1", *module]

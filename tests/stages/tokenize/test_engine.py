@@ -1,0 +1,200 @@
+"""Every engine gives tiktoken's ids, or is not admitted."""
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from stages.artifacts.clean import GROUP_BYTES, Cleaned
+from stages.lib.split import SplitParams
+from stages.tokenize import stage as tokenize
+from stages.tokenize.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
+from stages.tokenize.pool import tokenize_here
+from stages.tokenize.stage import TokenizeParams
+from stages.tokenizers.pretokenize import BPE_PATTERN
+from stages.tokenizers.tokenizer import (
+    SEPARATOR,
+    BpeTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    parse_ranks,
+    save_tokenizer,
+)
+
+MakeParts = Callable[[list[list[str]], Path], Cleaned]
+
+TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(ADVERSARIAL), max_size=8).map("".join)
+SPLIT = SplitParams(val_fraction=0.4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def gpt2(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of GPT-2's tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2") / "tokenizer"
+    save_tokenizer(folder, BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes())))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["tiktoken", "gigatoken"])
+def encoder(gpt2: Path, request: pytest.FixtureRequest) -> Encoder:
+    return load_encoder(gpt2, request.param)
+
+
+@pytest.fixture(scope="module")
+def reference(gpt2: Path) -> Tokenizer:
+    """What tiktoken gives, called for each text."""
+    return load_tokenizer(gpt2)
+
+
+def encoded(encoder: Encoder, texts: list[str]) -> list[list[int]]:
+    """The ids of each text, all encoded at once."""
+    (ids,) = encoder.encode([pa.array(texts, pa.large_string())])
+    assert len(ids.ends) == len(texts) + 1
+    assert ids.ends[-1] == len(ids.values)
+    return [tokens.tolist() for tokens in np.split(ids.values, ids.ends[1:-1])]
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=4))
+@settings(max_examples=400, deadline=None)
+def test_every_engine_gives_the_ids_of_tiktoken(
+    texts: list[str], encoder: Encoder, reference: Tokenizer
+) -> None:
+    assert encoded(encoder, texts) == [reference.encode(text).tolist() for text in texts]
+
+
+def test_every_engine_gives_the_ids_of_tiktoken_for_real_text(
+    encoder: Encoder, reference: Tokenizer
+) -> None:
+    files = [
+        file.locate()
+        for name in ("hypothesis", "pip", "rich", "tokenizers", "transformers")
+        for file in importlib.metadata.files(name) or []
+        if file.suffix in (".py", ".md", ".txt", ".pyi", ".rst") or file.name == "METADATA"
+    ][::40]
+    texts = [Path(file).read_text(encoding="utf-8") for file in files]
+    assert sum(map(len, texts)) > 500_000
+    for file, text, ids in zip(files, texts, encoded(encoder, texts), strict=True):
+        assert ids == reference.encode(text).tolist(), file
+
+
+def test_a_typed_special_token_is_letters(encoder: Encoder) -> None:
+    (ids,) = encoded(encoder, [f"a{SEPARATOR}b"])
+    assert ids == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
+    assert encoder.dtype.__name__ == "uint16"
+
+
+def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
+    tmp_path: Path, make_corpus: Callable[[list[str], Path], Cleaned]
+) -> None:
+    corpus = make_corpus(["one", "\ud83d two", "three \udc00", "four"], tmp_path / "made")
+    manifest = json.loads((corpus.corpus / "manifest.json").read_text())
+    assert manifest["skipped"] == {"document with half of a surrogate pair": 2}
+    assert list(corpus.texts()) == ["one", "four"]
+    with pytest.raises(UnicodeEncodeError, match="surrogates not allowed"):
+        pa.array(["\ud83d"], pa.large_string())  # nor could a part of a corpus hold it
+
+
+def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
+    tmp_path: Path, gpt2_file: Path
+) -> None:
+    ranks = parse_ranks(gpt2_file.read_bytes())
+    other_pattern = BpeTokenizer.of(BPE_PATTERN, ranks)
+    save_tokenizer(tmp_path / "other", other_pattern)
+    same, other = ("first", "a plain text"), ("second", "It was the year 12345, they say")
+    admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same], other_pattern)
+    with pytest.raises(ValueError, match="in second, token 4, after 'It was the year'") as caught:
+        admit(
+            load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same, other], other_pattern
+        )
+    assert "[17031, 2231, 11, 484], not [220, 1065, 2682, 20]" in str(caught.value)
+    assert str(caught.value).endswith("use tokenize.engine: tiktoken")
+    with pytest.raises(ValueError, match="in adversarial text"):
+        admit(
+            load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", adversarial(), other_pattern
+        )
+
+
+@pytest.mark.parametrize("unit", [" ", "\t", "\xa0", "\u3000", " \r\n", "a", "7", "."])
+def test_every_engine_encodes_a_run_of_any_length(
+    encoder: Encoder, reference: Tokenizer, unit: str
+) -> None:
+    """Tiktoken alone fails at a million white spaces before anything else."""
+    text = "Name" + unit * (1_200_000 // len(unit)) + "Amount"
+    assert encoded(encoder, [text]) == [reference.encode(text).tolist()]
+
+
+def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path) -> None:
+    unknown = BpeTokenizer.of(r"\s+(?!\S)|\s+|\S+", parse_ranks(gpt2_file.read_bytes()))
+    with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
+        admit(
+            load_encoder(gpt2, "gigatoken"),
+            "gigatoken",
+            [("page 7", " " * 2_000_000 + "a")],
+            unknown,
+        )
+
+
+def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
+    ranks = parse_ranks(gpt2_file.read_bytes())
+    letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest
+    save_tokenizer(tmp_path / "other", letters)
+    with pytest.raises(ValueError, match=r"in x, token 1, after 'ab': \[.+\], not \[\]"):
+        admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [("x", "ab!")], letters)
+
+
+def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:
+    one = [f"{n} " + "x" * (GROUP_BYTES // 2) for n in range(80)]
+    corpus = make_parts([one], tmp_path / "one")
+    rows = [int(name.partition("#")[2]) for name, _ in sample(corpus)]
+    assert len(rows) == 12
+    assert max(b - a for a, b in zip([0, *rows], [*rows, 80], strict=True)) <= 10
+    many = make_parts([[f"{n} of many"] for n in range(40)], tmp_path / "many")
+    parts = [int(name.partition("#")[0]) for name, _ in sample(many)]
+    assert 8 <= len(parts) <= 12
+    assert (parts[0], parts[-1] > 30) == (0, True)
+
+
+def test_both_engines_write_the_same_parts_and_one_takes_the_other_ones_cache(
+    tmp_path: Path,
+    make_parts: MakeParts,
+    gpt2_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    digests: Callable[[Path], dict[str, str]],
+) -> None:
+    monkeypatch.chdir(gpt2_file.parents[1])  # where `.cache/gpt2.tiktoken` is
+    texts = [f"{n}:{text}" for n, text in enumerate(ADVERSARIAL)]
+    corpus = make_parts([texts[:40], texts[40:]], tmp_path / "made")
+    here = partial(tokenize_here, workers=1)
+
+    def made(engine: str, cache: str) -> dict[str, str]:
+        params = TokenizeParams.model_validate(
+            {"tokenizer": "gpt2", "vocab_size": None, "engine": engine}
+        )
+        out, kept = tmp_path / "tokens" / f"{engine}-{cache}", tmp_path / cache
+        tokenize.run(params, SPLIT, corpus, out, cache=kept, tokenize_parts=here)
+        files = digests(out)
+        del files["manifest.json"]  # it names the engine
+        return files
+
+    assert made("tiktoken", "a") == made("gigatoken", "b")
+    assert "made before" not in capsys.readouterr().out
+    assert made("gigatoken", "a") == made("tiktoken", "b")
+    assert capsys.readouterr().out.count("2 of 2 parts were made before") == 2
+
+
+def test_an_engine_that_is_not_installed_says_what_to_do(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gigatoken", None)  # what Python itself keeps for absent ones
+    with pytest.raises(ValueError, match=r"not installed; `pip install '\.\[fast\]'`"):
+        load_encoder(gpt2, "gigatoken")

@@ -1,0 +1,125 @@
+"""Pieces cut by arrays are the pieces of the pattern: the same ids, whatever the text."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.tokenize.piece_encoder import PieceEncoder
+from stages.tokenizers import pretokenize as pieces
+from stages.tokenizers.ids import token_dtype
+from stages.tokenizers.merges import MARK
+from stages.tokenizers.pretokenize import BPE_PATTERN, GPT2_PATTERN
+from stages.tokenizers.tokenizer import BpeTokenizer, parse_ranks
+
+# All that Unicode calls White_Space, and what some libraries do and others do not.
+SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2007\u200a\u2028\u2029\u202f\u205f\u3000"
+ALMOST_SPACES = "\x1c\x1f\u180e\u200b\u200d\u2060\ufeff"
+CONTRACTIONS = ["'s", "'d", "'m", "'t", "'ll", "'ve", "'re"]
+CONTRACTIONS += ["'S", "'ſ", "'lL", "'VE", "'Re", "'K", "'l", "'v", "''"]
+OTHERS = [" '", "\u2019s", "\r\n", " \n", "  ", "123", ".\n", "'s'", "..a"]
+TEXTS = st.lists(
+    st.sampled_from(
+        [*SPACES, *ALMOST_SPACES, *CONTRACTIONS, *OTHERS, *"ab1\u0663²½.'sélrdveſ漢🙂\u0301-", MARK]
+    ),
+    max_size=30,
+).map("".join)
+
+# The id of every two bytes shows where pieces are cut that have no ids of their own.
+PAIRS = {bytes([n]): n for n in range(256)} | {
+    bytes([n >> 8, n & 255]): 256 + n for n in range(1 << 16)
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(GPT2_PATTERN, "gpt2"), (BPE_PATTERN, "pairs")],
+    ids=["gpt2", "learned"],
+)
+def tokenizer(gpt2_file: Path, request: pytest.FixtureRequest) -> BpeTokenizer:
+    """One with each pattern."""
+    pattern, ranks = request.param
+    return BpeTokenizer.of(
+        pattern, PAIRS if ranks == "pairs" else parse_ranks(gpt2_file.read_bytes())
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer: BpeTokenizer) -> PieceEncoder:
+    return PieceEncoder(tokenizer)
+
+
+def check(encoder: PieceEncoder, tokenizer: BpeTokenizer, *groups: list[str]) -> None:
+    """Encoded together they have the ids, and the ends, that each has alone."""
+    arrays = [pa.array(texts, pa.large_string()) for texts in groups]
+    for texts, found in zip(groups, encoder.encode(arrays), strict=True):
+        right = [tokenizer.encode(text) for text in texts]
+        assert found.ends.tolist() == np.cumsum([0, *map(len, right)]).tolist()
+        assert found.values.tolist() == [token for ids in right for token in ids.tolist()]
+        assert found.values.dtype == token_dtype(tokenizer.n_vocab)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=5))
+@settings(max_examples=1000, deadline=None)
+def test_texts_have_the_ids_that_tiktoken_gives_each(
+    texts: list[str], encoder: PieceEncoder, tokenizer: BpeTokenizer
+) -> None:
+    check(encoder, tokenizer, texts)
+
+
+@given(groups=st.lists(st.lists(TEXTS, max_size=3), max_size=4), window=st.integers(9, 40))
+@settings(max_examples=500, deadline=None)
+def test_it_does_not_show_how_texts_are_grouped_or_cut_for_the_work(
+    groups: list[list[str]], window: int, encoder: PieceEncoder, tokenizer: BpeTokenizer
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "WINDOW_BYTES", window)
+        check(encoder, tokenizer, *groups)
+
+
+def test_every_character_is_what_tiktoken_takes_it_for(
+    encoder: PieceEncoder, tokenizer: BpeTokenizer
+) -> None:
+    every = 1 if tokenizer.pattern == GPT2_PATTERN else 20  # the classes are the same for both
+    assigned, rest = range(0, 0x40000, every), range(0x40000, 0x110000, 20)  # planes 4 to 16: few
+    characters = [chr(code) for code in (*assigned, *rest) if not 0xD800 <= code < 0xE000]
+    step = 4096
+    texts = [
+        "".join(f"a{c}1{c}.{c}  {c}" for c in characters[first : first + step])
+        for first in range(0, len(characters), step)
+    ]
+    check(encoder, tokenizer, texts)
+
+
+def test_part_of_an_array_of_texts_is_encoded_alone(
+    encoder: PieceEncoder, tokenizer: BpeTokenizer
+) -> None:
+    some = pa.array(["one's", "", "two  ", " three", ""], pa.large_string()).slice(1, 3)
+    three = tokenizer.encode(" three").tolist()
+    found, first, none = encoder.encode([some, some.slice(0, 1), some.slice(0, 0)])
+    assert found.values.tolist() == [*tokenizer.encode("two  ").tolist(), *three]
+    assert found.ends.tolist() == [0, 0, len(found.values) - len(three), len(found.values)]
+    assert first.ends.tolist() == [0, 0]
+    assert len(none.values) == 0
+
+
+def test_a_piece_longer_than_a_window_comes_whole(
+    encoder: PieceEncoder, tokenizer: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "WINDOW_BYTES", 100)
+    check(encoder, tokenizer, ["漢字" * 300 + "!", " " * 999 + "end" + "\u3000" * 500])
+
+
+def test_no_piece_has_the_mark_in_it(encoder: PieceEncoder, tokenizer: BpeTokenizer) -> None:
+    check(
+        encoder, tokenizer, [MARK, MARK * 9, f"a{MARK}b", "\n", "0", "\n0", "0\n", f"{MARK}0{MARK}"]
+    )
+
+
+@given(text=TEXTS)
+@settings(max_examples=200, deadline=None)
+def test_a_long_text_has_the_ids_of_tiktoken_too(text: str, tokenizer: BpeTokenizer) -> None:
+    assert tokenizer.encode_pieces(text).tolist() == tokenizer.encode(text).tolist()

@@ -1,0 +1,243 @@
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken_ext.openai_public import r50k_pat_str
+
+from stages.artifacts.clean import Cleaned
+from stages.lib.split import SplitParams
+from stages.tokenize.learned import trained_bpe
+from stages.tokenize.stage import TokenizeParams, make_tokenizer
+from stages.tokenizers.ids import token_dtype
+from stages.tokenizers.tokenizer import (
+    SEPARATOR,
+    TIKTOKEN_CHARACTERS,
+    BpeTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    fingerprint,
+    format_ranks,
+    load_tokenizer,
+    parse_ranks,
+    save_tokenizer,
+)
+
+PIECES = [SEPARATOR, "<|", "'s", "\t's", "\r\n", "   ", "12345", "the king", "\x00", "é", "👩‍👩‍👧"]
+TEXTS = st.lists(st.text() | st.sampled_from(PIECES), max_size=8).map("".join)
+NO_CORPUS = Cleaned(corpus=Path("none"), folder=Path("none"), manifest={})
+SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
+
+fuzzed = settings(max_examples=60, deadline=None)
+
+
+@pytest.fixture(scope="session")
+def gpt2(gpt2_file: Path) -> BpeTokenizer:
+    return BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes()))
+
+
+@pytest.fixture(scope="session")
+def bpe() -> BpeTokenizer:
+    return trained_bpe(SENTENCES, 300)
+
+
+@pytest.fixture(scope="session")
+def raw_bytes() -> Tokenizer:
+    params = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
+    return make_tokenizer(params, SplitParams(val_fraction=0.1, seed=1), NO_CORPUS)
+
+
+def alphabet(text: str) -> CharTokenizer:
+    return CharTokenizer("".join(sorted(set(text))))
+
+
+@given(text=TEXTS.filter(bool))
+@fuzzed
+def test_char_gives_back_every_text_one_id_per_character(text: str) -> None:
+    tokenizer = alphabet(text)
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text)
+    assert tokenizer.separator == tokenizer.n_vocab - 1
+    assert ids.max() < tokenizer.separator
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+@given(text=TEXTS.filter(bool))
+@fuzzed
+def test_pieces_are_the_bytes_of_each_id(text: str, bpe: BpeTokenizer) -> None:
+    for tokenizer in (alphabet(text), bpe):
+        assert len(tokenizer.pieces) == tokenizer.separator
+        ids = tokenizer.encode(text).tolist()
+        assert b"".join(tokenizer.pieces[i] for i in ids) == text.encode()
+
+
+@given(text=TEXTS)
+@fuzzed
+def test_bytes_gives_back_every_text_one_id_per_byte(text: str, raw_bytes: Tokenizer) -> None:
+    ids = raw_bytes.encode(text)
+    assert ids.tolist() == list(text.encode())
+    assert raw_bytes.decode(ids.tolist()) == text
+
+
+@given(text=TEXTS)
+@fuzzed
+def test_bpe_gives_back_every_text_and_never_the_separator(text: str, bpe: BpeTokenizer) -> None:
+    ids = bpe.encode(text).tolist()
+    assert bpe.separator not in ids
+    assert bpe.decode(ids) == text
+
+
+@given(text=TEXTS)
+@fuzzed
+def test_gpt2_agrees_with_tiktoken_and_gives_back_every_text(
+    text: str, gpt2: BpeTokenizer, reference: tiktoken.Encoding
+) -> None:
+    ids = gpt2.encode(text).tolist()
+    assert ids == reference.encode_ordinary(text)
+    assert gpt2.decode(ids) == text
+
+
+@pytest.fixture(scope="session")
+def reference(gpt2_file: Path) -> tiktoken.Encoding:
+    """GPT-2's encoding as tiktoken sets it up."""
+    pairs = [line.split() for line in gpt2_file.read_bytes().splitlines()]
+    return tiktoken.Encoding(
+        "gpt2",
+        explicit_n_vocab=50257,
+        pat_str=r50k_pat_str,
+        mergeable_ranks={base64.b64decode(token): int(rank) for token, rank in pairs},
+        special_tokens={SEPARATOR: 50256},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"), [("Hello world", [15496, 995]), (" hello", [23748]), ("hello", [31373])]
+)
+def test_gpt2_gives_the_published_ids(gpt2: BpeTokenizer, text: str, ids: list[int]) -> None:
+    assert gpt2.encode(text).tolist() == ids
+
+
+def test_gpt2_has_its_own_size_and_separator(gpt2: BpeTokenizer) -> None:
+    assert (gpt2.n_vocab, gpt2.separator) == (50257, 50256)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bpe", "raw_bytes", "char"])
+def test_a_typed_separator_is_letters(name: str, request: pytest.FixtureRequest) -> None:
+    text = f"before {SEPARATOR}{SEPARATOR} after"
+    tokenizer = alphabet(text) if name == "char" else request.getfixturevalue(name)
+    ids = tokenizer.encode(text).tolist()
+    assert tokenizer.separator not in ids
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bpe", "raw_bytes", "char"])
+def test_a_saved_tokenizer_is_the_same_again(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    text = "the king's 2,000 \r\n\u2028 naïve men \x00\ufeff"
+    tokenizer = alphabet(text) if name == "char" else request.getfixturevalue(name)
+    save_tokenizer(tmp_path / "new" / "tokenizer", tokenizer)
+    loaded = load_tokenizer(tmp_path / "new" / "tokenizer")
+    assert fingerprint(loaded) == fingerprint(tokenizer)
+    assert (loaded.n_vocab, loaded.separator) == (tokenizer.n_vocab, tokenizer.separator)
+    assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert loaded.decode([0, loaded.separator]) == tokenizer.decode([0, loaded.separator])
+
+
+def test_different_tokenizers_have_different_fingerprints(
+    gpt2: BpeTokenizer, bpe: BpeTokenizer, raw_bytes: Tokenizer
+) -> None:
+    other_pattern = BpeTokenizer.of(r50k_pat_str, bpe.ranks)
+    tokenizers = [gpt2, bpe, other_pattern, raw_bytes, alphabet("abc"), alphabet("abd")]
+    assert len({fingerprint(tokenizer) for tokenizer in tokenizers}) == len(tokenizers)
+
+
+def test_training_again_gives_the_same_tokenizer(bpe: BpeTokenizer) -> None:
+    assert fingerprint(trained_bpe(SENTENCES, 300)) == fingerprint(bpe)
+
+
+def test_a_trained_bpe_has_the_size_asked_for_and_shortens_its_own_text(bpe: BpeTokenizer) -> None:
+    assert (bpe.n_vocab, bpe.separator) == (300, 299)
+    assert len(bpe.encode(SENTENCES[0])) < len(SENTENCES[0].encode()) / 2
+
+
+RUNS = [*" \t\xa0\u3000\n漢\u03017.'", "\r\n", " \n", " \t", "ACGT", "a1", "x "]
+
+
+@pytest.mark.parametrize("unit", RUNS)
+@pytest.mark.parametrize("name", ["gpt2", "bpe"])
+def test_a_long_text_has_the_ids_of_tiktoken_wherever_that_encodes_it(
+    name: str, unit: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: BpeTokenizer = request.getfixturevalue(name)
+    for end in ("Amount", "1", "'s", ""):
+        text = f"Name{unit * (TIKTOKEN_CHARACTERS // len(unit))}{end}"
+        right = tokenizer.encoding.encode_to_numpy(text, disallowed_special=())
+        assert np.array_equal(tokenizer.encode(text), right), end
+
+
+@pytest.mark.parametrize("unit", [*" \t\xa0\u3000", " \t"])
+@pytest.mark.parametrize("name", ["gpt2", "bpe"])
+def test_white_space_of_any_length_is_encoded(
+    name: str, unit: str, request: pytest.FixtureRequest
+) -> None:
+    tokenizer: BpeTokenizer = request.getfixturevalue(name)
+    run = unit * (1_010_000 // len(unit))
+    with pytest.raises(ValueError, match="Max stack size exceeded"):
+        tokenizer.encoding.encode_to_numpy(f"Name{run}1", disallowed_special=())
+    whole = tiktoken.Encoding(
+        "whole", pat_str=r"[\s\S]+", mergeable_ranks=tokenizer.ranks, special_tokens={}
+    )
+    last = [" 1"] if (name, unit) == ("gpt2", " ") else [run[-1], "1"]
+    right = [whole.encode_to_numpy(piece) for piece in ("Name", run[:-1], *last)]
+    assert np.array_equal(tokenizer.encode(f"Name{run}1"), np.concatenate(right))
+
+
+@pytest.mark.parametrize("text", ["abX", "X", "\x00", "\U0010ffff"])
+def test_char_refuses_a_character_it_does_not_know(text: str) -> None:
+    with pytest.raises(ValueError, match="is not in the vocabulary") as caught:
+        alphabet("abc").encode(text)
+    assert repr(text[-1]) in str(caught.value)
+    assert "`bpe`" in str(caught.value)
+
+
+def test_char_orders_its_ids_by_code_point() -> None:
+    assert alphabet("b\na😀é").encode("\nabé😀").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_separators_show_when_decoded(gpt2: BpeTokenizer, raw_bytes: Tokenizer) -> None:
+    for tokenizer in (gpt2, raw_bytes, alphabet("abc")):
+        ids = [*tokenizer.encode("a").tolist(), tokenizer.separator]
+        assert tokenizer.decode(ids) == f"a{SEPARATOR}"
+
+
+def test_no_text_is_no_ids(bpe: BpeTokenizer) -> None:
+    for tokenizer in (bpe, alphabet("abc")):
+        assert tokenizer.encode("").tolist() == []
+
+
+def test_ids_take_two_bytes_as_long_as_all_of_them_fit() -> None:
+    assert token_dtype(65_536) is np.uint16
+    assert token_dtype(65_537) is np.uint32
+    assert alphabet("abc").encode("abc").dtype == np.uint16
+    large = CharTokenizer("".join(chr(code) for code in range(0x10000, 0x20001)))
+    assert large.encode(chr(0x20000)).dtype == np.uint32
+    assert large.encode(chr(0x20000)).tolist() == [0x10000]
+
+
+def test_ranks_are_written_in_their_order_and_read_back() -> None:
+    ranks = {b"b": 1, b"a": 0, b"\xff\n": 2}
+    assert format_ranks(ranks) == "YQ== 0\nYg== 1\n/wo= 2\n"
+    assert parse_ranks(format_ranks(ranks).encode()) == ranks
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "t", alphabet("abc"))
+    file = tmp_path / "t" / "tokenizer.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": 2}))
+    with pytest.raises(ValueError, match="has version 2, not 1"):
+        load_tokenizer(tmp_path / "t")

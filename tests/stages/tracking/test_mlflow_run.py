@@ -1,0 +1,164 @@
+"""What is in MLflow after a run, with a living server, a dead one, and one that comes back."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from stages.tracking.local_store import EXPERIMENT
+from stages.tracking.mlflow_run import Tracker, deliver
+from stages.tracking.outbox import Outbox
+from stages.tracking.samples import TABLE, SampleTable
+
+DEAD = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No address is set, and none is left: MLflow keeps it in a global and in the environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+def only_run(folder: Path) -> tuple[MlflowClient, Run]:
+    """The one run recorded in a project's local store."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
+    client, run = only_run(built.folder)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model.n_layer"] == "2"
+    assert run.data.params["train.max_steps"] == "200"
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
+    for metric in ("train/loss", "lr", "grad_norm", "tokens_per_second"):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
+        assert steps == list(range(10, 201, 10)), metric
+    val_steps = [p.step for p in client.get_metric_history(run.info.run_id, "val/loss")]
+    assert val_steps == list(range(20, 201, 20))
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert run.data.metrics["evaluate/bits_per_byte"] > 0
+    for baseline in ("bigram", "kneser_ney", "ppmd"):
+        assert run.data.metrics[f"evaluate/{baseline}/bits_per_byte"] > 0
+
+
+def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
+    client, run = only_run(built.folder)
+
+    def names(path: str) -> set[str]:
+        return {Path(item.path).name for item in client.list_artifacts(run.info.run_id, path)}
+
+    assert names("checkpoints/best") == {"model.safetensors", "config.json"}
+    assert {"evaluate.json", "run.png"} <= names("evaluate")
+    assert {"statistics.json", "lengths.png", "frequencies.png"} <= names("statistics")
+    assert names("samples") == {"samples.txt", "samples.jsonl"}
+
+
+def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(built.folder)
+    client, run = only_run(built.folder)
+    (logged,) = client.search_logged_models([run.info.experiment_id])
+    mlflow.set_tracking_uri(f"sqlite:///{built.folder / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model(f"models:/{logged.model_id}")
+    (text,) = model.predict(["the king"], params={"max_new_tokens": 5})
+    assert text.startswith("the king")
+    assert len(text) > len("the king")
+
+
+def test_a_run_holds_what_the_model_wrote_while_it_was_trained(built: Any) -> None:
+    client, run = only_run(built.folder)
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": TABLE, "type": "table"}]
+    mlflow.set_tracking_uri(f"sqlite:///{built.folder / 'mlflow.db'}")
+    rows = client.load_table(run.info.experiment_id, TABLE, [run.info.run_id])
+    assert list(rows["step"])[:1] == [20]
+    assert all(rows["text"].str.len() >= 10)
+    points = client.get_metric_history(run.info.run_id, "val/bits_per_byte")
+    assert [point.step for point in points] == list(range(20, 201, 20))
+    bits = {point.step: point.value for point in points}
+    assert list(rows["bits_per_byte"]) == pytest.approx(
+        [bits[step] for step in rows["step"]], abs=1e-4
+    )
+
+
+def test_a_table_delivered_again_takes_the_place_of_the_earlier(workspace: Path) -> None:
+    tracker, table = Tracker("model", enabled=True), SampleTable(workspace)
+    assert tracker.outbox is not None
+    for step in (1, 2):
+        table.add(step, f"text {step}", 2.0, 3.0)
+        tracker.record_table(table.file)
+        assert deliver(tracker.outbox, "model") is None
+    client, run = only_run(workspace)
+    file = client.download_artifacts(run.info.run_id, TABLE)
+    texts = [row[1] for row in json.loads(Path(file).read_text())["data"]]
+    assert texts == ["text 1", "text 2"]
+
+
+def test_mlflow_says_nothing_while_it_sets_up_its_store(
+    workspace: Path, run_python: Callable[..., Any]
+) -> None:
+    script = """
+from stages.tracking.mlflow_run import Tracker
+with Tracker("model", enabled=True, system_metrics=True) as tracker:
+    tracker.record("tags", values={"mlflow.runName": "a name"})
+"""
+    done = run_python("-c", script)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert only_run(workspace)[1].info.run_name == "a name"
+
+
+def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
+    project = new_project(max_steps="20", decay="5")
+    output = project.repro("train", MLFLOW_TRACKING_URI=DEAD)
+    assert f"tracking: {DEAD} took not everything" in output
+    assert "Traceback" not in output
+    assert (project.folder / "models/gpt").exists()
+    done = project.run("python", "-m", "stages.tracking.mlflow_run", MLFLOW_TRACKING_URI=DEAD)
+    assert done.returncode == 75
+    done = project.run("python", "-m", "stages.tracking.mlflow_run")
+    assert done.returncode == 0, done.stdout
+    client, run = only_run(project.folder)
+    assert run.info.status == "FINISHED"
+    steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == [10, 20]
+    assert client.list_artifacts(run.info.run_id, "checkpoints/best")
+
+
+def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.append("tags", values={"mlflow.runName": "a name"})
+    for step in (1, 2, 3):
+        outbox.append("metrics", step=step, values={"train/loss": 1.0 / step})
+    assert deliver(outbox, "model") is None
+    outbox.mark.unlink()  # as if killed before it could note how far it got
+    assert deliver(outbox, "model") is None
+    client, run = only_run(tmp_path)
+    assert run.info.run_name == "a name"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) -> None:
+    project = copy_of_built
+    client, run = only_run(project.folder)
+    (logged,) = client.search_logged_models([run.info.experiment_id])
+    cut_off = client.create_logged_model(
+        run.info.experiment_id, name="model", source_run_id=run.info.run_id
+    )
+    again = project.run("python", "-m", "stages.train.stage")
+    assert "trained before; its model is written again" in again.stdout
+    (found,) = client.search_logged_models([run.info.experiment_id])
+    assert (found.model_id, str(found.status)) == (logged.model_id, "READY")
+    assert found.model_id != cut_off.model_id
+    assert only_run(project.folder)[1].info.status == "FINISHED"

@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+
+from stages.tracking.outbox import Outbox
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox")
+
+
+def waiting(outbox: Outbox) -> list[list[int]]:
+    """The numbers `n` of the entries that wait, batch by batch."""
+    return [[entry["n"] for entry in batch] for batch, _ in outbox.batches(3)]
+
+
+def test_entries_come_back_in_order_with_the_time(outbox: Outbox) -> None:
+    outbox.append("tags", values={"a": "naïve\n"})
+    outbox.append("metrics", step=3, values={"train/loss": 1.5})
+    first, second = (entry for entry, _ in outbox.entries(0))
+    assert first["time_ms"] <= second["time_ms"]
+    assert {k: v for k, v in first.items() if k != "time_ms"} == {
+        "kind": "tags",
+        "values": {"a": "naïve\n"},
+    }
+    assert (second["kind"], second["step"], second["values"]) == (
+        "metrics",
+        3,
+        {"train/loss": 1.5},
+    )
+
+
+def test_what_is_delivered_waits_no_more_even_for_another_process(outbox: Outbox) -> None:
+    assert not outbox.is_waiting()
+    for n in range(2):
+        outbox.append("tags", n=n)
+    (_, first_end), (_, second_end) = outbox.batches(3)
+    assert outbox.is_waiting()
+    outbox.set_delivered(first_end)
+    again = Outbox(outbox.folder)
+    assert again.delivered() == first_end
+    assert waiting(again) == [[1]]
+    again.set_delivered(second_end)
+    assert not again.is_waiting()
+    again.append("tags", n=2)
+    assert waiting(again) == [[2]]
+
+
+def test_metrics_are_grouped_and_everything_else_goes_alone_in_order(outbox: Outbox) -> None:
+    for n, kind in enumerate(["metrics"] * 4 + ["tags", "tags", "metrics", "status", "metrics"]):
+        outbox.append(kind, n=n)
+    assert waiting(outbox) == [[0, 1, 2], [3], [4], [5], [6], [7], [8]]
+
+
+def test_every_batch_ends_where_the_next_begins(outbox: Outbox) -> None:
+    for n, kind in enumerate(["metrics", "metrics", "tags", "metrics"]):
+        outbox.append(kind, n=n)
+    ends = [end for _, end in outbox.batches(3)]
+    assert ends == sorted(ends)
+    assert ends[-1] == outbox.file.stat().st_size
+    outbox.set_delivered(ends[0])
+    assert waiting(outbox) == [[2], [3]]
+
+
+def test_a_torn_last_line_is_dropped_and_the_next_entry_is_whole(outbox: Outbox) -> None:
+    outbox.append("tags", n=0)
+    with outbox.file.open("a") as file:
+        file.write('{"kind": "tags", "n"')
+    again = Outbox(outbox.folder)
+    again.append("tags", n=2)
+    assert waiting(again) == [[0], [2]]
+
+
+def test_a_line_that_is_being_written_is_left_for_later(outbox: Outbox) -> None:
+    outbox.append("tags", n=0)
+    with outbox.file.open("a") as file:
+        file.write('{"kind": "tags", "n"')
+        file.flush()
+        assert waiting(outbox) == [[0]]
+        file.write(": 1}\n")
+    assert waiting(outbox) == [[0], [1]]
+
+
+def test_a_file_that_holds_a_torn_line_alone_is_emptied(outbox: Outbox) -> None:
+    outbox.file.write_text("{")
+    assert not Outbox(outbox.folder).is_waiting()
+    assert outbox.file.read_bytes() == b""
+
+
+def test_files_are_copied_when_recorded_and_removed_when_delivered(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    (model / "deep").mkdir(parents=True)
+    (model / "deep" / "weights").write_text("as recorded")
+    note = tmp_path / "note.txt"
+    note.write_text("as recorded")
+    outbox.append_files("model", model, path="best")
+    outbox.append_files("artifacts", note)
+    (model / "deep" / "weights").write_text("changed")
+    note.unlink()
+
+    (first, first_end), (second, second_end) = outbox.entries(0)
+    assert first["path"] == "best"
+    assert Path(outbox.folder, first["files"], "deep", "weights").read_text() == "as recorded"
+    assert Path(outbox.folder, second["files"], "note.txt").read_text() == "as recorded"
+    outbox.set_delivered(first_end)
+    assert not Path(outbox.folder, first["files"]).exists()
+    assert Path(outbox.folder, second["files"]).exists()
+    outbox.set_delivered(second_end)
+    assert list((outbox.folder / "files").iterdir()) == []
+
+
+def test_the_last_step_is_the_highest_with_a_training_loss(outbox: Outbox) -> None:
+    assert outbox.last_step("train/loss") == 0
+    outbox.append("metrics", step=20, values={"train/loss": 2.0})
+    outbox.append("metrics", step=10, values={"train/loss": 3.0})
+    outbox.append("metrics", step=30, values={"val/loss": 1.0})
+    outbox.append("system", values={"cpu": 1.0})
+    assert outbox.last_step("train/loss") == 20
+    outbox.set_delivered(outbox.file.stat().st_size)
+    assert outbox.last_step("train/loss") == 20

@@ -1,0 +1,134 @@
+"""What is kept and reported of a training's events, and where."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanogpt.train.loop import Evaluated, Started, StepDone
+from stages.tracking.mlflow_run import Tracker
+from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
+
+PLAN = Plan(
+    n_params=1_311_872,
+    max_steps=2,
+    batch_tokens=128,
+    processes=1,
+    val_tokens=100,
+    val_bytes=300,
+)
+
+
+def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
+    """A recorder of two updates by a model that writes no texts."""
+    return Recorder(
+        folder,
+        Tracker("model", enabled=enabled),
+        PLAN,
+        interval=2,
+        hardware=Hardware(device=torch.device("cpu"), flops_per_token=10, peak_flops=4e4),
+        samples=None,
+    )
+
+
+def step_done(step: int, **values: Any) -> StepDone:
+    """The event of an update."""
+    defaults = {"loss": 3.0 / step, "lr": 0.5, "grad_norm": 1.0, "skipped": step == 2}
+    return StepDone(step=step, **{**defaults, "seconds": 1.0, "loader_seconds": 0.0, **values})
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """The entries that wait for MLflow."""
+    (outbox,) = folder.glob("runs/tracking/model/*.jsonl")
+    return [json.loads(line) for line in outbox.read_text().splitlines()]
+
+
+def test_times_go_to_mlflow_and_not_into_the_curves(workspace: Path) -> None:
+    """Curves are the same bytes on every run."""
+    recorder = recorder_in(workspace)
+    recorder.take(Started(step=0, micro_batch=4, accumulation=2))
+    recorder.take(step_done(1, seconds=1.5, loader_seconds=0.25))
+    recorder.take(step_done(2, seconds=0.5, loader_seconds=0.05))
+    curve = (workspace / "train.csv").read_text()
+    assert curve == "step,loss,lr,grad_norm\n1,3,0.5,1\n2,1.5,0.5,1\n"
+    (entry,) = recorded(workspace)
+    assert entry["step"] == 2
+    assert entry["values"]["train/loss"] == 1.5
+    assert entry["values"]["loader_share"] == pytest.approx(0.15)
+    assert entry["values"]["skipped_steps"] == 1
+    assert entry["values"]["mfu"] == pytest.approx(128 / 1.0 * 10 / 4e4)  # by the median step
+    assert entry["values"]["peak_memory_gib"] > 0.01
+
+
+def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = recorder_in(workspace)
+    recorder.take(Started(step=0, micro_batch=4, accumulation=1))
+    recorder.take(Evaluated(step=1, loss=3 * math.log(2), is_best=True))
+    recorder.take(Evaluated(step=2, loss=6 * math.log(2), is_best=False))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "step      1  validation loss 2.0794, 1.0000 bits per byte, the best so far",
+        "step      2  validation loss 4.1589, 2.0000 bits per byte",
+    ]
+    values = [entry["values"] for entry in recorded(workspace)]
+    assert [value["val/bits_per_byte"] for value in values] == pytest.approx([1.0, 2.0])
+    assert [value["val/loss"] for value in values] == pytest.approx([2.0794415, 4.1588831])
+
+
+def test_what_was_recorded_before_is_not_recorded_again(workspace: Path) -> None:
+    for _ in range(2):
+        recorder = recorder_in(workspace)
+        recorder.take(Started(step=0, micro_batch=4, accumulation=1))
+        recorder.take(Evaluated(step=1, loss=3.0, is_best=True))
+    assert [entry["step"] for entry in recorded(workspace)] == [1]
+
+
+def test_a_start_says_what_is_new_and_nothing_else() -> None:
+    plain = Started(step=0, micro_batch=16, accumulation=1)
+    assert start_lines(PLAN, plain) == ["train: 1,311,872 parameters, 2 updates of 128 tokens"]
+    resumed = Started(step=1, micro_batch=8, accumulation=2, too_large=16)
+    four = Plan(**{**vars(PLAN), "processes": 4})
+    assert start_lines(four, resumed)[1:] == [
+        "continuing after step 1",
+        "each update reads its tokens in 2 passes of 8 sequences on each of 4 processes",
+        "there is no memory for 16 sequences in one pass",
+    ]
+    done = Started(step=2, micro_batch=16, accumulation=1)
+    assert start_lines(PLAN, done)[1:] == ["trained before; its model is written again"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "line"),
+    [
+        (None, "live curves: make watch"),
+        ("http://127.0.0.1:9", "live curves: http://127.0.0.1:9 (make watch: this run)"),
+    ],
+)
+def test_a_start_says_where_the_curves_are(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str | None,
+    line: str,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started = Started(step=0, micro_batch=4, accumulation=1)
+    recorder_in(workspace).take(started)
+    assert line in capsys.readouterr().out.splitlines()
+    recorder_in(workspace, enabled=False).take(started)
+    assert "live curves" not in capsys.readouterr().out
+
+
+def test_time_left_counts_what_happens_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 10.0, 12.0, 17.0])  # made; three updates of two seconds have ended
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    clock = Clock()
+    for _ in range(3):
+        clock.tick(2.0)
+    assert clock.between_steps == pytest.approx(1.5)  # nothing, then three seconds

@@ -1,0 +1,162 @@
+"""Texts written during a training: they change nothing of it, and take little of its time."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.data.stream import TokenStream
+from nanogpt.model.gpt import GPT
+from nanogpt.runtime import Runtime
+from nanogpt.train.loop import Evaluated, StepDone, train
+from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
+from stages.tracking.samples import SampleTable, TrainingSamples, split
+from tests.tiny import MODERN, PLAN
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz ,.\n"
+CONFIG = replace(
+    MODERN,
+    vocab_size=len(CHARACTERS) + 1,
+    dropout=0.2,  # so that the mode and the random numbers matter
+    zero_init_proj=False,
+)
+MUON = replace(
+    PLAN,
+    optim=replace(PLAN.optim, optimizer="muon"),
+    batch_tokens=64,
+    max_steps=12,
+    eval_interval=3,
+)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """The folder of a tokenizer."""
+    save_tokenizer(tmp_path / "tokenizer", CharTokenizer("".join(sorted(CHARACTERS))))
+    return tmp_path / "tokenizer"
+
+
+@pytest.fixture
+def model() -> GPT:
+    """A model in training that has learned nothing."""
+    torch.manual_seed(0)
+    return GPT(CONFIG).train()
+
+
+class Clock:
+    """Seconds that go by when it is read, and when advanced."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple[GPT, list[float]]:
+    """A model after twelve updates, and all losses; something is done at each evaluation."""
+    torch.manual_seed(3)
+    model = GPT(CONFIG)
+    draw = np.random.default_rng(0)
+    streams = [TokenStream([draw.integers(0, 30, n).astype(np.uint16)]) for n in (2000, 300)]
+    act, losses = write(model), []
+    for event in train(
+        model,
+        *streams,
+        MUON,
+        separator=len(CHARACTERS),
+        runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
+        folder=folder,
+        identity={},
+        micro_batch_tokens=32,
+        stop=Event(),
+    ):
+        if isinstance(event, StepDone | Evaluated):
+            losses.append(event.loss)
+        if isinstance(event, Evaluated):
+            act()
+    return model, losses
+
+
+def test_weights_are_bit_for_bit_those_of_a_training_without(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    written = []
+
+    def with_samples(model: GPT) -> Callable[[], object]:
+        samples = TrainingSamples(model, tokenizer, Clock(tick=0.0))  # time never runs out
+        return lambda: written.append(samples.write())
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order
+    plain, plain_losses = trained(tmp_path / "plain", lambda model: lambda: None)
+    sampled, losses = trained(tmp_path / "sampled", with_samples)
+    torch.set_num_threads(threads)
+    assert len(written) == 4
+    assert all(written)
+    assert losses == plain_losses
+    for one, other in zip(plain.parameters(), sampled.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_of_the_model_is_put_back(model: GPT, tokenizer: Path, mode: bool) -> None:
+    model.train(mode)
+    random = torch.random.get_rng_state()
+    assert TrainingSamples(model, tokenizer).write()
+    assert all(module.training == mode for module in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_the_same_weights_write_the_same(model: GPT, tokenizer: Path) -> None:
+    first, again = (TrainingSamples(model, tokenizer, Clock(tick=0.0)) for _ in range(2))
+    text = first.write()
+    assert again.write() == text
+    assert text is not None
+    assert (len(text), first.write()) == (60, text[:30])  # the next one is shorter
+
+
+def test_a_text_continues_into_the_next_document() -> None:
+    assert split([1, 2, 9, 9, 3], 9) == [[1, 2], [], [3]]
+    assert split([9], 9) == [[], []]
+
+
+def test_texts_take_a_hundredth_of_the_time(model: GPT, tokenizer: Path) -> None:
+    clock = Clock(tick=0.009)  # what a token takes
+    samples = TrainingSamples(model, tokenizer, clock)
+    clock.now = 100.0
+    lengths = [len(text) if (text := samples.write()) else 0 for _ in range(5)]
+    assert lengths[:2] == [60, 30]
+    assert 10 <= lengths[2] < 30  # what was left of a second
+    assert lengths[3:] == [0, 0]
+    assert samples.spent <= 0.01 * clock.now + 0.05
+    clock.now += 100.0
+    assert len(samples.write() or "") == 30
+
+
+def test_the_first_text_is_short_where_there_was_no_time_yet(model: GPT, tokenizer: Path) -> None:
+    samples = TrainingSamples(model, tokenizer, Clock(tick=0.01))
+    assert len(samples.write() or "") == 10
+    assert samples.write() is None
+
+
+def test_a_table_continues_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
+    table = SampleTable(tmp_path)
+    for step in (10, 20, 30):
+        table.add(step, f"naïve {step}", 2.0, 5.0 - step / 10)
+    again = SampleTable(tmp_path)
+    again.start_after(20)
+    again.add(30, "another", 1.00004, 1.5)
+    content = json.loads(again.file.read_text(encoding="utf-8"))
+    assert content["columns"] == ["step", "text", "bits_per_byte", "val_loss"]
+    assert content["data"] == [
+        [10, "naïve 10", 2.0, 4.0],
+        [20, "naïve 20", 2.0, 3.0],
+        [30, "another", 1.0, 1.5],
+    ]

@@ -1,0 +1,244 @@
+"""A store that is damaged, deleted from or out of reach: nothing is lost, one line says so."""
+
+import shutil
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from stages.tracking import mlflow_run as tracking
+from stages.tracking.local_store import EXPERIMENT
+from stages.tracking.mlflow_run import Tracker, deliver
+from stages.tracking.outbox import Outbox
+from stages.tracking.store import connect
+
+SECRET = "s3cr3t-Pa55"
+BACKGROUND = """
+from stages.tracking.mlflow_run import Tracker
+with Tracker("model", enabled=True) as tracker:
+    tracker.record("metrics", step=1, values={"train/loss": 1.0})
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_uri(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No address is set, and none is left: MLflow keeps it in a global and in the environment."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and an outbox of which a metric, a name and a file are delivered."""
+    folder = tmp_path_factory.mktemp("recorded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        outbox = Outbox(folder / "runs/tracking/model")
+        outbox.append("metrics", step=1, values={"train/loss": 2.0})
+        outbox.append("tags", values={"mlflow.runName": "a name"})
+        note = folder / "note.txt"
+        note.write_text("a note")
+        outbox.append_files("artifacts", note, path=None)
+        assert deliver(outbox, "model") is None
+        mlflow.set_tracking_uri(None)
+    return folder
+
+
+@pytest.fixture
+def outbox(recorded: Path, workspace: Path) -> Outbox:
+    """A copy of that outbox in a copy of that folder, where one more metric waits."""
+    shutil.copytree(recorded, workspace, dirs_exist_ok=True)
+    outbox = Outbox(workspace / "runs/tracking/model")
+    outbox.append("metrics", step=2, values={"train/loss": 1.0})
+    return outbox
+
+
+def only_run() -> tuple[MlflowClient, Run]:
+    """The one run that is there."""
+    client = connect()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def assert_all_is_there() -> None:
+    """The one run has its name and both metrics."""
+    client, run = only_run()
+    assert run.info.run_name == "a name"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in points] == [1, 2]
+
+
+def test_a_deleted_experiment_is_restored(
+    outbox: Outbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, run = only_run()
+    client.delete_experiment(run.info.experiment_id)
+    assert deliver(outbox, "model") is None
+    assert_all_is_there()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("tracking: the experiment nanogpt was deleted; it is restored")
+
+
+def test_a_deleted_run_is_restored(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
+    client, run = only_run()
+    client.delete_run(run.info.run_id)
+    assert deliver(outbox, "model") is None
+    assert_all_is_there()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("tracking: the run a name was deleted; it is restored")
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_what_is_deleted_while_it_is_written_to_loses_nothing(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    client, run = only_run()
+    send = tracking.send
+
+    def delete_first(*arguments: Any) -> None:
+        monkeypatch.setattr(tracking, "send", send)
+        if what == "run":
+            client.delete_run(run.info.run_id)
+        else:
+            client.delete_experiment(run.info.experiment_id)
+        send(*arguments)
+
+    monkeypatch.setattr(tracking, "send", delete_first)
+    problem = deliver(outbox, "model")
+    assert problem is not None
+    assert "must be in the 'active' state" in problem
+    assert deliver(outbox, "model") is None
+    assert_all_is_there()
+
+
+def test_a_run_that_is_gone_for_good_is_recorded_again(outbox: Outbox) -> None:
+    _, run = only_run()
+    with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        for table in ("metrics", "latest_metrics", "tags"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("DELETE FROM runs")
+    assert deliver(outbox, "model") is None
+    assert_all_is_there()
+    assert only_run()[1].info.run_id != run.info.run_id
+    assert not outbox.is_waiting()
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "zeros"])
+def test_a_damaged_database_is_told_in_one_line_and_recorded_again(
+    outbox: Outbox, run_python: Callable[..., Any], workspace: Path, damage: str
+) -> None:
+    database = workspace / "mlflow.db"
+    content = database.read_bytes()
+    bad = {
+        "overwritten": b"no database" * 1000,
+        "zeros": content[:8192] + bytes(len(content) - 8192),
+    }
+    database.write_bytes(bad[damage])
+    done = run_python("-c", BACKGROUND)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("tracking: mlflow.db took not everything (it is damaged; `mv mlflow.db ")
+    database.rename("mlflow.db.damaged")
+    done = run_python("-m", "stages.tracking.mlflow_run")
+    assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
+    mlflow.set_tracking_uri(None)
+    client = MlflowClient(f"sqlite:///{workspace}/../{workspace.name}/mlflow.db")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "a name"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in points] == [1, 2, 1]
+
+
+def test_a_missing_driver_is_told_in_one_line(run_python: Callable[..., Any]) -> None:
+    hidden = "import sys; sys.modules |= {'psycopg': None, 'psycopg2': None}\n"
+    uri = f"postgresql://alice:{SECRET}@127.0.0.1:9/runs"
+    done = run_python("-c", hidden + BACKGROUND, MLFLOW_TRACKING_URI=uri)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("tracking: postgresql://127.0.0.1:9/runs took not everything (it needs ")
+    assert "`pip install 'psycopg" in line
+
+
+def test_no_line_and_no_entry_shows_who_logs_in(
+    run_python: Callable[..., Any], workspace: Path, dead_url: str
+) -> None:
+    uri = dead_url.replace("://", f"://alice:{SECRET}@")
+    script = f"""
+from stages.tracking.mlflow_run import Tracker
+with Tracker("model", enabled=True) as tracker:
+    print(tracker.live_curves())
+    tracker.record("tags", values={{"corpus": "https://alice:{SECRET}@host/a"}})
+"""
+    done = run_python("-c", script, MLFLOW_TRACKING_URI=uri)
+    curves, line = done.stdout.splitlines()
+    assert curves == f"{dead_url} (make watch: this run)"
+    assert line.startswith(f"tracking: {dead_url} took not everything")
+    watched = run_python(
+        "-m", "stages.tools.watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri
+    )
+    assert watched.returncode == 75
+    assert f"{dead_url} does not answer" in watched.stderr
+    sent = run_python("-m", "stages.tracking.mlflow_run", MLFLOW_TRACKING_URI=uri)
+    assert sent.returncode == 75
+    kept = (workspace / "runs/tracking/model/outbox.jsonl").read_text()
+    said = "".join((done.stderr, line, watched.stdout, watched.stderr, sent.stdout, sent.stderr))
+    for secret in (SECRET, "alice"):
+        assert secret not in said + kept
+    assert "https://host/a" in kept
+
+
+def test_a_store_that_fails_takes_a_small_share_of_the_time(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, tried = [], threading.Event()
+
+    def fail(outbox: Outbox, model_id: str) -> str:
+        tries.append(time.thread_time())
+        while time.thread_time() < tries[-1] + 0.5:
+            pass
+        tried.set()
+        return "no"
+
+    monkeypatch.setattr(tracking, "deliver", fail)
+    monkeypatch.setattr(tracking, "POLL_SECONDS", 0.01)
+    with Tracker("model", enabled=True):
+        tried.wait()
+        time.sleep(1.5)
+    assert len(tries) == 2  # the first, and the last when the stage has ended
+
+
+def test_a_database_of_the_users_own_is_made_where_it_is_named(
+    run_python: Callable[..., Any], workspace: Path
+) -> None:
+    done = run_python("-c", BACKGROUND, MLFLOW_TRACKING_URI=f"sqlite:///{workspace}/new/runs.db")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (workspace / "new/runs.db").is_file()
+    assert not (workspace / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("module", ["ui", "watch"])
+def test_make_ui_and_watch_tell_of_a_damaged_database_in_one_line(
+    run_python: Callable[..., Any], workspace: Path, module: str
+) -> None:
+    (workspace / "mlflow.db").write_bytes(b"no database" * 1000)
+    server = [sys.executable, "-m", "stages.tools.ui", "1"]
+    arguments = ["1"] if module == "ui" else ["http://127.0.0.1:1", "--", *server]
+    done = run_python("-m", f"stages.{module}", *arguments)
+    assert done.returncode == 75
+    assert len(done.stderr.splitlines()) == 1
+    assert "it is damaged; `mv mlflow.db" in done.stderr

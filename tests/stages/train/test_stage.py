@@ -1,0 +1,115 @@
+"""The launcher of a training: what it refuses, and how it says so."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.lib.params import PARAMS_FILE, parse_section, read_params
+from stages.train.stage import TrainParams
+
+ROOT = Path(__file__).parents[3]
+QUIET = {"NANOGPT_TRACKING": "false"}
+
+
+def train_params(**changes: Any) -> TrainParams:
+    """The section `train` of the default params with some values changed."""
+    content = {**read_params(ROOT / PARAMS_FILE)["train"], **changes}
+    return parse_section("train", TrainParams, content, PARAMS_FILE)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "warmup", "decay", "updates"),
+    [
+        (1000, 0.01, 0.4, (10, 400)),
+        (1000, 10, 400, (10, 400)),
+        (1000, 0, 0.0, (0, 0)),
+        (1000, 0.0, 1000, (0, 1000)),
+        (1000, 1, 0.999, (1, 999)),
+        (250, 0.01, 0.4, (2, 100)),  # 2.5 updates become the even number
+        (15, 0.01, 0.9, (1, 14)),  # the warm-up has one update at least
+        (50, 0.01, 0.99, (1, 49)),  # and the decay what is left
+        (10, 0.7, 0.3, (7, 3)),
+        (3, 0.5, 0.5, (2, 1)),
+        (1, 0.01, 0.99, (1, 0)),
+    ],
+)
+def test_a_schedule_is_shares_of_the_run_or_updates(
+    max_steps: int, warmup: float, decay: float, updates: tuple[int, int]
+) -> None:
+    params = train_params(max_steps=max_steps, warmup=warmup, decay=decay)
+    assert params.schedule_updates() == updates
+
+
+def test_a_schedule_of_shares_fits_into_a_run_of_any_length() -> None:
+    for max_steps in (*range(1, 12), 33, 99, 100, 101, 299):
+        for warmup, decay in [(0.01, 0.4), (0.1, 0.9), (0.35, 0.65), (0.013, 0.284)]:
+            params = train_params(max_steps=max_steps, warmup=warmup, decay=decay)
+            rise, fall = params.schedule_updates()
+            assert 1 <= rise <= max_steps - fall
+
+
+def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
+    params = train_params(warmup=0, decay=0.0)
+    assert TrainParams(**json.loads(json.dumps(params.model_dump()))) == params
+    assert [type(value) for value in (params.warmup, params.decay)] == [int, float]
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"NANOGPT_DEVICE": "cuda"}, "device 'cuda' is not on this machine; here: cpu, or auto"),
+        ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
+        (
+            {"NANOGPT_PROCESSES": "1000000"},
+            "NANOGPT_PROCESSES=1000000, but an update has 128 windows to share",
+        ),
+        (
+            {"NANOGPT_TORCHRUN": "--nods=2"},
+            "train: NANOGPT_TORCHRUN: error: unrecognized arguments: --nods=2",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_message(
+    new_project: Callable[..., Any], environment: dict[str, str], message: str
+) -> None:
+    done = new_project().run("python", "-m", "stages.train.stage", **QUIET, **environment)
+    assert done.returncode == 2
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_text_shorter_than_one_block_is_refused(new_project: Callable[..., Any]) -> None:
+    project = new_project(block_size="100000", batch_tokens="100000")
+    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    assert done.returncode == 2
+    assert "tokens are too few for one window of 100001" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (project.folder / "models/gpt").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[..., Any]) -> None:
+    project = new_project(learning_rate="10.0", muon_learning_rate="10.0", optimizer="adamw")
+    project.set_params(
+        logit_softcap="0.0",
+        qk_norm="false",
+        norm="layernorm",
+        weight_decay="10.0",
+        warmup="0",
+    )
+    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    assert done.returncode == 2
+    assert re.search(r"step \d+: the (validation )?(loss|gradient norm) is (nan|inf)", done.stdout)
+    assert "lower the learning rate" in done.stdout
+
+
+def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
+    project = new_project(max_steps="4", decay="0")
+    (project.folder / "models").write_text("a file where a folder should be")
+    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    assert done.returncode == 2
+    assert "models" in done.stdout
+    assert "Traceback" not in done.stdout
