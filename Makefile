@@ -23,28 +23,28 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m stages.tokenizers.gpt2
+	$(BIN)/python -m stages gpt2-vocabulary
 	@touch $@
 
 .PHONY: run
 run: setup  ## train what params.yaml says and report: text in, a measured GPT out
 	@test -e .git || git rev-parse --git-dir > /dev/null 2>&1 || test "$$(dvc config core.no_scm)" = true || \
 	  { echo 'This is no git repository, as code from an archive is none: run "git init", or "$(BIN)/dvc config --local core.no_scm true" to use DVC without git.' >&2; exit 2; }
-	python -m stages.tools.check
+	python -m stages check
 	dvc repro
-	python -m stages.tools.report
+	python -m stages report
 
 .PHONY: use
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
-	python -m stages.tools.preset '$(PRESET)' --keep '$(KEEP)'
+	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
-	python -m stages.tools.ui $(UI_PORT)
+	python -m stages ui $(UI_PORT)
 
 .PHONY: watch
 watch: setup  ## the live curves of the running training, in MLflow
-	@python -m stages.tools.watch http://127.0.0.1:$(UI_PORT) -- python -m stages.tools.ui $(UI_PORT)
+	@python -m stages watch http://127.0.0.1:$(UI_PORT) -- python -m stages ui $(UI_PORT)
 
 .PHONY: server
 server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200

@@ -21,13 +21,13 @@ import torch.distributed as dist
 
 from benchmarks.train_speed import config_of, train_config
 from nanogpt.data.stream import TokenStream
-from nanogpt.evaluate.loss import evaluate_split
 from nanogpt.generate.decode import Sampling, generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Ended, StepDone, train
 from nanogpt.train.micro_batch import largest_that_fits
+from nanogpt.train.validation import evaluate_split
 
 STEPS = 10
 # Of losses ten updates apart. Muon multiplies in bfloat16, so another order of sums shows: by up to

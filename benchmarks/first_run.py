@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from benchmarks.time_to_loss import Text, peer
-from nanogpt.evaluate.loss import bits_per_byte
 from nanogpt.runtime import fastest_dtype, matmul_flops
+from nanogpt.train.validation import bits_per_byte
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def make_run(folder: Path) -> dict[str, Any]:
     """Run all stages and the report; return what they took and came to."""
     environment = {**os.environ, "PYTHONPATH": ""}  # the clone's own code, not this one's
     started = time.perf_counter()
-    commands = ("dvc", "repro"), ("python", "-m", "stages.tools.report")
+    commands = ("dvc", "repro"), ("python", "-m", "stages", "report")
     environment["PATH"] = f"{folder / '.venv/bin'}{os.pathsep}{environment['PATH']}"
     for command in commands:  # `make run` without its check of the set-up
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)

@@ -5,7 +5,7 @@
 A byte is one of the files: two per token, each token counted once. A core's second is one of the
 process's time on processors: what the thread that reads ahead does is counted, waiting is not. The
 files are in memory: the disk is not what is measured. Readers take turns, several times, each time
-in a process of its own; ours with the memory settings that `stages.train.stage` gives its processes.
+in a process of its own; ours with the memory settings that the stage `train` gives its processes.
 nanoGPT's train.py trains when it is imported, so its get_batch alone is taken out of the file.
 """
 
@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.side_by_side import in_turn, middle, spread
 from nanogpt.data.loader import micro_batches
-from nanogpt.data.stream import TokenStream, WindowOrder
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream
 from nanogpt.runtime import Runtime
 
 VOCAB_SIZE = 50257

@@ -36,12 +36,12 @@ from numpy.typing import NDArray
 from benchmarks.side_by_side import in_turn, middle
 from benchmarks.train_speed import config_of
 from nanogpt.data.stream import TokenStream
-from nanogpt.evaluate.loss import evaluate_split
 from nanogpt.model.gpt import GPT
 from nanogpt.optim.optimizers import OptimConfig
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 from nanogpt.train.loop import StepDone, TrainConfig, train
+from nanogpt.train.validation import evaluate_split
 
 # What nanoGPT's README gives for a CPU, evaluated at the end; for a GPU its configuration file, but
 # for the 200 batches of each evaluation, which take as long as the training: 20 are three times the

@@ -1,7 +1,7 @@
 """One module per DVC stage (verbs), and what several of them share (nouns).
 
 A stage module holds its params model, a `run` and a short `main`; it is started by
-`python -m stages.NAME`, or by DVC as `python -m stages NAME`, which checks all params. Heavy
+`python -m stages NAME`, or by DVC as `python -m stages NAME`, which checks all params. Heavy
 libraries are imported where they are used, so that checking the params or printing an error takes
 no second.
 """

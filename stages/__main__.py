@@ -1,17 +1,18 @@
-"""A stage as DVC starts it, `python -m stages NAME`: all params are checked before it begins.
+"""The one door: `python -m stages NAME` runs a stage of dvc.yaml or a tool.
 
-With a prompt `python -m stages sample` is no stage: it writes to the terminal and nowhere else.
-
-It is sooner at work than `python -m stages.NAME`: what its workers are copied from imports while
-the stage itself is imported.
+A stage is a folder with a `stage.py`, which has `run_stage(settings)`; a tool is a module in
+`tools/`, which has `run_tool(options, settings)` and, where it takes arguments,
+`add_arguments(parser)`. Before a stage begins, all params are checked.
 """
 
 import argparse
+import ast
 import gc
 import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from stages.runtime.errors import EXIT_CODES
@@ -19,75 +20,98 @@ from stages.runtime.errors import EXIT_CODES
 if TYPE_CHECKING:
     from stages.runtime.settings import Settings
 
-STAGES = (
-    *("download", "clean", "tokenize", "shard", "statistics"),
-    *("weights", "train", "evaluate", "sample"),
-)
-WORK = {
-    "download": "stages.download.file_groups",
-    "tokenize": "stages.tokenize.pool",
-}  # what workers import
+HERE = Path(__file__).parent
+STAGES = {file.parent.name: file for file in sorted(HERE.glob("*/stage.py"))}
+TOOLS = {
+    file.stem.replace("_", "-"): file
+    for file in sorted((HERE / "tools").glob("*.py"))
+    if file.stem != "__init__"
+}
+
+# What the workers of a stage import: their server does so while the stage itself is imported.
+PRELOADED = {"download": "stages.download.file_groups", "tokenize": "stages.tokenize.pool"}
 
 
-def checked(stage: str, settings: "Settings") -> None:
+def summary(file: Path) -> str:
+    """Return the first line of a module's docstring without importing it."""
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return docstring.splitlines()[0]
+
+
+class Help(argparse.Action):
+    """Print the usage with every stage and tool, and what each does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Leave the process with exit code 0."""
+        from stages.runtime.yaml_files import read_params
+
+        stages = read_params(HERE.parent / "dvc.yaml")["stages"]  # in the order they run
+        print(f"{parser.format_usage()}\n{parser.description}")
+        for title, files in (("stages", {name: STAGES[name] for name in stages}), ("tools", TOOLS)):
+            print(f"\n{title}:")
+            for name, file in files.items():
+                print(f"  {name:<18}{summary(file)}")
+        parser.exit()
+
+
+def command() -> tuple[str, list[str]]:
+    """Return the NAME on the command line and the arguments after it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages",
+        usage="python -m stages NAME [ARGUMENTS]",
+        description="Run a stage or a tool; `python -m stages NAME --help` says more of one.",
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action=Help, nargs=0)
+    parser.add_argument("name", choices=[*STAGES, *TOOLS])
+    return parser.parse_args(sys.argv[1:2]).name, sys.argv[2:]
+
+
+def parsed(name: str, module: ModuleType, arguments: list[str]) -> argparse.Namespace:
+    """Parse the arguments of one command as its module describes them."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def checked(stage: str, module: ModuleType, settings: "Settings") -> None:
     """Run a stage, unless something in the params would stop it or a later one."""
-    run_stage = import_module(f"stages.{stage}").run_stage
     from stages.tools.check import check_before
 
-    gc.freeze()  # as `stages.runtime.entry.main` does with what it finds imported
+    gc.freeze()  # as `run_command` does with what it finds imported
     check_before(stage)
-    run_stage(settings)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(prog="python -m stages", description="Run one stage.")
-    stages = whole.add_subparsers(dest="stage", required=True, metavar=f"{{{','.join(STAGES)}}}")
-    for name in STAGES:
-        one = stages.add_parser(name, description=f"Run the stage {name} of dvc.yaml.")
-        if name == "sample":
-            one.description = "Run the stage, or with --prompt write to the terminal instead."
-            add_prompt_options(one)
-    return whole
-
-
-def add_prompt_options(sample: argparse.ArgumentParser) -> None:
-    """Add what `stages.serve.prompt` takes; what is not given is as params.yaml says."""
-    sample.add_argument(
-        "--prompt",
-        action="append",
-        metavar="TEXT",
-        help='what a text begins with, may be given several times; "" leaves it to the model',
-    )
-    sample.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
-    sample.add_argument("--max-new-tokens", type=int, metavar="N")
-    sample.add_argument("--temperature", type=float, metavar="T")
-    sample.add_argument("--seed", type=int, metavar="S")
+    module.run_stage(settings)
 
 
 def main() -> None:
-    """`python -m stages NAME`."""
-    arguments = parser()
-    given = {key: value for key, value in vars(arguments.parse_args()).items() if value is not None}
-    name = given.pop("stage")
-    if given and "prompt" not in given:
-        arguments.error(f"--{next(iter(given)).replace('_', '-')} goes with --prompt")
-    if name in WORK:
+    """Run the command that is named on the command line."""
+    name, arguments = command()
+    if name in PRELOADED and not arguments:
         from stages.runtime.pool import start_server
 
-        start_server(WORK[name])
-    from stages.runtime.entry import main as run  # settings and all take their time
-
-    if given:
-        from stages.serve.prompt import write_texts
-
-        run(name, partial(write_texts, given), takes_arguments=True, keeps_nothing=True)
+        start_server(PRELOADED[name])
+    if name in TOOLS:
+        module = import_module(f"stages.tools.{TOOLS[name].stem}")
+    elif name == "sample" and arguments:  # with a prompt it writes to the terminal, nowhere else
+        module = import_module("stages.sample.prompt")
     else:
-        run(name, partial(checked, name), takes_arguments=True)
+        module = import_module(f"stages.{name}.stage")
+    options = parsed(name, module, arguments)
+    from stages.runtime.entry import run_command
+
+    if hasattr(module, "run_tool"):
+        run_command(name, partial(module.run_tool, options), keeps_nothing=True)
+    else:
+        run_command(name, partial(checked, name, module))
 
 
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # while `stages.runtime.entry`, which would report it, was imported
+    except KeyboardInterrupt:  # before `run_command`, which would report it
         sys.exit(EXIT_CODES["interrupted"])

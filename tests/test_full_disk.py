@@ -53,7 +53,7 @@ def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_i
     project = new_project(max_steps="40")
     status = project.folder / "status.json"
     done = run_on_a_small_disk(
-        *(project, "runs", size, "python", "-m", "stages.train.stage"),
+        *(project, "runs", size, "python", "-m", "stages", "train"),
         NANOGPT_TRACKING=tracking,
         NANOGPT_STATUS_FILE=str(status),
     )
@@ -68,7 +68,7 @@ def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_i
         return  # written again by the next run: see below
     shutil.rmtree(project.folder / "runs")  # what the disk held, on a larger one
     (project.folder / "runs-after").rename(project.folder / "runs")
-    again = project.run("python", "-m", "stages.train.stage", NANOGPT_TRACKING="false", **QUIET)
+    again = project.run("python", "-m", "stages", "train", NANOGPT_TRACKING="false", **QUIET)
     assert again.returncode == 0, again.stdout
     assert "continuing after step 20" in again.stdout
 
@@ -78,12 +78,12 @@ def test_a_model_that_finds_no_space_is_written_by_the_next_run(
 ) -> None:
     project = new_project(max_steps="40")
     done = run_on_a_small_disk(
-        project, "models", "64k", "python", "-m", "stages.train.stage", NANOGPT_TRACKING="false"
+        project, "models", "64k", "python", "-m", "stages", "train", NANOGPT_TRACKING="false"
     )
     assert done.returncode == 28, done.stdout
     assert "the checkpoint of step 40 is kept" in done.stdout
     assert list((project.folder / "models-after").iterdir()) == []
-    again = project.run("python", "-m", "stages.train.stage", NANOGPT_TRACKING="false", **QUIET)
+    again = project.run("python", "-m", "stages", "train", NANOGPT_TRACKING="false", **QUIET)
     assert again.returncode == 0, again.stdout
     assert "trained before; its model is written again" in again.stdout
 

@@ -37,5 +37,5 @@ def test_an_archive_must_become_a_repository_or_do_without(archive: Path) -> Non
     assert refused.stderr.startswith("This is no git repository, as code from an archive is none")
     for command in (["git", "init", "-q"], refused.stderr.split('"')[3].split()):
         subprocess.run(command, cwd=archive, check=True)
-        assert make_run().stdout.startswith("python -m stages.tools.check\n")
+        assert make_run().stdout.startswith("python -m stages check\n")
         shutil.rmtree(archive / ".git", ignore_errors=True)

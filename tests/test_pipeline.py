@@ -228,7 +228,7 @@ def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: A
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["params"]["train"]["learning_rate"] == 0.05
     assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.05
-    done = project.run("python", "-m", "stages.tools.verify")
+    done = project.run("python", "-m", "stages", "verify")
     assert done.returncode == 0, done.stdout
 
 

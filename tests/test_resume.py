@@ -72,7 +72,7 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
         assert process.returncode != 0
         wait_until_alone(project)
         assert not (project.folder / "models/gpt").exists()
-    process = project.start("python", "-m", "stages.train.stage", **QUIET)
+    process = project.start("python", "-m", "stages", "train", **QUIET)
     wait_for_step(process, 45)
     process.send_signal(signal.SIGTERM)  # asked to stop, it writes a checkpoint first
     output, _ = process.communicate(timeout=60)
@@ -90,7 +90,7 @@ def test_a_second_training_during_a_living_one_is_refused(new_project: Callable[
     project = new_project(max_steps="5000")
     process = project.start("dvc", "repro", "train", **QUIET)
     wait_for_step(process, 2)
-    second = project.run("python", "-m", "stages.train.stage", **QUIET)
+    second = project.run("python", "-m", "stages", "train", **QUIET)
     assert second.returncode == 16
     named = r"another training is running here \(process (\d+) on \S+: python -m stages train, "
     holder = re.search(named, second.stdout)
@@ -122,7 +122,7 @@ def test_two_processes_or_two_nodes_train_the_same_model(new_project: Callable[.
     first, second = (f"{nodes} --local-addr={name}" for name in ("127.0.0.1", "localhost"))
     leader = project.start("dvc", "repro", "train", NANOGPT_TORCHRUN=second, **QUIET)
     join = {"NANOGPT_JOIN": "true", "NANOGPT_TORCHRUN": first}
-    other = project.start("python", "-m", "stages.train.stage", **join, **QUIET)
+    other = project.start("python", "-m", "stages", "train", **join, **QUIET)
     output, _ = leader.communicate(timeout=240)
     assert leader.returncode == 0, output
     assert "step     20 of 20" in output

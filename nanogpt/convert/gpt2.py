@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.model.files import fill
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.model.tensor_files import check_numbers
-from nanogpt.train.checkpoint import fill
 
 # What makes a model of ours a GPT-2, whatever its size and GELU. zero_init_proj is not among them:
 # weights do not show how they began.

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanogpt.data.order import WindowOrder
 from nanogpt.data.prefetch import read_ahead
-from nanogpt.data.stream import TokenStream, WindowOrder, check_vocabulary
+from nanogpt.data.stream import TokenStream, check_vocabulary
 from nanogpt.runtime import Runtime
 
 CHUNK_TOKENS = 1 << 20  # read at once: so many that what is done once for all costs little

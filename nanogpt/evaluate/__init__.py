@@ -1,1 +1,1 @@
-"""How well a split is predicted: by a model, by n-grams."""
+"""What the final evaluation compares a model with, and how well it learns as it reads."""

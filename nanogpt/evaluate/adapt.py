@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from nanogpt.data.stream import TokenStream, check_vocabulary
-from nanogpt.evaluate.loss import split_windows, window_at
 from nanogpt.model.gpt import GPT
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 from nanogpt.parallel.gradients import add_gradients
 from nanogpt.runtime import Runtime, fastest_dtype
+from nanogpt.train.validation import split_windows, window_at
 
 # As few as keep a device busy: the sooner a model learns from a window, the more it helps.
 UPDATE_TOKENS = 512

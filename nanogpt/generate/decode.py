@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogpt.data.stream import mix
 from nanogpt.model.cache import KVCache
 from nanogpt.model.gpt import GPT
+from nanogpt.rng import mix
 
 
 @dataclass(frozen=True, kw_only=True)

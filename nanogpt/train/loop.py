@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.data.loader import micro_batches
-from nanogpt.data.stream import TokenStream, WindowOrder
-from nanogpt.evaluate.loss import evaluate_split
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers, lr_ratio, set_lr
 from nanogpt.parallel.gradients import add_gradients
@@ -30,6 +30,7 @@ from nanogpt.parallel.threads import worker_pool
 from nanogpt.runtime import Runtime, whole
 from nanogpt.train.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
 from nanogpt.train.micro_batch import largest_that_fits, tries_what_fits
+from nanogpt.train.validation import evaluate_split
 
 
 @dataclass(frozen=True, kw_only=True)

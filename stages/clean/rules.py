@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stages.artifacts.clean import Form, byte_lengths, normalised
 from stages.clean.filters import load_filter
 from stages.clean.near_duplicates import Signatures, signatures
+from stages.clean.params import CleanParams
 from stages.lib.arrow import contents, in_one, to_numbers
 from stages.lib.text_hash import column_hashes, hash_rows, text_hash
 from stages.runtime.pool import in_processes
@@ -34,6 +35,18 @@ class Rules:
     filters: tuple[str, ...]
     folder: Path  # of the filters
     signatures: bool
+
+    @classmethod
+    def of(cls, params: CleanParams, folder: Path) -> "Rules":
+        """Return what the section asks of a document alone; `folder` holds the filters."""
+        return cls(
+            form=params.unicode,
+            min_bytes=params.min_bytes,
+            max_bytes=params.max_bytes,
+            filters=tuple(params.filters),
+            folder=folder,
+            signatures=params.near_duplicates is not None,
+        )
 
     @property
     def reasons(self) -> list[str]:

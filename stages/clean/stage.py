@@ -10,60 +10,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Annotated, Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, model_validator
 
 from nanogpt.files import file_sha256, whole_folder, write_json
-from stages.artifacts.clean import Form
 from stages.artifacts.corpus import VERSION
 from stages.clean.near_duplicates import MINIMA, near_duplicates
+from stages.clean.params import FILTERS, CleanParams
 from stages.clean.rules import KEPT, Judgement, Rules, judgements
 from stages.lib.arrow import from_numbers, from_texts
-from stages.lib.params import Section, load_section
+from stages.lib.params import load_section
 from stages.lib.reasons import in_words
 from stages.lib.text_hash import hash_column
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 
-CORPUS, FILTERS, OUT = Path("data/corpus"), Path("filters"), Path("data/clean")
-
-FilterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class CleanParams(Section):
-    """The section `clean`."""
-
-    unicode: Form | None
-    min_bytes: int | None = Field(ge=1)
-    max_bytes: int | None = Field(ge=1)
-    filters: list[FilterName]
-    deduplicate: bool
-    near_duplicates: float | None = Field(ge=0.5, le=0.95)
-
-    @model_validator(mode="after")
-    def something_passes(self) -> "CleanParams":
-        """Bounds leave room between them, and a filter is asked once."""
-        if self.min_bytes and self.max_bytes and self.min_bytes > self.max_bytes:
-            raise ValueError(f"min_bytes {self.min_bytes} is more than max_bytes {self.max_bytes}")
-        if len(set(self.filters)) < len(self.filters):
-            raise ValueError(f"filters {self.filters} names one twice")
-        return self
-
-    def rules(self, folder: Path) -> Rules:
-        """What concerns a document alone; `folder` holds the filters."""
-        return Rules(
-            form=self.unicode,
-            min_bytes=self.min_bytes,
-            max_bytes=self.max_bytes,
-            filters=tuple(self.filters),
-            folder=folder,
-            signatures=self.near_duplicates is not None,
-        )
+CORPUS, OUT = Path("data/corpus"), Path("data/clean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +146,7 @@ def run(
         raise ValueError(
             f"{corpus} has version {source['version']}, not {VERSION}; run `dvc repro download`"
         )
-    rules = params.rules(filters)
+    rules = Rules.of(params, filters)
     reasons = [*rules.reasons, "duplicate", "near duplicate"]
     with whole_folder(out) as folder, TemporaryFile(dir=folder) as signatures:
         parts = [corpus / part["name"] for part in source["files"]]
@@ -207,9 +172,5 @@ def run(
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.clean.stage`."""
+    """`python -m stages clean`."""
     run(load_section("clean", CleanParams), CORPUS, OUT, workers=settings.worker_count)
-
-
-if __name__ == "__main__":
-    main("clean", run_stage)

@@ -177,3 +177,6 @@ class CorpusParams(Section):
                     "which is what DVC watches; move it there, or make corpus.path wider"
                 )
         return self
+
+
+SECTIONS = {"corpus": CorpusParams}

@@ -21,7 +21,6 @@ from stages.download.readers import Reading
 from stages.download.tally import Tally
 from stages.lib.params import load_section
 from stages.lib.reasons import and_left_out
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 
 OUT = Path("data/corpus")
@@ -169,9 +168,5 @@ def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.download.stage`."""
+    """`python -m stages download`."""
     run(load_section("corpus", CorpusParams), OUT, workers=settings.worker_count)
-
-
-if __name__ == "__main__":
-    main("download", run_stage)

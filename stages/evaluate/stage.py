@@ -7,14 +7,12 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field, PlainValidator, model_validator
+from typing import TYPE_CHECKING, Any
 
 from nanogpt.files import whole_folder, write_whole
 from stages.artifacts.shards import Shards
-from stages.lib.params import Section, load_section
-from stages.runtime.entry import main
+from stages.evaluate.params import EvaluateParams, stride_in
+from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.tracking.mlflow_run import Tracker
 
@@ -31,51 +29,6 @@ STATISTICS = Path("statistics")  # of what the model was trained on: recorded wi
 BATCH_TOKENS = 8_192  # in float32, on any device: nothing was tried before
 
 
-def share_or_tokens(value: object) -> int | float | None:
-    """Return a share of the context (a float below 1), a number of tokens or None as it is.
-
-    Raises ValueError at anything else.
-    """
-    if value is None or (type(value) is float and 0 < value < 1):
-        return value
-    if type(value) is int and value >= 1:
-        return value
-    raise ValueError(
-        f"{value!r} is neither a number of tokens from 1 nor a share of the context below 1, "
-        "such as 0.5; null is for windows side by side"
-    )
-
-
-class EvaluateParams(Section):
-    """The section `evaluate`."""
-
-    context: int | None = Field(ge=1)
-    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)]
-    adapt_rate: float = Field(ge=0, le=1)
-
-    @model_validator(mode="after")
-    def stride_leaves_no_gap(self) -> "EvaluateParams":
-        """Every token must be predicted."""
-        if self.context is not None:
-            stride_in(self.context, self.stride)
-        return self
-
-
-def stride_in(context: int, stride: int | float | None) -> int:
-    """Return how many tokens one window of `context` tokens starts after the other.
-
-    Raises ValueError when they would leave gaps between them.
-    """
-    if isinstance(stride, float):
-        return max(1, round(stride * context))
-    if stride is not None and stride > context:
-        raise ValueError(
-            f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
-            "leave tokens out; give a smaller one, or null for windows side by side"
-        )
-    return stride or context
-
-
 def check_tokenizer(model: Path, shards: Shards) -> None:
     """Raise ValueError when model and shards were made with different tokenizers."""
     from stages.tokenizers.tokenizer import fingerprint, load_tokenizer
@@ -89,7 +42,7 @@ def check_tokenizer(model: Path, shards: Shards) -> None:
 
 def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
     """One loss in three units: nats per token, its exponential, bits per byte of text."""
-    from nanogpt.evaluate.loss import bits_per_byte
+    from nanogpt.train.validation import bits_per_byte
 
     return {
         "val_loss": loss,
@@ -110,10 +63,10 @@ def run(
     """Write metrics and pictures; the metrics."""
     import torch
 
-    from nanogpt.evaluate.loss import evaluate_split
+    from nanogpt.model.files import load_model
     from nanogpt.parallel.threads import default_workers, worker_pool
     from nanogpt.runtime import Runtime, choose_device
-    from nanogpt.train.checkpoint import load_model
+    from nanogpt.train.validation import evaluate_split
     from stages.evaluate.baselines import measure
 
     check_tokenizer(model, shards)
@@ -216,7 +169,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.evaluate.stage`."""
+    """`python -m stages evaluate`."""
     from stages.evaluate.baselines import best
 
     params = load_section("evaluate", EvaluateParams)
@@ -231,7 +184,3 @@ def run_stage(settings: Settings) -> None:
         score = result["adaptive"]["bits_per_byte"]
         print(f"evaluate: {score:.4f} bits per byte where it learns from what it has read")
     record(result, MODEL, enabled=settings.tracking)
-
-
-if __name__ == "__main__":
-    main("evaluate", run_stage)

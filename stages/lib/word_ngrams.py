@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.data.stream import splitmix
+from nanogpt.rng import splitmix
 
 Hashes = NDArray[np.uint64]
 

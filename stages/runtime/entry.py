@@ -1,11 +1,10 @@
-"""How every stage runs from the command line: its time is kept, its failure is reported.
+"""How every stage and tool runs: its time is kept, its failure is reported.
 
 What a user can cause ends in one message without a traceback; anything else is a bug and shows
 its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is written there as JSON too:
 DVC passes on no exit code, and the flow decides by it whether to try again.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -25,24 +24,12 @@ from stages.runtime.supervise import ask_to_stop, dvc_ancestors, when_gone
 TIMES = Path("runs/times")
 
 
-def main(
-    stage: str,
-    run: Callable[[Settings], None],
-    *,
-    takes_arguments: bool = False,
-    keeps_nothing: bool = False,
-) -> None:
-    """Run one stage and leave the process with its exit code.
+def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bool = False) -> None:
+    """Run a stage or a tool, and leave the process with its exit code when it fails.
 
-    Where `run` takes no arguments, `--help` says what it does and anything else is refused. Unless
-    it keeps nothing, its time is noted, and it fails if what it depends on was changed meanwhile.
+    Unless it keeps nothing, its time is noted, and it fails if what it depends on was changed
+    meanwhile.
     """
-    if not takes_arguments:
-        argparse.ArgumentParser(
-            prog=f"python -m stages.{stage}",
-            description=sys.modules[run.__module__].__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        ).parse_args()
     redact_tracebacks()
     gc.freeze()  # what was imported stays: nothing in it to collect again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
@@ -54,17 +41,17 @@ def main(
         settings = read_settings()
         debug = settings.debug
         keeps_nothing |= settings.join  # the training's leader does
-        start = None if keeps_nothing else inputs_of(stage)
+        start = None if keeps_nothing else inputs_of(name)
         run(settings)
         if start:
-            check_unchanged(stage, start)
+            check_unchanged(name, start)
         if not keeps_nothing:
             seconds = round(time.perf_counter() - started, 2)
-            write_whole(TIMES / f"{stage}.json", json.dumps({"seconds": seconds}))
+            write_whole(TIMES / f"{name}.json", json.dumps({"seconds": seconds}))
     except EXPECTED as error:
         if debug:
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        fail(stage, kind_of(error), message_of(error), status_file)
+        fail(name, kind_of(error), message_of(error), status_file)
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:

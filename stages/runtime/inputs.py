@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib.params import PARAMS_FILE, read_params
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 DVC_FILE = Path("dvc.yaml")
+CODE = ("nanogpt", "stages", "filters")
 SHOWN = 8  # changes named one by one
 
 
@@ -83,14 +84,14 @@ def check_unchanged(stage: str, start: Inputs) -> None:
 
 
 def code_md5(stage: str) -> dict[str, str]:
-    """Return the MD5 of each module a stage depends on, as dvc.lock will have them."""
+    """Return the MD5 of each file of code a stage depends on."""
     inputs = inputs_of(stage)
     return {path: md5 for path, md5 in inputs.files.items() if is_code(path)} if inputs else {}
 
 
 def is_code(path: str | Path) -> bool:
-    """Whether a file is a module."""
-    return Path(path).suffix == ".py"
+    """Return whether a file is code, and no data."""
+    return Path(path).parts[0] in CODE
 
 
 def is_part(key: str, name: str) -> bool:
@@ -126,7 +127,7 @@ def described(path: Path) -> dict[str, str]:
 
 
 def state_of(file: Path) -> str:
-    """Return a module's MD5, and of any other file its size and when it was changed."""
+    """Return the MD5 of code, and of any other file its size and when it was changed."""
     if is_code(file):
         return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
     found = file.stat()

@@ -15,13 +15,9 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from pydantic import ValidationError
 
-from nanogpt.data.stream import mix
-from nanogpt.generate.gemv import decoding_copy
-from nanogpt.runtime import Runtime
-from nanogpt.train.checkpoint import load_model
+from nanogpt.rng import mix
+from stages.artifacts.model import WritingParams, continuations, open_model
 from stages.lib.params import explain
-from stages.sample.stage import SampleParams, continuations
-from stages.tokenizers.tokenizer import load_tokenizer
 
 DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml; with them come the stage's samples
     "max_new_tokens": 300,
@@ -56,9 +52,7 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read weights and tokenizer."""
         folder = Path(context.artifacts["model"])
-        runtime = Runtime(device=torch.device("cpu"), dtype=torch.float32)
-        self.model = decoding_copy(load_model(folder, runtime.device), runtime)
-        self.tokenizer = load_tokenizer(folder / "tokenizer")
+        self.model, self.tokenizer = open_model(folder, torch.device("cpu"))
 
     def predict(
         self,
@@ -74,11 +68,11 @@ class ServedModel(PythonModel):
         wanted = {**DEFAULTS, **(params or {})}
         wanted["stop"] = list(wanted["stop"])  # MLflow makes an array of it
         try:
-            checked = SampleParams(prompts=prompts, samples_per_prompt=1, **wanted)
+            checked = WritingParams(**wanted)
             seeds = [mix(checked.seed, 0)] * len(prompts)  # of the first sample of each prompt
             texts = continuations(prompts, seeds, checked, self.model, self.tokenizer)
         except ValidationError as error:
-            lines = [explain("params", SampleParams, entry) for entry in error.errors()]
+            lines = [explain("params", WritingParams, entry) for entry in error.errors()]
             raise MlflowException.invalid_parameter_value("; ".join(lines)) from None
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None

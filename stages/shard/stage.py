@@ -13,38 +13,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from nanogpt.files import drop_cached, file_sha256, whole_folder, write_json
 from stages.artifacts.shards import VERSION
 from stages.artifacts.tokens import Sizes, Tokenized, TokenizedPart
-from stages.lib.params import Section, load_section
+from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 from stages.shard.mixture import check_weights, corpus_repeats, document_copies
+from stages.shard.params import ShardParams
 from stages.shard.split_writer import SplitWriter
 
 TOKENS, OUT = Path("data/tokens"), Path("data/shards")
 
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Chosen = NDArray[np.bool_]  # (documents,)
 Copies = NDArray[np.uint8]  # (documents,) how often each is in the training stream
 T = TypeVar("T")
 
 WRITERS = 2  # threads
-
-
-class ShardParams(Section):
-    """The section `shard`."""
-
-    shard_tokens: int = Field(ge=1024, le=1 << 32)
-    weights: dict[str, Weight] | None = Field(min_length=1)
-    max_repetition: int = Field(ge=1, le=100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,9 +201,5 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.shard.stage`."""
+    """`python -m stages shard`."""
     run(load_section("shard", ShardParams), load_section("split", SplitParams), TOKENS, OUT)
-
-
-if __name__ == "__main__":
-    main("shard", run_stage)

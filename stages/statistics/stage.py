@@ -19,7 +19,6 @@ from nanogpt.evaluate.ngram import count_tokens
 from nanogpt.files import file_sha256, whole_folder
 from stages.artifacts.shards import Shards
 from stages.artifacts.tokens import Tokenized
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
@@ -232,13 +231,9 @@ def leak_line(found: dict[str, Any]) -> str:
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.statistics.stage`."""
+    """`python -m stages statistics`."""
     result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
     print(
         f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} ids never occur; "
         f"{leak_line(result['leak'])}"
     )
-
-
-if __name__ == "__main__":
-    main("statistics", run_stage)

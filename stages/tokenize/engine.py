@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from stages.artifacts.clean import Cleaned, CleanedPart, byte_lengths
 from stages.lib.arrow import from_texts
+from stages.tokenize.params import Engine
 from stages.tokenize.piece_encoder import PieceEncoder
 from stages.tokenizers.ids import Ids, token_dtype
 from stages.tokenizers.pretokenize import BOUNDS
@@ -26,8 +26,6 @@ from stages.tokenizers.tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
-
-Engine = Literal["tiktoken", "gigatoken"]
 
 # A whole part, more or less: of eight groups' distinct pieces half occur in another of them too.
 PIECES_BYTES = 32 << 20

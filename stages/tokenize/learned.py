@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
-from typing import Literal
 
 import numpy as np
 
+from stages.tokenize.params import LEAST
 from stages.tokenizers.pretokenize import BPE_PATTERN, Positions, Splitter
 from stages.tokenizers.tokenizer import BpeTokenizer
-
-LEAST, MOST = 257, 1 << 20  # of vocab_size; 256 are the single bytes, one is the separator
 
 # `vocab_size: auto` learns a piece for every 2 KiB of training text, and at most what the default
 # recipe has, which on 4.5 MB do as well as 4,096. Up to 2 MB 95 % of the pieces or more then occur
 # at least 100 times in training, what Gowda and May (2020) ask for (docs/lab-notes.md).
-AUTO: Literal["auto"] = "auto"
 AUTO_BYTES, AUTO_MOST = 2048, 2048
 AUTO_RULE = {"training_bytes_per_piece": AUTO_BYTES, "most": AUTO_MOST}  # n_vocab is what it gave
 

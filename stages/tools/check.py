@@ -1,4 +1,4 @@
-"""The whole params file checked before any stage runs, or alone: `python -m stages.tools.check [FILE]`.
+"""The whole params file checked before any stage runs, or alone: `python -m stages check [FILE]`.
 
 A mistake in a late section stops the first stage, not the last. What one section cannot know of
 another is checked here too.
@@ -7,44 +7,35 @@ another is checked here too.
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts.weights import check_initial_folder
 from stages.clean.filters import filter_file
-from stages.clean.stage import FILTERS, CleanParams
+from stages.clean.params import FILTERS, CleanParams
 from stages.download.params import CorpusParams
-from stages.evaluate.stage import EvaluateParams, stride_in
-from stages.lib.params import (
-    PARAMS_FILE,
-    ParamsError,
-    Section,
-    parse_section,
-    read_params,
-    unknown_key,
-)
-from stages.lib.split import SplitParams
-from stages.runtime.entry import main
+from stages.evaluate.params import EvaluateParams, stride_in
+from stages.lib.params import Section, parse_section, unknown_key
 from stages.runtime.settings import Settings
-from stages.sample.stage import SampleParams
-from stages.shard.stage import ShardParams
-from stages.tokenize.stage import TokenizeParams
+from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
+from stages.sample.params import SampleParams
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from stages.train.stage import ModelParams, TrainParams, check_batch
-from stages.weights.stage import check_initial_folder
+from stages.train.params import ModelParams, TrainParams, check_batch
 
 TOKENIZER = Path("data/shards/tokenizer")
 
-SECTIONS: dict[str, type[Section]] = {
-    "corpus": CorpusParams,
-    "clean": CleanParams,
-    "tokenize": TokenizeParams,
-    "split": SplitParams,
-    "shard": ShardParams,
-    "model": ModelParams,
-    "train": TrainParams,
-    "evaluate": EvaluateParams,
-    "sample": SampleParams,
-}
+
+def all_sections() -> dict[str, type[Section]]:
+    """Return the sections by name that the stages declare in their `params.py`."""
+    found: dict[str, type[Section]] = {}
+    for file in sorted(Path(__file__).parents[1].glob("*/stage.py")):
+        if file.with_name("params.py").exists():
+            found |= import_module(f"stages.{file.parent.name}.params").SECTIONS
+    return found
+
+
+SECTIONS = all_sections()
 
 
 def check_params(file: Path) -> dict[str, Section]:
@@ -145,16 +136,14 @@ def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
             raise ParamsError(f"{PARAMS_FILE}: sample.prompts: {error}") from None
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.check [FILE]`."""
-    parser = argparse.ArgumentParser(prog="python -m stages.tools.check", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=PARAMS_FILE)
-    file = parser.parse_args().file
-    if file == PARAMS_FILE:
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages check [FILE]`."""
+    if options.file == PARAMS_FILE:
         check_project()
     else:
-        check_params(file)
-
-
-if __name__ == "__main__":
-    main("check", run_stage, takes_arguments=True)
+        check_params(options.file)

@@ -1,4 +1,4 @@
-"""GPT-2's weights, in and out: `python -m stages.tools.convert`.
+"""GPT-2's weights, in and out: `python -m stages convert`.
 
     from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face hub
     from-hf FOLDER OUT                 a GPT-2 of your own as transformers saved it
@@ -35,9 +35,11 @@ from nanogpt.convert.gpt2 import (
 )
 from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
 from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
-from nanogpt.train.checkpoint import load_model, read_config, save_model
-from stages.runtime.entry import main
+from stages.formats.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
+from stages.formats.hugging_face_tokenizer import save_fast_tokenizer, written_vocabulary
+from stages.formats.nanogpt_meta import meta_tokenizer, text_tokenizer
 from stages.runtime.settings import Settings
 from stages.tokenizers.gpt2 import gpt2_ranks
 from stages.tokenizers.tokenizer import (
@@ -46,9 +48,6 @@ from stages.tokenizers.tokenizer import (
     fingerprint,
     save_tokenizer,
 )
-from stages.tools.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
-from stages.tools.hugging_face_tokenizer import save_fast_tokenizer, written_vocabulary
-from stages.tools.nanogpt_meta import meta_tokenizer, text_tokenizer
 
 # Commits of openai-community/NAME on the hub.
 REVISIONS = {
@@ -270,10 +269,9 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(prog="python -m stages.tools.convert")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     hf = commands.add_parser("from-hf", help="GPT-2 of Hugging Face into a model folder")
     hf.add_argument("source", help=f"{', '.join(REVISIONS)}, or a folder with its files")
     hf.add_argument("--revision", help="of the hub: a commit, a tag, a branch; pinned by default")
@@ -290,12 +288,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
     for command in (hf, nanogpt, out):
         command.add_argument("out", type=Path, help="a new folder")
-    return whole
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.convert COMMAND ...`."""
-    options = parser().parse_args()
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages convert COMMAND ...`."""
     if options.out.exists():
         raise ValueError(f"{options.out} exists; remove it, or name another folder")
     if options.command == "from-hf":
@@ -304,7 +300,3 @@ def run_stage(settings: Settings) -> None:
         from_nanogpt(options.source, options.out, options.tokenizer, options.text)
     else:
         to_hf(options.source, options.out)
-
-
-if __name__ == "__main__":
-    main("convert", run_stage, takes_arguments=True)

@@ -1,4 +1,4 @@
-"""Look at the data as the model gets it: `python -m stages.tools.inspect_data`.
+"""Look at the data as the model gets it: `python -m stages inspect-data`.
 
 Some documents, decoded from the shards, with their beginning and end, and some windows token by
 token: of the training split the first that training reads, of the validation split the first that
@@ -16,14 +16,14 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from nanogpt.data.stream import TokenStream, WindowOrder
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream
 from stages.artifacts.shards import Shards
-from stages.evaluate.stage import EvaluateParams, stride_in
+from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from stages.train.stage import ModelParams, TrainParams
+from stages.train.params import ModelParams, TrainParams
 
 SHARDS = Path("data/shards")
 SHOWN_TOKENS = 100  # of a document's beginning, and of its end
@@ -127,7 +127,7 @@ def evaluation_windows(
     """The windows that `evaluate` reads, the first ones or drawn, led by what precedes the first
     target.
     """
-    from nanogpt.evaluate.loss import split_windows, window_at
+    from nanogpt.train.validation import split_windows, window_at
 
     starts = split_windows(len(stream), block_size, stride)
     for number in chosen(len(starts), count, draw):
@@ -156,21 +156,19 @@ def windows(
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(prog="python -m stages.tools.inspect_data", description=__doc__)
-    whole.add_argument("--split", choices=("train", "val"), default="train")
-    whole.add_argument("--documents", type=natural, default=2, metavar="N", help="2 by default")
-    whole.add_argument("--windows", type=natural, default=2, metavar="N", help="2 by default")
-    whole.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("--split", choices=("train", "val"), default="train")
+    parser.add_argument("--documents", type=natural, default=2, metavar="N", help="2 by default")
+    parser.add_argument("--windows", type=natural, default=2, metavar="N", help="2 by default")
+    parser.add_argument(
         "--seed",
         type=int,
         metavar="S",
         help="draw documents and windows by this number; without "
         "it other documents each time, and the first windows",
     )
-    whole.add_argument("--ids", action="store_true", help="the tokens' numbers too")
-    return whole
+    parser.add_argument("--ids", action="store_true", help="the tokens' numbers too")
 
 
 def natural(text: str) -> int:
@@ -180,9 +178,8 @@ def natural(text: str) -> int:
     return int(text)
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.inspect_data`."""
-    options = parser().parse_args()
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages inspect-data`."""
     shards = Shards.open(SHARDS)
     draw = None if options.seed is None else random.Random(options.seed)
     printer = Printer(Console(), load_tokenizer(shards.tokenizer_folder), ids=options.ids)
@@ -192,7 +189,3 @@ def run_stage(settings: Settings) -> None:
     for where, ids in windows(shards, options.split, options.windows, draw):
         printer.title(where)
         printer.tokens(ids)
-
-
-if __name__ == "__main__":
-    main("peek", run_stage, takes_arguments=True)

@@ -14,9 +14,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from nanogpt.files import write_whole
-from stages.lib.params import PARAMS_FILE, ParamsError, parse_params, read_params
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, parse_params, read_params
 from stages.tools.check import SECTIONS, check_content
 
 PRESETS = Path("presets")
@@ -89,31 +88,22 @@ def section_texts(text: str) -> dict[str, str]:
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(
-        prog="python -m stages.tools.preset", description=f"Put a preset into {PARAMS_FILE}."
-    )
-    whole.add_argument("preset", metavar="NAME", help=f"a file in {PRESETS}/, without .yaml")
-    whole.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("preset", metavar="NAME", help=f"a file in {PRESETS}/, without .yaml")
+    parser.add_argument(
         "--keep",
         default="",
         metavar="SECTIONS",
         help=f"what stays as it is in {PARAMS_FILE}, for example corpus,sample",
     )
-    return whole
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.preset NAME [--keep SECTIONS]`."""
-    options = parser().parse_args()
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages preset NAME [--keep SECTIONS]`."""
     keep = [section.strip() for section in options.keep.split(",") if section.strip()]
     saved = use(options.preset, PRESETS, PARAMS_FILE, keep)
     but = f" but for your {', '.join(keep)}" if keep else ""
     print(f"preset: {PARAMS_FILE} is now {PRESETS / options.preset}.yaml{but}")
     if saved:
         print(f"preset: your edited params are in {saved}")
-
-
-if __name__ == "__main__":
-    main("preset", run_stage, takes_arguments=True)

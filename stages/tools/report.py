@@ -1,5 +1,6 @@
 """The closing report of `make run`: what was built, how good it is, what to type next."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from rich.text import Text
 
 from stages.evaluate.baselines import SEES
 from stages.evaluate.stage import METRICS, MODEL, SHARDS
-from stages.lib.params import read_params
 from stages.lib.reasons import in_words
-from stages.runtime.entry import TIMES, main
+from stages.runtime.entry import TIMES
 from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import read_params
 from stages.sample.stage import OUT as SAMPLES
 from stages.statistics.stage import OUT as STATISTICS
 from stages.statistics.stage import leak_line
@@ -112,8 +113,8 @@ def first_sample() -> str:
     return "\n".join(lines[:SAMPLE_LINES])
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.report`."""
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages report`."""
     metrics, manifest = read_json(METRICS), read_json(SHARDS / "manifest.json")
     console = Console(width=96)
     console.print()
@@ -125,7 +126,3 @@ def run_stage(settings: Settings) -> None:
         Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")
     )
     console.print(Panel(Text(NEXT), title="what to type next", expand=False))
-
-
-if __name__ == "__main__":
-    main("report", run_stage)

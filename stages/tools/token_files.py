@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from nanogpt.data.stream import TokenStream
 from nanogpt.files import file_sha256, whole_folder, write_json
 from stages.artifacts.shards import VERSION, Shards
-from stages.runtime.entry import main
+from stages.formats.chosen_tokenizer import GPT2_IDS, chosen_tokenizer
 from stages.runtime.settings import Settings
 from stages.shard.split_writer import SplitWriter
 from stages.tokenizers.tokenizer import (
@@ -31,7 +31,6 @@ from stages.tokenizers.tokenizer import (
     fingerprint,
     save_tokenizer,
 )
-from stages.tools.chosen_tokenizer import GPT2_IDS, chosen_tokenizer
 
 SHARDS = Path("data/shards")
 SPLITS = ("train", "val")
@@ -227,10 +226,9 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
     return chosen_tokenizer(name, GPT2_IDS[0])
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(prog="python -m stages.tools.token_files")
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for form in ("nanogpt", "llmc"):
         out = commands.add_parser(f"to-{form}", help=f"shards as {form} reads them")
         out.add_argument("--shards", type=Path, default=SHARDS, help="a folder of shards")
@@ -239,12 +237,10 @@ def parser() -> argparse.ArgumentParser:
         into.add_argument("--tokenizer", help="gpt2, or a folder such as models/gpt/tokenizer")
         for command in (out, into):
             command.add_argument("out", type=Path, help="a new folder")
-    return whole
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.token_files COMMAND ...`."""
-    options = parser().parse_args()
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages token-files COMMAND ...`."""
     direction, form = options.command.split("-")
     if options.out.exists():
         raise ValueError(f"{options.out} exists; remove it, or name another folder")
@@ -253,7 +249,3 @@ def run_stage(settings: Settings) -> None:
     else:
         tokenizer = named_tokenizer(options.folder, options.tokenizer)
         import_files(options.folder, form, tokenizer, options.out)
-
-
-if __name__ == "__main__":
-    main("token_files", run_stage, takes_arguments=True)

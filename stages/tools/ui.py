@@ -1,15 +1,13 @@
 """`make ui`: MLflow's server over the store in which runs are recorded.
 
-`python -m stages.tools.ui PORT` serves `mlflow.db`, or the database that MLFLOW_BACKEND_URI or
+`python -m stages ui PORT` serves `mlflow.db`, or the database that MLFLOW_BACKEND_URI or
 MLFLOW_TRACKING_URI names, at http://127.0.0.1:PORT.
 """
 
 import argparse
 import os
 import sys
-from functools import partial
 
-from stages.runtime.entry import main
 from stages.runtime.settings import Settings
 from stages.tracking.local_store import artifacts_uri, local_uri
 from stages.tracking.store import (
@@ -37,22 +35,30 @@ def database_uri() -> str:
     )
 
 
-def run_stage(port: int, settings: Settings) -> None:
-    """`python -m stages.tools.ui PORT`: become MLflow's server once its database answers."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    parser.add_argument("port", type=int, help="where it answers, on this machine alone")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages ui PORT`: become MLflow's server once its database answers."""
     uri = os.environ[TRACKING_VARIABLE] = database_uri()
     try:
         connect()
     except store_errors() as error:
         raise ConnectionError(f"{shown_uri()} cannot be shown: {problem_of(error)}") from None
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    options = ["--workers", "1", "--uvicorn-opts", "--no-access-log"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(options.port),
+    ]
+    quiet = ["--workers", "1", "--uvicorn-opts", "--no-access-log"]
     root = ["--default-artifact-root", artifacts_uri()]
     # by the environment: arguments are shown to everybody on this machine
     variables = {**ENVIRONMENT, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
-    os.execve(sys.executable, [*command, *options, *root], variables)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m stages.tools.ui", description=__doc__)
-    parser.add_argument("port", type=int, help="where it answers, on this machine alone")
-    main("ui", partial(run_stage, parser.parse_args().port), takes_arguments=True)
+    os.execve(sys.executable, [*command, *quiet, *root], variables)

@@ -1,10 +1,11 @@
-"""Is everything still as it was written? `python -m stages.tools.verify` reads all there is and reports.
+"""Is everything still as it was written? `python -m stages verify` reads all there is and reports.
 
 Corpus to model: every file is compared with the sha256 in its folder's manifest, every manifest
 with what the next folder says it was made from, and the params and code it names with dvc.lock.
 What is not there yet is no failure.
 """
 
+import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import file_sha256
-from stages.runtime.entry import main
+from stages.formats.dvc_lock import chain_problems, code_problems, locked_stages, params_problems
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import files_fingerprint
-from stages.tools.dvc_lock import chain_problems, code_problems, locked_stages, params_problems
+from stages.tools.check import SECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,7 @@ class Room:
     @property
     def remedy(self) -> str:
         """What makes the folder again."""
-        command = (
-            "python -m stages.tools.token_files" if self.imported else f"dvc repro -f {self.stage}"
-        )
+        command = "python -m stages token-files" if self.imported else f"dvc repro -f {self.stage}"
         return f"`{command}` makes it again"
 
 
@@ -153,7 +152,7 @@ def lock_problems(
     if room.imported:
         return []
     is_model = room.name == "model"
-    problems = params_problems(locked, manifest["params"] if is_model else manifest)
+    problems = params_problems(locked, manifest["params"] if is_model else manifest, SECTIONS)
     if is_model:
         problems += code_problems(locked, manifest["code"].get("files_md5", {}))
     return [f"{folder} was {problem}; {room.remedy}" for problem in problems]
@@ -165,7 +164,7 @@ def model_problems(room: Room, folder: Path) -> list[str]:
         return []
     import torch
 
-    from nanogpt.train.checkpoint import load_model
+    from nanogpt.model.files import load_model
 
     try:
         load_model(folder, torch.device("cpu"))
@@ -174,11 +173,7 @@ def model_problems(room: Room, folder: Path) -> list[str]:
     return []
 
 
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tools.verify`."""
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages verify`."""
     if problems := verify(Path()):
         raise ValueError("\n".join(problems))
-
-
-if __name__ == "__main__":
-    main("verify", run_stage)

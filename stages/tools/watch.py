@@ -1,6 +1,6 @@
 """`make watch`: the page with the live curves of the running training, and MLflow to show it.
 
-`python -m stages.tools.watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless something
+`python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless something
 answers at that address already or runs are recorded on a server of their own.
 """
 
@@ -8,10 +8,8 @@ import argparse
 import socket
 import subprocess
 import time
-from functools import partial
 from urllib.parse import urlsplit
 
-from stages.runtime.entry import main
 from stages.runtime.redaction import redacted_address
 from stages.runtime.settings import Settings
 from stages.tracking.store import is_server, newest_run, tracking_uri
@@ -63,20 +61,17 @@ def serve(server: str, command: list[str]) -> None:
         process.wait()
 
 
-def run_stage(server: str, command: list[str], settings: Settings) -> None:
-    """`python -m stages.tools.watch ADDRESS -- COMMAND`."""
-    uri = tracking_uri()
-    recorded_elsewhere = is_server(uri)
-    if recorded_elsewhere or answers(server):
-        print("\n".join(links(uri if recorded_elsewhere else server)))
-    else:
-        serve(server, command)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m stages.tools.watch", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
     parser.add_argument("server", help="where MLflow answers or is to answer")
     parser.add_argument("command", nargs="+", help="starts MLflow there")
-    given = parser.parse_args()
-    run = partial(run_stage, given.server, given.command)
-    main("watch", run, takes_arguments=True)
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages watch ADDRESS -- COMMAND`."""
+    uri = tracking_uri()
+    recorded_elsewhere = is_server(uri)
+    if recorded_elsewhere or answers(options.server):
+        print("\n".join(links(uri if recorded_elsewhere else options.server)))
+    else:
+        serve(options.server, options.command)

@@ -2,7 +2,7 @@
 
 Everything a stage records is first appended to an outbox on the local disk; a background thread
 delivers it from there and keeps how far it got. A server that is dead or slow delays the delivery,
-nothing else: what is left goes out with the next stage, or by `python -m stages.tracking.mlflow_run`.
+nothing else: what is left goes out with the next stage, or by `python -m stages deliver`.
 One model is one MLflow run, found again by the model's id.
 
 Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the project's folder.
@@ -17,9 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from stages.runtime.entry import main
 from stages.runtime.redaction import redacted
-from stages.runtime.settings import Settings
 from stages.tracking.local_store import home
 from stages.tracking.outbox import Entry, Outbox
 from stages.tracking.store import (
@@ -80,7 +78,7 @@ class Tracker:
         if self.problem:
             say(
                 f"{shown_uri()} took not everything ({self.problem}); what is left waits in "
-                f"{self.outbox.folder} for the next stage or `python -m stages.tracking.mlflow_run`"
+                f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
 
     def record(self, kind: str, **values: Any) -> None:
@@ -270,18 +268,3 @@ def send_model(run_id: str, folder: Path) -> None:
             signature=signature(),
             input_example=["To be, or not to be"],
         )
-
-
-def run_stage(settings: Settings) -> None:
-    """`python -m stages.tracking.mlflow_run`: deliver what earlier stages could not."""
-    problems = []
-    for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
-        problem = deliver(Outbox(folder), folder.name)
-        say(f"{folder.name} {'delivered' if problem is None else problem}")
-        problems += [problem] if problem else []
-    if problems:
-        raise ConnectionError(f"{shown_uri()} did not take everything")
-
-
-if __name__ == "__main__":
-    main("tracking", run_stage)

@@ -1,54 +1,23 @@
 """What becomes of the training loop's events: curves on disk, metrics in MLflow, lines to read."""
 
-import csv
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from nanogpt.evaluate.loss import bits_per_byte
-from nanogpt.files import write_whole
 from nanogpt.flops import flops_per_token, peak_flops
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Ended, Evaluated, Started, StepDone, TrainEvent
 from nanogpt.train.micro_batch import peak_memory_bytes
+from nanogpt.train.validation import bits_per_byte
 from stages.tracking.display import Display
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.samples import SampleTable, TrainingSamples
-
-TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
-VAL_COLUMNS = ("step", "loss")
-
-
-class Curve:
-    """A CSV file that grows by a row at a time; the same steps give the same bytes."""
-
-    def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
-        self.file = file
-        self.columns = columns
-
-    def start_after(self, step: int) -> None:
-        """Keep the rows up to `step`, which is where training continues."""
-        kept = [row for row in self.rows() if int(row["step"]) <= step]
-        lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
-        write_whole(self.file, "".join(",".join(line) + "\n" for line in lines))
-
-    def rows(self) -> list[Mapping[str, str]]:
-        """All whole rows."""
-        if not self.file.exists():
-            return []
-        text = self.file.read_text(encoding="utf-8")
-        return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-
-    def add(self, *values: float) -> None:
-        """Append one row."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(",".join(f"{value:.9g}" for value in values) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +61,10 @@ class Plan:
 
 
 class Recorder:
-    """Takes each event of one training; without `samples` the model writes no texts meanwhile."""
+    """Takes each event of one training; without `samples` the model writes no texts meanwhile.
+
+    `losses` gives those of the updates so far, which the display begins with.
+    """
 
     def __init__(
         self,
@@ -103,10 +75,10 @@ class Recorder:
         interval: int,
         hardware: Hardware,
         samples: TrainingSamples | None,
+        losses: Callable[[], list[float]],
     ) -> None:
+        self.losses = losses
         self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
-        self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
-        self.val = Curve(folder / "val.csv", VAL_COLUMNS)
         self.samples, self.table = samples, SampleTable(folder)
         self.tracker = tracker
         self.recorded = {name: tracker.last_step(name) for name in ("train/loss", "val/loss")}
@@ -127,18 +99,16 @@ class Recorder:
             self.display.close()
 
     def take_start(self, event: Started) -> None:
-        """Say what begins and bring the curves to where training continues."""
-        for curve in (self.train, self.val, self.table):
-            curve.start_after(event.step)
+        """Say what begins."""
+        self.table.start_after(event.step)
         for line in start_lines(self.plan, event):
             self.display.say(line)
         if where := self.tracker.live_curves():
             self.display.say(f"live curves: {where}")
-        self.display.start([float(row["loss"]) for row in self.train.rows()])
+        self.display.start(self.losses())
 
     def take_step(self, event: StepDone) -> None:
-        """Add a point to the curves, and now and then a line and the metrics."""
-        self.train.add(event.step, event.loss, event.lr, event.grad_norm)
+        """Renew the line, and now and then record the metrics."""
         self.skipped += event.skipped
         self.seconds.append(event.seconds)
         self.loader_seconds.append(event.loader_seconds)
@@ -161,8 +131,7 @@ class Recorder:
             self.tracker.record("metrics", step=event.step, values=values)
 
     def take_evaluation(self, event: Evaluated) -> None:
-        """Keep and report the loss on the validation text, and let the model write a little."""
-        self.val.add(event.step, event.loss)
+        """Report the loss on the validation text, and let the model write a little."""
         bits = bits_per_byte(event.loss, self.plan.val_tokens, self.plan.val_bytes)
         if event.step > self.recorded["val/loss"]:
             values = {"val/loss": event.loss, "val/bits_per_byte": bits}

@@ -107,7 +107,7 @@ def problem_of(error: Exception) -> str:
     said = " ".join(redacted(str(error)).split())
     if is_local() and any(sign in said for sign in DAMAGED):
         return (
-            "it is damaged; `mv mlflow.db mlflow.db.damaged` and `python -m stages.tracking.mlflow_run` "
+            "it is damaged; `mv mlflow.db mlflow.db.damaged` and `python -m stages deliver` "
             "record in a new one what runs/tracking remembers of each model"
         )
     return said[:SHOWN_CHARACTERS]

@@ -1,15 +1,15 @@
 """The weights that a training starts from when `train.init_from` names a folder in `weights/`.
 
-Such a folder is a model's: `stages.tools.convert` makes one of GPT-2, and `models/gpt` is one to copy.
-Here it is checked against params and shards before a training, and read at its start. torch is
-imported late: the launcher's check of the params does without.
+Such a folder is a model's: `stages/tools/convert.py` makes one of GPT-2, and `models/gpt` is one to
+copy. Here it is checked against params and shards before a training, and read at its start. torch
+is imported late: the launcher's check of the params does without.
 """
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.weights.stage import check_initial_folder, weights_sha256
+from stages.artifacts.weights import check_initial_folder, weights_sha256
 
 if TYPE_CHECKING:
     from nanogpt.model.gpt import GPT
@@ -19,7 +19,7 @@ FREE = ("block_size", "dropout")  # may be otherwise than in the model that is s
 
 def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
     """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
-    from nanogpt.train.checkpoint import read_config
+    from nanogpt.model.files import read_config
 
     check_initial_folder(folder)
     found = vars(read_config(folder))
@@ -66,8 +66,8 @@ def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
     Raises ValueError when they are not those of that hash, which the training was started with, or
     not finite.
     """
+    from nanogpt.model.files import fill
     from nanogpt.model.tensor_files import check_numbers, read_weights
-    from nanogpt.train.checkpoint import fill
 
     file = folder / "model.safetensors"
     weights = read_weights(file)
@@ -80,7 +80,7 @@ def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """Where the weights come from, as `stages.tools.convert` or the training that made them noted it."""
+    """Where the weights come from, as the conversion or the training that made them noted it."""
     notes = [folder / name for name in ("source.json", "lineage.json")]
     return {
         "folder": folder.as_posix(),

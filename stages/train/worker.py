@@ -33,12 +33,15 @@ from stages.runtime.outcome import write_end
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import exit_at_once, starters, when_gone
+from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
+from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
-from stages.train.stage import ModelParams, TrainParams, code_sha256
+from stages.train.params import ModelParams, TrainParams
+from stages.train.stage import code_sha256
 
 DTYPES = {
     "auto": None,
@@ -139,10 +142,18 @@ class Job:
         if problem := origin["code"]["git_problem"]:
             print(f"train: lineage.json lacks what git knows of the code: {problem}", flush=True)
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
-            self.describe(tracker, origin, model.n_params())
-            recorder = self.recorder(tracker, model, runtime)
+            describe(
+                tracker,
+                origin,
+                self.shards,
+                n_params=model.n_params(),
+                tags=self.settings.tags,
+            )
+            curves = Curves(self.folder)
+            recorder = self.recorder(tracker, model, runtime, curves)
             with closing(recorder):
                 for event in events:
+                    curves.take(event)
                     recorder.take(event)
                     if isinstance(event, Started):
                         origin["sessions"] = self.begin_session(event.step, origin)
@@ -161,7 +172,7 @@ class Job:
         found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
         return found
 
-    def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime) -> Recorder:
+    def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime, curves: Curves) -> Recorder:
         """What takes the events; where each process holds a part of the weights, without texts."""
         val = self.shards.manifest["splits"]["val"]
         samples = TrainingSamples(model, self.shards.tokenizer_folder)
@@ -179,6 +190,7 @@ class Job:
             interval=self.settings.log_interval,
             hardware=Hardware.of(model, runtime),
             samples=None if runtime.sharded else samples,
+            losses=curves.losses,
         )
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
@@ -189,42 +201,6 @@ class Job:
         sessions = [note for note in earlier if note["after_step"] < step] + [session]
         write_whole(file, json.dumps(sessions, indent=2) + "\n")
         return sessions
-
-    def describe(self, tracker: Tracker, origin: dict[str, Any], n_params: int) -> None:
-        """What is in MLflow before the first step: names, params, data."""
-        code, hardware = origin["code"], origin["hardware"]
-        tracker.record("status", status="RUNNING")
-        tracker.record(
-            "tags",
-            values={
-                "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
-                "mlflow.source.git.commit": code["git_commit"] or "none",
-                "git_changed": changed_tag(code),
-                **{f"hardware.{name}": value for name, value in hardware.items()},
-                **origin["data"],
-                "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
-                **self.settings.tags,
-            },
-        )
-        sections = {**origin["params"], "split": self.shards.manifest["split"]}
-        params = {
-            f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()
-        }
-        sizes = {"vocab_size": self.config.vocab_size, "n_params": n_params}
-        tracker.record("params", values={**params, **sizes})
-        for name, context in (("train", "training"), ("val", "validation")):
-            split = self.shards.manifest["splits"][name]
-            tracker.record(
-                "dataset",
-                context=context,
-                values={
-                    "name": f"shards/{name}",
-                    "digest": origin["data"]["shards_manifest_sha256"][:32],
-                    "source_type": "local",
-                    "source": json.dumps({"uri": str(self.shards.folder / name)}),
-                    "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
-                },
-            )
 
     def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
         """Write the model's folder. Returns another with the best checkpoint's weights alone."""
@@ -247,13 +223,6 @@ class Job:
             write_json(draft / "lineage.json", about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
-
-
-def changed_tag(code: dict[str, Any]) -> str:
-    """Return which tracked files differ from the commit, or why that is not known."""
-    if code["git_changed"] is None:
-        return f"unknown: {code['git_problem']}"
-    return " ".join(code["git_changed"]) or "nothing"
 
 
 def number_format_line(runtime: Runtime) -> str:

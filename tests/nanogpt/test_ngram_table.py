@@ -10,8 +10,8 @@ from torch import Tensor
 from nanogpt.flops import flops_per_token
 from nanogpt.generate.decode import Sampling, generate
 from nanogpt.model.cache import KVCache
+from nanogpt.model.files import load_model, save_model
 from nanogpt.model.gpt import GPT, GPTConfig, ngram_hashes
-from nanogpt.train.checkpoint import load_model, save_model
 
 CPU = torch.device("cpu")
 Build = Callable[[GPTConfig], GPT]

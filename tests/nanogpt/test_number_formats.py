@@ -13,12 +13,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpt.data.stream import TokenStream
-from nanogpt.evaluate.loss import evaluate_split
 from nanogpt.generate.decode import Sampling, generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import TrainConfig, TrainEvent
+from nanogpt.train.validation import evaluate_split
 
 CPU = torch.device("cpu")
 HALF = {torch.bfloat16, torch.float16}

@@ -23,15 +23,15 @@ from stages.artifacts.clean import Cleaned
 from stages.artifacts.corpus import VERSION
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
-from stages.clean.stage import CleanParams
+from stages.clean.params import CleanParams
 from stages.download import stage as download
 from stages.download.corpus_writer import PartWriter, part_name
 from stages.download.params import CorpusParams
 from stages.download.readers import Document
 from stages.lib.split import SplitParams
 from stages.tokenize import stage as tokenize
+from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
-from stages.tokenize.stage import TokenizeParams
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -340,9 +340,10 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def train_tiny() -> Callable[[Path, Path], None]:
     """Trains the smallest of models on some shards, for one update, into a new folder."""
-    from stages.lib.params import read_params
     from stages.runtime.settings import Settings
-    from stages.train.stage import ModelParams, TrainParams, identity_of
+    from stages.runtime.yaml_files import read_params
+    from stages.train.params import ModelParams, TrainParams
+    from stages.train.stage import identity_of
     from stages.train.worker import Job  # torch, which most tests here do without
 
     def train_on(shards: Path, out: Path) -> None:
@@ -371,7 +372,7 @@ def gpt2_file() -> Path:
     """GPT-2's ranks as `make setup` keeps them; fetched in the same way when they are missing."""
     file = ROOT / ".cache" / "gpt2.tiktoken"
     if not file.is_file():
-        subprocess.run([sys.executable, "-m", "stages.tokenizers.gpt2"], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "stages", "gpt2-vocabulary"], cwd=ROOT, check=True)
     return file
 
 

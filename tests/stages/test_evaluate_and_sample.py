@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt.train.checkpoint import load_model, read_config
+from nanogpt.model.files import load_model, read_config
 from stages.artifacts.shards import Shards
 from stages.evaluate import stage as evaluate
-from stages.evaluate.stage import EvaluateParams
+from stages.evaluate.params import EvaluateParams
 from stages.runtime.settings import Settings
 from stages.sample import stage as sample
-from stages.sample.stage import SampleParams
+from stages.sample.params import SampleParams
 from stages.tokenizers.tokenizer import CharTokenizer
 
 SETTINGS = Settings(device="cpu")

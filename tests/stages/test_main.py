@@ -1,11 +1,13 @@
 """A stage as DVC starts it: the same stage, whoever its workers are."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from stages.__main__ import STAGES, TOOLS, main
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -26,14 +28,11 @@ def texts(workspace: Path) -> Path:
     return workspace
 
 
-def test_it_is_the_same_stage(texts: Path, run_python: Run) -> None:
-    found = []
-    for how in (["stages", "download"], ["stages.download.stage"]):
-        done = run_python("-m", *how, NANOGPT_WORKERS="2")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("download: 4 documents")
-        found.append((texts / "data/corpus/manifest.json").read_bytes())
-    assert found[0] == found[1]
+def test_its_workers_make_the_corpus(texts: Path, run_python: Run) -> None:
+    done = run_python("-m", "stages", "download", NANOGPT_WORKERS="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("download: 4 documents")
+    assert (texts / "data/corpus/manifest.json").exists()
 
 
 def test_a_mistake_in_a_later_section_stops_the_first_stage(texts: Path, run_python: Run) -> None:
@@ -90,11 +89,47 @@ def test_its_failure_is_reported(run_python: Run) -> None:
     assert done.stderr.startswith("tokenize: params.yaml is missing")
 
 
-@pytest.mark.parametrize("arguments", [[], ["bake"], ["clean", "shard"]])
-def test_what_is_no_stage_is_refused_with_those_there_are(
+@pytest.mark.parametrize("arguments", [[], ["bake"]])
+def test_what_is_no_command_is_refused_with_those_there_are(
     workspace: Path, run_python: Run, arguments: list[str]
 ) -> None:
     done = run_python("-m", "stages", *arguments)
     assert done.returncode == 2
-    assert "usage: python -m stages" in done.stderr
-    assert "download,clean,tokenize" in done.stderr
+    assert "usage: python -m stages NAME" in done.stderr
+    assert all(name in done.stderr for name in ("download", "verify")) or not arguments
+
+
+def test_arguments_that_a_stage_does_not_take_are_refused(run_python: Run, workspace: Path) -> None:
+    done = run_python("-m", "stages", "clean", "shard")
+    assert done.returncode == 2
+    assert "unrecognized arguments: shard" in done.stderr
+    assert list(workspace.iterdir()) == []
+
+
+def test_help_names_every_stage_in_order_and_every_tool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stages", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "]
+    assert shown[:3] == ["download", "clean", "tokenize"]
+    assert sorted(shown) == sorted([*STAGES, *TOOLS])
+
+
+@pytest.mark.parametrize("name", [*STAGES, *TOOLS])
+def test_help_says_what_a_command_does_and_starts_nothing(
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stages", name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.err) == (0, "")
+    assert said.out.startswith(f"usage: python -m stages {name}")
+    assert len(said.out.splitlines()) > 5
+    assert list(workspace.iterdir()) == []

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nanogpt.data import loader
 from nanogpt.data.loader import micro_batches
-from nanogpt.data.stream import TokenStream, WindowOrder
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Started, StepDone, TrainConfig, TrainEvent

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.stream import TokenStream, WindowOrder, check_vocabulary, mix, permute
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream, check_vocabulary
+from nanogpt.rng import mix, permute
 
 KEYS = st.integers(0, 2**64 - 1)
 

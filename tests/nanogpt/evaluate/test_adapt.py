@@ -11,11 +11,11 @@ import torch
 
 from nanogpt.data.stream import TokenStream
 from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime, batches_in_order
-from nanogpt.evaluate.loss import evaluate_split
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.optim.optimizers import OptimConfig
 from nanogpt.parallel.threads import worker_pool
 from nanogpt.runtime import Runtime
+from nanogpt.train.validation import evaluate_split
 
 Build = Callable[[GPTConfig], GPT]
 SEPARATOR = 49

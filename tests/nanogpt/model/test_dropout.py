@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanogpt.data.stream import WindowOrder
+from nanogpt.data.order import WindowOrder
 from nanogpt.model.dropout import dropout, place_keys, random_numbers
 
 B, N = 400, 1 << 11

@@ -13,10 +13,11 @@ import torch
 
 from nanogpt.data.stream import TokenStream
 from nanogpt.files import file_sha256
+from nanogpt.model.files import save_model
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.parallel.processes import check_optimizer
 from nanogpt.runtime import Runtime
-from nanogpt.train.checkpoint import checkpoint_folder, save_model
+from nanogpt.train.checkpoint import checkpoint_folder
 from nanogpt.train.loop import Evaluated, StepDone, TrainConfig, TrainEvent
 
 CPU = torch.device("cpu")
@@ -33,8 +34,16 @@ from nanogpt.data.stream import TokenStream
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 from nanogpt.parallel.processes import wrap
 from nanogpt.runtime import launched
-from nanogpt.train.loop import CheckpointWritten, Ended, Evaluated, StepDone, TrainConfig, agree, train
-from nanogpt.train.loop import check_same_step
+from nanogpt.train.loop import (
+    CheckpointWritten,
+    Ended,
+    Evaluated,
+    StepDone,
+    TrainConfig,
+    agree,
+    check_same_step,
+    train,
+)
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)

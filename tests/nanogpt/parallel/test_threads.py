@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from nanogpt.data.stream import TokenStream
-from nanogpt.evaluate.loss import Evaluation, evaluate_split
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.parallel.threads import default_workers, worker_pool
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Evaluated, StepDone, TrainConfig, TrainEvent
+from nanogpt.train.validation import Evaluation, evaluate_split
 
 CPU = torch.device("cpu")
 Training = Callable[..., Iterator[TrainEvent]]

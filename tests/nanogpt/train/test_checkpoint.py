@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from nanogpt.model.files import load_model, save_model
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 from nanogpt.train.checkpoint import (
@@ -21,9 +22,7 @@ from nanogpt.train.checkpoint import (
     checkpoints,
     copy_model,
     copy_state,
-    load_model,
     load_state,
-    save_model,
     save_state,
 )
 

@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.stream import TokenStream, WindowOrder
-from nanogpt.evaluate.loss import evaluate_split
+from nanogpt.data.order import WindowOrder
+from nanogpt.data.stream import TokenStream
+from nanogpt.model.files import load_model
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.optim.optimizers import lr_ratio
 from nanogpt.runtime import Runtime
-from nanogpt.train.checkpoint import load_model
 from nanogpt.train.loop import (
     CheckpointWritten,
     Ended,
@@ -30,6 +30,7 @@ from nanogpt.train.loop import (
     clip_gradients,
     micro_batch_sizes,
 )
+from nanogpt.train.validation import evaluate_split
 
 CPU = torch.device("cpu")
 Training = Callable[..., Iterator[TrainEvent]]

@@ -9,7 +9,7 @@ import pytest
 from stages.artifacts import clean as cleaned
 from stages.artifacts.clean import Cleaned, split_by_bytes
 from stages.clean import stage as clean
-from stages.clean.stage import CleanParams
+from stages.clean.params import CleanParams
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.text_hash import text_hash
 

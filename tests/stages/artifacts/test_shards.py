@@ -8,7 +8,8 @@ import pytest
 
 from stages.artifacts.shards import Shards
 from stages.lib.split import SplitParams
-from stages.shard.stage import ShardParams, run
+from stages.shard.params import ShardParams
+from stages.shard.stage import run
 from stages.tokenizers.tokenizer import load_tokenizer
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stages.artifacts.clean import Cleaned
-from stages.clean.stage import CleanParams, repeated, run
+from stages.clean.params import CleanParams
+from stages.clean.stage import repeated, run
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.text_hash import text_hash
 
@@ -306,6 +307,6 @@ def test_the_command_uses_the_projects_own_filters(
     values = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in PLAIN.items())
     section = "clean:\n" + values.replace("filters: []", "filters: [ascii]")
     (workspace / "params.yaml").write_text(section)
-    done = run_python("-m", "stages.clean.stage")
+    done = run_python("-m", "stages", "clean")
     assert done.returncode == 0, done.stderr
     assert "1 of 2 documents kept; 1 by filter ascii dropped" in done.stdout

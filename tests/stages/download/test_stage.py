@@ -16,7 +16,8 @@ import pytest
 from stages.download import corpus_writer as corpus
 from stages.download.params import CorpusParams, Package, Url
 from stages.download.stage import CACHE, run
-from stages.lib.params import PARAMS_FILE, ParamsError, parse_section
+from stages.lib.params import parse_section
+from stages.runtime.yaml_files import PARAMS_FILE, ParamsError
 
 pytestmark = pytest.mark.usefixtures("workspace")
 

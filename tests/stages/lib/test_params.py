@@ -4,7 +4,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from stages.lib.params import ParamsError, Section, load_section, read_params
+from stages.lib.params import Section, load_section
+from stages.runtime.yaml_files import ParamsError, read_params
 
 OVEN = """\
 oven:

@@ -1,25 +1,21 @@
 import json
-import runpy
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stages.__main__ import STAGES
-
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SCRIPT = """
 import os, signal
-from stages.runtime.entry import main
+from stages.runtime.entry import run_command
 from stages.runtime.errors import Crashed, Interrupted
 
 def run(settings):
     {body}
 
-main("bake", run)
+run_command("bake", run)
 """
 
 
@@ -88,38 +84,6 @@ def test_a_wrong_setting_stops_the_stage_before_it_runs(bake: Run) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("bake: NANOGPT_DEVICE='gpu'")
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *STAGES,
-        *("check", "preset", "report", "verify", "tracking", "peek", "convert", "token_files"),
-        *("watch", "tokens.gpt2_vocabulary", "training.torchrun", "training.train_process"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-def test_help_says_what_a_module_does_and_starts_nothing(
-    workspace: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    module: str,
-) -> None:
-    monkeypatch.setattr(sys, "argv", [module, "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_module(f"stages.{module}", run_name="__main__", alter_sys=True)
-    said = capsys.readouterr()
-    assert (ended.value.code, said.err) == (0, "")
-    assert said.out.startswith(f"usage: python -m stages.{module}")
-    assert len(said.out.splitlines()) > 5
-    assert list(workspace.iterdir()) == []
-
-
-def test_arguments_that_a_stage_does_not_take_are_refused(run_python: Run, workspace: Path) -> None:
-    done = run_python("-m", "stages.train.stage", "now")
-    assert done.returncode == 2
-    assert "unrecognized arguments: now" in done.stderr
-    assert list(workspace.iterdir()) == []
 
 
 def test_a_wrong_setting_is_reported_in_the_status_file_too(bake: Run, workspace: Path) -> None:

@@ -14,7 +14,7 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc.scoring_server import init
 from starlette.testclient import TestClient
 
-from stages.lib.params import read_params
+from stages.runtime.yaml_files import read_params
 from stages.serve.mlflow_model import DEFAULTS, REQUIREMENTS
 from stages.tracking.local_store import EXPERIMENT
 

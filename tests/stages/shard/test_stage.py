@@ -14,7 +14,8 @@ import pytest
 from stages.artifacts.tokens import Tokenized
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_column, hash_rows, text_hash
-from stages.shard.stage import ShardParams, apart, run
+from stages.shard.params import ShardParams
+from stages.shard.stage import apart, run
 from stages.tokenizers.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
 
 AS_IT_IS: dict[str, Any] = {"weights": None, "max_repetition": 1}

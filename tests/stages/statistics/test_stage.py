@@ -17,17 +17,17 @@ from matplotlib.image import imread
 from stages.artifacts.clean import Cleaned
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
-from stages.clean.stage import CleanParams
+from stages.clean.params import CleanParams
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.plots import FAINT, INK, WARM
 from stages.lib.split import SplitParams
-from stages.shard.stage import ShardParams
+from stages.shard.params import ShardParams
 from stages.shard.stage import run as run_shard
 from stages.statistics import stage as statistics
 from stages.statistics.plots import draw_frequencies, draw_lengths
 from stages.tokenize import stage as tokenize
+from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
-from stages.tokenize.stage import TokenizeParams
 from stages.tokenizers.tokenizer import load_tokenizer
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")

@@ -18,8 +18,8 @@ from stages.artifacts.clean import GROUP_BYTES, Cleaned
 from stages.lib.split import SplitParams
 from stages.tokenize import stage as tokenize
 from stages.tokenize.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
+from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
-from stages.tokenize.stage import TokenizeParams
 from stages.tokenizers.pretokenize import BPE_PATTERN
 from stages.tokenizers.tokenizer import (
     SEPARATOR,

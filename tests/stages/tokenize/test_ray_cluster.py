@@ -18,9 +18,9 @@ from stages.artifacts.clean import Cleaned
 from stages.lib.split import SplitParams
 from stages.tokenize import ray_cluster
 from stages.tokenize import stage as tokenize
+from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
 from stages.tokenize.ray_cluster import Place, collect, send, tokenize_on_ray, tokenize_there
-from stages.tokenize.stage import TokenizeParams
 from stages.tokenize.token_cache import Task
 from stages.tokenize.token_parts import written_by
 

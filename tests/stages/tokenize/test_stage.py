@@ -16,8 +16,9 @@ from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows, text_hash
 from stages.tokenize import stage as tokenize
 from stages.tokenize.learned import auto_bpe, auto_vocab_size, trained_bpe
+from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
-from stages.tokenize.stage import TokenizeParams, make_tokenizer
+from stages.tokenize.stage import make_tokenizer
 from stages.tokenizers.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
 SPLIT = SplitParams(val_fraction=0.4, seed=1)

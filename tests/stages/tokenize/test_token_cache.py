@@ -15,12 +15,11 @@ import pytest
 
 from nanogpt.files import file_sha256, link
 from stages.artifacts.clean import Cleaned
-from stages.lib.params import read_params
 from stages.lib.split import SplitParams
+from stages.runtime.yaml_files import read_params
 from stages.tokenize import stage as tokenize
-from stages.tokenize.engine import Engine
+from stages.tokenize.params import Engine, TokenizeParams
 from stages.tokenize.pool import tokenize_here
-from stages.tokenize.stage import TokenizeParams
 from stages.tokenize.token_cache import Task, finished, part_key
 from stages.tokenize.token_parts import Description
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer

@@ -12,7 +12,8 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from stages.artifacts.clean import Cleaned
 from stages.lib.split import SplitParams
 from stages.tokenize.learned import trained_bpe
-from stages.tokenize.stage import TokenizeParams, make_tokenizer
+from stages.tokenize.params import TokenizeParams
+from stages.tokenize.stage import make_tokenizer
 from stages.tokenizers.ids import token_dtype
 from stages.tokenizers.tokenizer import (
     SEPARATOR,

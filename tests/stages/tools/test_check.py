@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.lib.params import ParamsError, read_params
+from stages.runtime.yaml_files import ParamsError, read_params
 from stages.tools.check import SECTIONS, check_params
 
 ROOT = Path(__file__).parents[3]
@@ -169,7 +169,7 @@ def test_an_unknown_key_inside_a_part_is_reported_with_the_one_it_may_mean(tmp_p
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
 def test_the_command_accepts_each_preset(run_python: Run, preset: Path) -> None:
-    done = run_python("-m", "stages.tools.check", str(preset))
+    done = run_python("-m", "stages", "check", str(preset))
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -190,7 +190,7 @@ def test_the_command_refuses_a_bad_file_in_words(
     run_python: Run, workspace: Path, content: str, words: str
 ) -> None:
     (workspace / "params.yaml").write_text(content)
-    done = run_python("-m", "stages.tools.check")
+    done = run_python("-m", "stages", "check")
     assert done.returncode == 2
     assert done.stderr.startswith("check: params.yaml")
     assert words in done.stderr
@@ -218,7 +218,7 @@ def test_the_command_says_what_dvc_would_say_in_words_of_its_own(
     text = PARAMS.read_text()
     assert "  path: texts " in text
     (workspace / "params.yaml").write_text(text.replace("  path: texts ", f"  path: {path} "))
-    done = run_python("-m", "stages.tools.check")
+    done = run_python("-m", "stages", "check")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("check: ")
     assert words in done.stderr

@@ -1,13 +1,13 @@
-"""`python -m stages.tools.convert`: folders that transformers and nanoGPT know, in and out."""
+"""`python -m stages convert`: folders that transformers and nanoGPT know, in and out."""
 
 import json
 import os
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,11 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from nanogpt.files import file_sha256
 from nanogpt.generate.decode import Sampling, generate
+from nanogpt.model.files import load_model, save_model
 from nanogpt.model.gpt import GPT
-from nanogpt.train.checkpoint import load_model, save_model
-from stages.runtime.entry import main
+from stages.__main__ import parsed
+from stages.runtime.entry import run_command
 from stages.runtime.settings import Settings
-from stages.serve.prompt import write_texts
+from stages.sample.prompt import write_texts
 from stages.tokenize.learned import trained_bpe
 from stages.tokenizers.gpt2 import CACHE
 from stages.tokenizers.tokenizer import (
@@ -34,7 +35,8 @@ from stages.tokenizers.tokenizer import (
     load_tokenizer,
     save_tokenizer,
 )
-from stages.tools.convert import REVISIONS, run_stage
+from stages.tools import convert as tool
+from stages.tools.convert import REVISIONS
 from tests.tiny import GPT2
 
 ROOT = Path(__file__).parents[3]
@@ -70,12 +72,12 @@ def gpt2_cache(workspace: Path, gpt2_file: Path) -> None:
 
 
 @pytest.fixture
-def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def convert() -> Callable[..., None]:
     """Run the command in this process."""
 
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-        main("convert", run_stage, takes_arguments=True)
+        options = parsed("convert", tool, [str(argument) for argument in arguments])
+        run_command("convert", partial(tool.run_tool, options), keeps_nothing=True)
 
     return run
 

@@ -1,4 +1,4 @@
-"""What `python -m stages.tools.inspect_data` shows is what is in the shards, and what training will read."""
+"""What `inspect-data` shows is what is in the shards, and what training will read."""
 
 import io
 import re
@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nanogpt.data.stream import WindowOrder
+from nanogpt.data.order import WindowOrder
+from stages.__main__ import parsed
 from stages.artifacts.shards import Shards
 from stages.lib.split import SplitParams
 from stages.runtime.settings import Settings
-from stages.shard.stage import ShardParams
+from stages.shard.params import ShardParams
 from stages.shard.stage import run as run_shard
 from stages.tokenizers.tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, load_tokenizer
-from stages.tools import inspect_data as peek
+from stages.tools import inspect_data
 from stages.tools.inspect_data import Piece, Printer, pieces
 
 ROOT = Path(__file__).parents[3]
@@ -42,13 +43,12 @@ def shards(workspace: Path, tokens: Path, split: SplitParams) -> Shards:
 
 
 @pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Show:
+def show(capsys: pytest.CaptureFixture[str]) -> Show:
     """Runs the command; what it printed."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["peek", *arguments])
         capsys.readouterr()
-        peek.run_stage(Settings())
+        inspect_data.run_tool(parsed("inspect-data", inspect_data, [*arguments]), Settings())
         return capsys.readouterr().out
 
     return run
@@ -93,7 +93,9 @@ def test_short_documents_are_shown_whole(shards: Shards, show: Show) -> None:
         shards.stream("val").read(0, len(shards.stream("val"))).tolist()
     )
     documents = [joined(document + "<|endoftext|>") for document in text.split("<|endoftext|>")]
-    short = [document for document in documents[:-1] if len(document) <= 2 * peek.SHOWN_TOKENS]
+    short = [
+        document for document in documents[:-1] if len(document) <= 2 * inspect_data.SHOWN_TOKENS
+    ]
     assert len(short) > 3
     assert set(short) < set(shown(out))
     assert len(re.findall(r"--- document \d+ of", out)) == count
@@ -102,7 +104,7 @@ def test_short_documents_are_shown_whole(shards: Shards, show: Show) -> None:
 def test_of_a_long_document_beginning_and_end_are_shown(
     shards: Shards, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peek, "SHOWN_TOKENS", 10)
+    monkeypatch.setattr(inspect_data, "SHOWN_TOKENS", 10)
     out = show("--windows", "0", "--documents", "1", "--seed", "1")
     number = int(re.findall(r"document (\d+) of", out)[0])
     ends = shards.ends("train").tolist()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.__main__ import STAGES
-from stages.lib.params import ParamsError, read_params
+from stages.runtime.yaml_files import ParamsError, read_params
 from stages.tools.check import check_params
 from stages.tools.preset import use
 
@@ -194,7 +194,7 @@ def test_there_must_be_params_to_keep_something_of(params: Path) -> None:
 def test_the_command_keeps_what_it_is_told(run_python: Run, workspace: Path) -> None:
     shutil.copytree(PRESETS, workspace / "presets")
     (workspace / "params.yaml").write_text(OWN)
-    done = run_python("-m", "stages.tools.preset", "own-text", "--keep", "corpus, split")
+    done = run_python("-m", "stages", "preset", "own-text", "--keep", "corpus, split")
     assert done.returncode == 0, done.stderr
     assert "params.yaml is now presets/own-text.yaml but for your corpus, split" in done.stdout
     assert "# since May" in (workspace / "params.yaml").read_text()
@@ -203,7 +203,7 @@ def test_the_command_keeps_what_it_is_told(run_python: Run, workspace: Path) -> 
 def test_the_command_says_what_it_did(run_python: Run, workspace: Path) -> None:
     shutil.copytree(PRESETS, workspace / "presets")
     (workspace / "params.yaml").write_text("mine: {}\n")
-    done = run_python("-m", "stages.tools.preset", "shakespeare-char")
+    done = run_python("-m", "stages", "preset", "shakespeare-char")
     assert done.returncode == 0, done.stderr
     (saved,) = workspace.glob("params.*-*.yaml")
     assert "params.yaml is now presets/shakespeare-char.yaml" in done.stdout

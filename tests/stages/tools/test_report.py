@@ -76,7 +76,7 @@ def test_the_text_is_described_in_words(dropped: dict[str, int], words: str) -> 
 
 
 def test_the_report_of_a_run_has_the_warning_and_every_predictor(built: Any) -> None:
-    done = built.run(sys.executable, "-m", "stages.tools.report")
+    done = built.run(sys.executable, "-m", "stages", "report")
     assert isinstance(done, subprocess.CompletedProcess)
     assert done.returncode == 0, done.stdout
     manifest = json.loads((built.folder / "data/shards/manifest.json").read_text())

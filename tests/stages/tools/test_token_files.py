@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from nanogpt.files import file_sha256
+from stages.__main__ import parsed
 from stages.artifacts.shards import Shards
 from stages.evaluate import stage as evaluate
-from stages.evaluate.stage import EvaluateParams
+from stages.evaluate.params import EvaluateParams
 from stages.lib.split import SplitParams
 from stages.runtime.settings import Settings
 from stages.shard import stage as shard
-from stages.shard.stage import ShardParams
+from stages.shard.params import ShardParams
 from stages.tokenizers.tokenizer import BpeTokenizer, load_tokenizer
 from stages.tools import token_files
-from stages.tools.token_files import run_stage
 
 FORMS = ["nanogpt", "llmc"]
 EOT = 50_256
@@ -37,12 +36,13 @@ def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def command(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def command(workspace: Path) -> Callable[..., None]:
     """Runs the command in an empty folder."""
 
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["token_files", *map(str, arguments)])
-        run_stage(Settings(device="cpu"))
+        given = [str(argument) for argument in arguments]
+        options = parsed("token-files", token_files, given)
+        token_files.run_tool(options, Settings(device="cpu"))
 
     return run
 

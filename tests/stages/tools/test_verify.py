@@ -9,10 +9,10 @@ from ruamel.yaml import YAML
 from nanogpt.files import file_sha256
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
-from stages.clean.stage import CleanParams
+from stages.clean.params import CleanParams
 from stages.lib.split import SplitParams
 from stages.shard import stage as shard
-from stages.shard.stage import ShardParams
+from stages.shard.params import ShardParams
 from stages.tools.token_files import export_shards, import_files, named_tokenizer
 from stages.tools.verify import verify
 
@@ -157,7 +157,7 @@ def test_imported_shards_are_imported_again(root: Path) -> None:
     assert verify(root) == []  # made from none of the tokens that are there
     (shards / "val/ends.npy").unlink()
     assert verify(root) == [
-        f"{shards / 'val/ends.npy'} is missing; `python -m stages.tools.token_files` makes it again"
+        f"{shards / 'val/ends.npy'} is missing; `python -m stages token-files` makes it again"
     ]
 
 
@@ -184,7 +184,7 @@ def test_the_command_names_all_that_is_wrong_and_fails(
     shutil.copytree(made / "data", workspace / "data")
     (workspace / "data/shards/val/00000.npy").write_bytes(b"")
     (workspace / "data/corpus/part-00000.parquet").unlink()
-    done = run_python("-m", "stages.tools.verify")
+    done = run_python("-m", "stages", "verify")
     assert done.returncode == 2
     assert done.stdout.splitlines()[0].endswith("1 wrong")
     assert "data/shards/val/00000.npy has sha256 e3b0c4" in done.stderr

@@ -123,9 +123,9 @@ def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     assert f"tracking: {DEAD} took not everything" in output
     assert "Traceback" not in output
     assert (project.folder / "models/gpt").exists()
-    done = project.run("python", "-m", "stages.tracking.mlflow_run", MLFLOW_TRACKING_URI=DEAD)
+    done = project.run("python", "-m", "stages", "deliver", MLFLOW_TRACKING_URI=DEAD)
     assert done.returncode == 75
-    done = project.run("python", "-m", "stages.tracking.mlflow_run")
+    done = project.run("python", "-m", "stages", "deliver")
     assert done.returncode == 0, done.stdout
     client, run = only_run(project.folder)
     assert run.info.status == "FINISHED"
@@ -156,7 +156,7 @@ def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) 
     cut_off = client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run.info.run_id
     )
-    again = project.run("python", "-m", "stages.train.stage")
+    again = project.run("python", "-m", "stages", "train")
     assert "trained before; its model is written again" in again.stdout
     (found,) = client.search_logged_models([run.info.experiment_id])
     assert (found.model_id, str(found.status)) == (logged.model_id, "READY")

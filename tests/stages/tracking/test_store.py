@@ -152,7 +152,7 @@ def test_a_damaged_database_is_told_in_one_line_and_recorded_again(
     (line,) = done.stdout.splitlines()
     assert line.startswith("tracking: mlflow.db took not everything (it is damaged; `mv mlflow.db ")
     database.rename("mlflow.db.damaged")
-    done = run_python("-m", "stages.tracking.mlflow_run")
+    done = run_python("-m", "stages", "deliver")
     assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
     mlflow.set_tracking_uri(None)
     client = MlflowClient(f"sqlite:///{workspace}/../{workspace.name}/mlflow.db")
@@ -188,12 +188,10 @@ with Tracker("model", enabled=True) as tracker:
     curves, line = done.stdout.splitlines()
     assert curves == f"{dead_url} (make watch: this run)"
     assert line.startswith(f"tracking: {dead_url} took not everything")
-    watched = run_python(
-        "-m", "stages.tools.watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri
-    )
+    watched = run_python("-m", "stages", "watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri)
     assert watched.returncode == 75
     assert f"{dead_url} does not answer" in watched.stderr
-    sent = run_python("-m", "stages.tracking.mlflow_run", MLFLOW_TRACKING_URI=uri)
+    sent = run_python("-m", "stages", "deliver", MLFLOW_TRACKING_URI=uri)
     assert sent.returncode == 75
     kept = (workspace / "runs/tracking/model/outbox.jsonl").read_text()
     said = "".join((done.stderr, line, watched.stdout, watched.stderr, sent.stdout, sent.stderr))
@@ -236,7 +234,7 @@ def test_make_ui_and_watch_tell_of_a_damaged_database_in_one_line(
     run_python: Callable[..., Any], workspace: Path, module: str
 ) -> None:
     (workspace / "mlflow.db").write_bytes(b"no database" * 1000)
-    server = [sys.executable, "-m", "stages.tools.ui", "1"]
+    server = [sys.executable, "-m", "stages", "ui", "1"]
     arguments = ["1"] if module == "ui" else ["http://127.0.0.1:1", "--", *server]
     done = run_python("-m", f"stages.{module}", *arguments)
     assert done.returncode == 75

@@ -11,23 +11,25 @@ import pytest
 import torch
 
 from nanogpt.files import file_sha256
+from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.train.checkpoint import load_model, read_config, save_model
 from stages.artifacts.shards import Shards
-from stages.lib.params import PARAMS_FILE, Section, load_section, parse_section, read_params
+from stages.artifacts.weights import check_recorded
+from stages.lib.params import Section, load_section, parse_section
 from stages.lib.split import SplitParams
 from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.shard import stage as shard
-from stages.shard.stage import ShardParams
+from stages.shard.params import ShardParams
 from stages.tokenize.learned import trained_bpe
 from stages.tokenizers.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.tools.convert import from_nanogpt
 from stages.train import stage as train
 from stages.train.initial_weights import check_initial, load_initial
-from stages.train.stage import ModelParams, TrainParams, fingerprint_of, identity_of
+from stages.train.params import ModelParams, TrainParams
+from stages.train.stage import fingerprint_of, identity_of
 from stages.train.worker import Job
 from stages.weights import stage as weights
-from stages.weights.stage import check_recorded
 
 ROOT = Path(__file__).parents[3]
 PRESET = ROOT / "presets/finetune-gpt2.yaml"

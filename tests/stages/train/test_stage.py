@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from stages.lib.params import PARAMS_FILE, parse_section, read_params
-from stages.train.stage import TrainParams
+from stages.lib.params import parse_section
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.train.params import TrainParams
 
 ROOT = Path(__file__).parents[3]
 QUIET = {"NANOGPT_TRACKING": "false"}
@@ -76,7 +77,7 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
 def test_a_wrong_setting_is_refused_in_one_message(
     new_project: Callable[..., Any], environment: dict[str, str], message: str
 ) -> None:
-    done = new_project().run("python", "-m", "stages.train.stage", **QUIET, **environment)
+    done = new_project().run("python", "-m", "stages", "train", **QUIET, **environment)
     assert done.returncode == 2
     assert message in done.stdout
     assert "Traceback" not in done.stdout
@@ -84,7 +85,7 @@ def test_a_wrong_setting_is_refused_in_one_message(
 
 def test_text_shorter_than_one_block_is_refused(new_project: Callable[..., Any]) -> None:
     project = new_project(block_size="100000", batch_tokens="100000")
-    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    done = project.run("python", "-m", "stages", "train", **QUIET)
     assert done.returncode == 2
     assert "tokens are too few for one window of 100001" in done.stdout
     assert "Traceback" not in done.stdout
@@ -100,7 +101,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[...,
         weight_decay="10.0",
         warmup="0",
     )
-    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    done = project.run("python", "-m", "stages", "train", **QUIET)
     assert done.returncode == 2
     assert re.search(r"step \d+: the (validation )?(loss|gradient norm) is (nan|inf)", done.stdout)
     assert "lower the learning rate" in done.stdout
@@ -109,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[...,
 def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="4", decay="0")
     (project.folder / "models").write_text("a file where a folder should be")
-    done = project.run("python", "-m", "stages.train.stage", **QUIET)
+    done = project.run("python", "-m", "stages", "train", **QUIET)
     assert done.returncode == 2
     assert "models" in done.stdout
     assert "Traceback" not in done.stdout

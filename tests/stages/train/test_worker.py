@@ -9,7 +9,7 @@ from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 from stages.lib.params import load_section
 from stages.train.lineage import device_name
-from stages.train.stage import ModelParams, TrainParams
+from stages.train.params import ModelParams, TrainParams
 from stages.train.worker import (
     format_of,
     number_format_line,

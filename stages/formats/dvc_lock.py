@@ -1,14 +1,16 @@
 """What dvc.lock records of the stages, compared with what their outputs record themselves."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from stages.lib.params import PARAMS_FILE, read_params
+from stages.lib.params import Section
 from stages.runtime.inputs import leaves
-from stages.tools.check import SECTIONS
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 LOCK_FILE = Path("dvc.lock")
 PINNED = ".huggingface.revision"  # a branch in the params, its commit in the manifest
@@ -21,16 +23,19 @@ def locked_stages(root: Path) -> dict[str, Any]:
     return stages
 
 
-def params_problems(locked: Mapping[str, Any], made_with: Mapping[str, Any]) -> list[str]:
+def params_problems(
+    locked: Mapping[str, Any], made_with: Mapping[str, Any], known: Mapping[str, type[Section]]
+) -> list[str]:
     """Say which params dvc.lock records for a stage that its output was not made with.
 
-    made_with has the sections of the params that the output itself records, by name.
+    made_with has the sections of the params that the output itself records, `known` those that
+    this version has, both by name.
     """
     recorded = locked.get("params", {}).get(PARAMS_FILE.name, {})
     problems = []
     for section in sorted(recorded.keys() & made_with.keys()):
         there = dict(leaves(made_with[section], section))
-        for key, value in leaves(normal(section, recorded[section]), section):
+        for key, value in leaves(normal(known.get(section), recorded[section]), section):
             if not key.endswith(PINNED) and there.get(key) != value:
                 problems.append(
                     f"made with {key} {there.get(key)!r}, where {LOCK_FILE} records {value!r}"
@@ -38,22 +43,41 @@ def params_problems(locked: Mapping[str, Any], made_with: Mapping[str, Any]) -> 
     return problems
 
 
-def normal(section: str, content: Any) -> Any:
+def normal(section: type[Section] | None, content: Any) -> Any:
     """Return a section as manifests have it, or as it is where this version has other keys."""
     try:
-        return SECTIONS[section].model_validate(content).model_dump(mode="json")
-    except (KeyError, ValidationError):
+        return section.model_validate(content).model_dump(mode="json") if section else content
+    except ValidationError:
         return content
 
 
 def code_problems(locked: Mapping[str, Any], files_md5: Mapping[str, str]) -> list[str]:
-    """Say which modules dvc.lock records in another version than the one that ran."""
+    """Say which code dvc.lock records in another version than the one that ran."""
     recorded = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
+    ran = {path: md5_of(path, files_md5) for path in recorded}
     return [
         f"made by {path} in another version than {LOCK_FILE} records"
-        for path, md5 in sorted(files_md5.items())
-        if path in recorded and recorded[path] != md5
+        for path in sorted(recorded)
+        if ran[path] is not None and ran[path] != recorded[path]
     ]
+
+
+def md5_of(path: str, files_md5: Mapping[str, str]) -> str | None:
+    """Return the MD5 that DVC gives a file or a folder, of which those of all files are known.
+
+    None for what has no file among them. A folder's is that of the list of its files, as JSON.
+    """
+    if path in files_md5:
+        return files_md5[path]
+    inside = {file: md5 for file, md5 in files_md5.items() if file.startswith(f"{path}/")}
+    if not inside:
+        return None
+    entries = [
+        {"md5": md5, "relpath": file.removeprefix(f"{path}/")}
+        for file, md5 in sorted(inside.items())
+    ]
+    content = json.dumps(entries, sort_keys=True).encode()
+    return f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir"
 
 
 def chain_problems(stages: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from stages.formats.hugging_face_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
 from stages.tokenize.learned import trained_bpe
 from stages.tokenizers.gpt2 import ranks_from_merges
 from stages.tokenizers.pretokenize import BPE_PATTERN
@@ -19,7 +20,6 @@ from stages.tokenizers.tokenizer import (
     Tokenizer,
     parse_ranks,
 )
-from stages.tools.hugging_face_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
 
 ROOT = Path(__file__).parents[3]
 PIECES = [

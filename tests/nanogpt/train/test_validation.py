@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.data.stream import TokenStream
-from nanogpt.evaluate.loss import Evaluation, Sums, bits_per_byte, evaluate_split, split_windows
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
+from nanogpt.train.validation import Evaluation, Sums, bits_per_byte, evaluate_split, split_windows
 
 SEPARATOR = 49
 

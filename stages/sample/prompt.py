@@ -4,17 +4,40 @@ The same texts as the stage `sample` writes into a file for the same prompt and 
 written to the disk, nothing recorded, and of params.yaml only the section `sample` is read.
 """
 
+import argparse
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.artifacts.model import MODEL, to_read
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
-from stages.sample.stage import MODEL, SampleParams, to_read, written
+from stages.sample.params import SampleParams
+from stages.sample.stage import sampled
 
 UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that Python found to be no text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line; what is not given is as params.yaml says."""
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        required=True,
+        help='what a text begins with, may be given several times; "" leaves it to the model',
+    )
+    parser.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N")
+    parser.add_argument("--temperature", type=float, metavar="T")
+    parser.add_argument("--seed", type=int, metavar="S")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages sample --prompt TEXT`."""
+    write_texts({key: value for key, value in vars(options).items() if value is not None}, settings)
 
 
 def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
@@ -29,10 +52,9 @@ def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
         )
     options = {key: value for key, value in given.items() if key not in ("prompt", "model")}
     own = load_section("sample", SampleParams)
-    prompts = [typed(prompt) for prompt in given["prompt"]]
-    content = {**own.model_dump(), **options, "prompts": prompts}
+    content = {**own.model_dump(), **options, "prompts": [typed(p) for p in given["prompt"]]}
     params = parse_section("sample", SampleParams, content, Path("the command line"))
-    print(to_read(written(params, folder, device=settings.device)), end="")
+    print(to_read(sampled(params, folder, device=settings.device)), end="")
 
 
 def typed(argument: str) -> str:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from stages.lib.params import load_section, parse_section, read_params
+from stages.artifacts.model import to_read
+from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import read_params
 from stages.sample import stage as sample
-from stages.sample.stage import SampleParams, to_read
-from stages.serve.prompt import typed, write_texts
+from stages.sample.params import SampleParams
+from stages.sample.prompt import typed, write_texts
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(device="cpu")
@@ -47,7 +49,8 @@ def test_it_writes_what_the_stage_writes_and_nothing_to_the_disk(copy_of_built: 
 
 def test_it_loads_no_library_that_takes_its_time_in_vain(built: Any) -> None:
     script = (
-        "import sys; from stages.serve.prompt import write_texts; from stages.runtime.settings import Settings; "
+        "import sys; from stages.sample.prompt import write_texts; "
+        "from stages.runtime.settings import Settings; "
         "write_texts({'prompt': ['the'], 'max_new_tokens': 1}, Settings(device='cpu')); "
         "print(sorted({'mlflow', 'matplotlib', 'pyarrow', 'rich'} & sys.modules.keys()))"
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from stages.formats.nanogpt_meta import meta_tokenizer, text_tokenizer
 from stages.tokenizers.tokenizer import CharTokenizer
-from stages.tools.nanogpt_meta import meta_tokenizer, text_tokenizer
 
 TEXT = "Ein König\nund zwei 𝒦inder"
 CHARACTERS = "\n EKdeginuwzrö𝒦"

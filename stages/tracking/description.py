@@ -1,0 +1,58 @@
+"""What a run in MLflow says of a training before its first update: names, params, data."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from stages.artifacts.shards import Shards
+from stages.tracking.mlflow_run import Tracker
+
+
+def describe(
+    tracker: Tracker,
+    origin: Mapping[str, Any],
+    shards: Shards,
+    *,
+    n_params: int,
+    tags: Mapping[str, str],
+) -> None:
+    """Record where a model comes from, as in `lineage.json`, and the user's own tags."""
+    code, hardware = origin["code"], origin["hardware"]
+    tracker.record("status", status="RUNNING")
+    tracker.record(
+        "tags",
+        values={
+            "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
+            "mlflow.source.git.commit": code["git_commit"] or "none",
+            "git_changed": changed_tag(code),
+            **{f"hardware.{name}": value for name, value in hardware.items()},
+            **origin["data"],
+            "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
+            **tags,
+        },
+    )
+    sections = {**origin["params"], "split": shards.manifest["split"]}
+    params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}
+    sizes = {"vocab_size": shards.manifest["n_vocab"], "n_params": n_params}
+    tracker.record("params", values={**params, **sizes})
+    for name, context in (("train", "training"), ("val", "validation")):
+        split = shards.manifest["splits"][name]
+        tracker.record(
+            "dataset",
+            context=context,
+            values={
+                "name": f"shards/{name}",
+                "digest": origin["data"]["shards_manifest_sha256"][:32],
+                "source_type": "local",
+                "source": json.dumps({"uri": str(shards.folder / name)}),
+                "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
+            },
+        )
+
+
+def changed_tag(code: Mapping[str, Any]) -> str:
+    """Return which tracked files differ from the commit, or why that is not known."""
+    if code["git_changed"] is None:
+        return f"unknown: {code['git_problem']}"
+    return " ".join(code["git_changed"]) or "nothing"

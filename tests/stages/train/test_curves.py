@@ -1,0 +1,43 @@
+"""The curves that a model keeps."""
+
+from pathlib import Path
+
+from nanogpt.train.loop import Evaluated, Started, StepDone
+from stages.train.curves import Curves
+
+
+def step_done(step: int, *, seconds: float) -> StepDone:
+    """Return the event of an update."""
+    return StepDone(
+        step=step,
+        loss=3.0 / step,
+        lr=0.5,
+        grad_norm=1.0,
+        skipped=False,
+        seconds=seconds,
+        loader_seconds=0.0,
+    )
+
+
+def test_the_same_events_give_the_same_bytes_whatever_time_they_took(tmp_path: Path) -> None:
+    curves = Curves(tmp_path)
+    curves.take(Started(step=0, micro_batch=4, accumulation=2))
+    for step, seconds in ((1, 1.5), (2, 0.5)):
+        curves.take(step_done(step, seconds=seconds))
+    curves.take(Evaluated(step=2, loss=1.25, is_best=True))
+    assert (
+        tmp_path / "train.csv"
+    ).read_text() == "step,loss,lr,grad_norm\n1,3,0.5,1\n2,1.5,0.5,1\n"
+    assert (tmp_path / "val.csv").read_text() == "step,loss\n2,1.25\n"
+    assert curves.losses() == [3.0, 1.5]
+
+
+def test_a_training_that_continues_keeps_what_came_before(tmp_path: Path) -> None:
+    first = Curves(tmp_path)
+    first.take(Started(step=0, micro_batch=4, accumulation=1))
+    for step in (1, 2, 3):
+        first.take(step_done(step, seconds=1.0))
+    (tmp_path / "train.csv").open("a").write("4,0.7")  # half a row, of a kill
+    again = Curves(tmp_path)
+    again.take(Started(step=2, micro_batch=4, accumulation=1))
+    assert again.losses() == [3.0, 1.5]
