@@ -26,7 +26,7 @@ from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Ended, StepDone, train
-from nanogpt.train.micro_batch import largest_that_fits
+from nanogpt.train.micro_batch import find_micro_batch_size
 from nanogpt.train.validation import evaluate_split
 
 STEPS = 10
@@ -59,7 +59,7 @@ def trained(
         stream,
         stream,
         train_config(optimizer, 2048, STEPS),
-        separator=1023,
+        eot_token=1023,
         runtime=runtime,
         folder=folder,
         identity={},
@@ -165,7 +165,7 @@ def check_memory() -> None:
     model = GPT(config_of("gpt2", "gpt2")).to(CUDA.device)
     total = torch.cuda.get_device_properties(0).total_memory
     far_too_many = 10 * total // (12 * 1024 * 768 * 2)  # counting one vector per token and layer
-    found = largest_that_fits(model, [far_too_many, 1], replace(CUDA, dtype=torch.bfloat16))
+    found = find_micro_batch_size(model, [far_too_many, 1], replace(CUDA, dtype=torch.bfloat16))
     print(f"memory: {far_too_many} sequences of 1,024 do not fit, {found} does")
     assert found == 1
 
@@ -175,7 +175,7 @@ def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
     on_cuda.load_state_dict(on_cpu.state_dict())
     stream = TokenStream([(np.arange(5000) ** 2 % 1000).astype(np.uint16)])
     losses = [
-        evaluate_split(model, stream, separator=1023, runtime=runtime).loss
+        evaluate_split(model, stream, eot_token=1023, runtime=runtime).loss
         for model, runtime in ((on_cpu, CPU), (on_cuda, CUDA))
     ]
     print(f"evaluation: {losses[0]:.6f} and {losses[1]:.6f}")

@@ -96,7 +96,7 @@ def split_texts(folder: Path) -> tuple[Text, int]:
     for name in ("train", "val"):
         stream = shards.stream(name)
         tokens = stream.read(0, len(stream))
-        texts.append(tokenizer.decode(tokens[tokens != tokenizer.separator].tolist()))
+        texts.append(tokenizer.decode(tokens[tokens != tokenizer.eot_token].tolist()))
     return Text.of(texts[0], texts[1]), len(texts[1].encode())
 
 

@@ -130,7 +130,7 @@ class Text:
 def val_loss(model: GPT, text: Text, device: torch.device) -> float:
     """Nats per character over the whole last tenth, in float32."""
     runtime = Runtime(device=device, dtype=torch.float32)
-    return evaluate_split(model, TokenStream([text.val]), separator=0, runtime=runtime).loss
+    return evaluate_split(model, TokenStream([text.val]), eot_token=0, runtime=runtime).loss
 
 
 def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
@@ -224,7 +224,7 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
             TokenStream([text.train]),
             TokenStream([text.val]),
             train_config(recipe, options.seed),
-            separator=0,
+            eot_token=0,
             runtime=runtime,
             folder=Path(folder),
             identity={},

@@ -111,7 +111,7 @@ def updates(
             stream,
             stream,
             config,
-            separator=0,
+            eot_token=0,
             runtime=runtime,
             folder=Path(folder),
             identity={},

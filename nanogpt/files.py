@@ -17,7 +17,7 @@ from typing import Any
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """A new folder next to `folder` to write into; it takes its place when the block ends well."""
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
@@ -26,14 +26,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield draft
         for path in (*draft.rglob("*"), draft):
             flush(path)
-        remove_whole(folder)
+        atomic_rmtree(folder)
         draft.rename(folder)
         flush(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def remove_whole(folder: Path) -> None:
+def atomic_rmtree(folder: Path) -> None:
     """Remove a folder, if it is there, so that no part of it is left under its name."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
@@ -42,7 +42,7 @@ def remove_whole(folder: Path) -> None:
         shutil.rmtree(gone)
 
 
-def write_whole(file: Path, text: str) -> None:
+def atomic_write(file: Path, text: str) -> None:
     """Replace a file's text in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")

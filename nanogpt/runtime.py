@@ -68,13 +68,13 @@ class Runtime:
             dist.barrier()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor, of which every process may hold a part; then all of them must call this."""
     gather = getattr(tensor, "full_tensor", None)  # DTensor's; to import that class takes 0.8 s
     return tensor if gather is None else gather()
 
 
-def part_like(tensor: Tensor, like: Tensor) -> Tensor:
+def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
     """The part of a whole `tensor` that this process holds of `like`, which may be all of it."""
     if not hasattr(like, "full_tensor"):
         return tensor
@@ -177,7 +177,7 @@ def rank_from_leader(leads: bool, device: torch.device) -> int:
 
 
 @contextmanager
-def launched(
+def process_group(
     device: str,
     dtype: torch.dtype | None,
     compile: bool | None,

@@ -96,7 +96,7 @@ def config_from_hf(about: Mapping[str, Any]) -> GPTConfig:
     )
 
 
-def config_to_hf(config: GPTConfig, *, separator: int) -> dict[str, Any]:
+def config_to_hf(config: GPTConfig, *, eot_token: int) -> dict[str, Any]:
     """The content of config.json for a model of ours whose documents end with `separator`.
 
     Raises ValueError naming the fields that GPT-2 cannot express. Biases that a model does not have
@@ -125,8 +125,8 @@ def config_to_hf(config: GPTConfig, *, separator: int) -> dict[str, Any]:
         "n_inner": None,
         **dict.fromkeys(HF_DROPOUTS, config.dropout),
         "initializer_range": 0.02,
-        "bos_token_id": separator,
-        "eos_token_id": separator,
+        "bos_token_id": eot_token,
+        "eos_token_id": eot_token,
         "dtype": "float32",
         "use_cache": True,
     }

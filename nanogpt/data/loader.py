@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanogpt.data.order import WindowOrder
-from nanogpt.data.prefetch import read_ahead
+from nanogpt.data.prefetch import prefetch
 from nanogpt.data.stream import TokenStream, check_vocabulary
 from nanogpt.runtime import Runtime
 
@@ -68,7 +68,7 @@ def micro_batches(
         copy.numpy()[:] = array
         return copy
 
-    for rows, keys in read_ahead(read, chunks(), AHEAD):
+    for rows, keys in prefetch(read, chunks(), AHEAD):
         wide, own = as_indices(rows, runtime.device), as_indices(keys, runtime.device)
         parts = (wide[..., :-1].unbind(), wide[..., 1:].unbind(), own.unbind())
         yield from zip(*parts, strict=True)

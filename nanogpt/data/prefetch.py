@@ -28,7 +28,7 @@ def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: 
             future.cancel()
 
 
-def read_ahead(read: Callable[[T], R], chunks: Iterable[T], ahead: int) -> Iterator[R]:
+def prefetch(read: Callable[[T], R], chunks: Iterable[T], ahead: int) -> Iterator[R]:
     """Yield read(chunk) of each chunk as `in_order` does, all read by one thread of its own.
 
     The thread ends with this iterator.

@@ -30,7 +30,7 @@ def adaptive_loss(
     stream: TokenStream,
     optim: OptimConfig,
     *,
-    separator: int,
+    eot_token: int,
     runtime: Runtime,
     rate: float,
     pool: Executor | None = None,
@@ -51,7 +51,7 @@ def adaptive_loss(
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
     model.eval()  # no dropout: what is measured is the prediction
     total = 0.0
-    for rows in batches_in_order(stream, model.config.block_size, separator):
+    for rows in batches_in_order(stream, model.config.block_size, eot_token):
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
         parts = rows.chunk(runtime.workers if len(rows) % runtime.workers == 0 else 1)
@@ -77,15 +77,15 @@ def adaptive_runtime(model: GPT) -> Runtime:
     return Runtime(device=device, dtype=dtype, workers=2 if two else 1)
 
 
-def batches_in_order(stream: TokenStream, block_size: int, separator: int) -> Iterator[Tensor]:
+def batches_in_order(stream: TokenStream, block_size: int, eot_token: int) -> Iterator[Tensor]:
     """Yield all tokens once as rows (B, 1 + T), about UPDATE_TOKENS at a time, the last short."""
     starts = split_windows(len(stream), block_size, block_size)
     size = max(1, UPDATE_TOKENS // block_size)
     full = len(stream) // block_size  # windows of whole length
     for i in range(0, full, size):
         windows = [
-            window_at(stream, s, block_size, separator) for s in starts[i : min(i + size, full)]
+            window_at(stream, s, block_size, eot_token) for s in starts[i : min(i + size, full)]
         ]
         yield torch.stack(windows)
     if full < len(starts):
-        yield window_at(stream, starts[full], block_size, separator)[None]
+        yield window_at(stream, starts[full], block_size, eot_token)[None]

@@ -52,7 +52,7 @@ class KneserNey:
 
     levels: list[Level]  # unigrams first
     vocab_size: int
-    separator: int
+    eot_token: int
 
     def probabilities(self, tokens: Numbers) -> Floats:
         """Return (T,) the probability of each of the last T of tokens (order + T,) after others."""
@@ -70,15 +70,15 @@ class KneserNey:
         total = 0.0
         for start in range(0, len(stream), CHUNK_TOKENS):
             stop = min(start + CHUNK_TOKENS, len(stream))
-            tokens = with_context(stream, start, stop, len(self.levels), self.separator)
+            tokens = with_context(stream, start, stop, len(self.levels), self.eot_token)
             total -= float(np.log(self.probabilities(tokens)).sum())
         return total / len(stream)
 
 
-def count(stream: TokenStream, vocab_size: int, separator: int, *, order: int = ORDER) -> KneserNey:
+def count(stream: TokenStream, vocab_size: int, eot_token: int, *, order: int = ORDER) -> KneserNey:
     """Count the last MAX_TOKENS tokens of a stream."""
     start = max(0, len(stream) - MAX_TOKENS)
-    tokens = with_context(stream, start, len(stream), order, separator)
+    tokens = with_context(stream, start, len(stream), order, eot_token)
     lower = np.zeros(len(tokens) - order + 1, dtype=np.int64)
     keys, numbers = np.unique(longer_keys(lower, tokens, 0, vocab_size), return_inverse=True)
     levels = []
@@ -92,13 +92,13 @@ def count(stream: TokenStream, vocab_size: int, separator: int, *, order: int = 
         keys, numbers, lower = longer, of_longer, numbers
     occurrences = np.bincount(numbers[1:], minlength=len(keys))
     levels.append(discounted(keys, occurrences, numbers, lower))
-    return KneserNey(levels=levels, vocab_size=vocab_size, separator=separator)
+    return KneserNey(levels=levels, vocab_size=vocab_size, eot_token=eot_token)
 
 
-def with_context(stream: TokenStream, start: int, stop: int, order: int, separator: int) -> Numbers:
+def with_context(stream: TokenStream, start: int, stop: int, order: int, eot_token: int) -> Numbers:
     """Read tokens [start - order, stop), with separators for those before the first."""
     first = max(start - order, 0)
-    lead = np.full(first - start + order, separator, dtype=np.int64)
+    lead = np.full(first - start + order, eot_token, dtype=np.int64)
     return np.concatenate((lead, stream.read(first, stop)))
 
 

@@ -43,7 +43,7 @@ def unigram_loss(counts: NDArray[np.int64], val: TokenStream) -> float:
 
 
 def bigram_loss(
-    token_counts: NDArray[np.int64], train: TokenStream, val: TokenStream, separator: int
+    token_counts: NDArray[np.int64], train: TokenStream, val: TokenStream, eot_token: int
 ) -> float:
     """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
 
@@ -53,12 +53,12 @@ def bigram_loss(
     """
     vocab_size = len(token_counts)
     pairs, val_counts = np.unique(
-        pair_keys(val, 0, len(val), vocab_size, separator), return_counts=True
+        pair_keys(val, 0, len(val), vocab_size, eot_token), return_counts=True
     )
     counts = np.zeros(len(pairs), dtype=np.int64)
     for start in range(0, len(train), CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, len(train))
-        keys = pair_keys(train, start, stop, vocab_size, separator)
+        keys = pair_keys(train, start, stop, vocab_size, eot_token)
         found = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
         counts += np.bincount(found[pairs[found] == keys], minlength=len(pairs))
     before, after = np.divmod(pairs, vocab_size)
@@ -71,10 +71,10 @@ def bigram_loss(
 
 
 def pair_keys(
-    stream: TokenStream, start: int, stop: int, vocab_size: int, separator: int
+    stream: TokenStream, start: int, stop: int, vocab_size: int, eot_token: int
 ) -> NDArray[np.int64]:
     """(stop - start,) each token and the one before it (at 0 the separator) as one number."""
     tokens = stream.read(max(start - 1, 0), stop)
     if start == 0:
-        tokens = np.concatenate(([separator], tokens))
+        tokens = np.concatenate(([eot_token], tokens))
     return tokens[:-1] * vocab_size + tokens[1:]

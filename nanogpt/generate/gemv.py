@@ -15,7 +15,7 @@ MIN_STREAMED = 1 << 17
 PARTS = 8  # of a sum, each by one thread: the same sum for any number of threads
 
 
-class StreamedLinear(nn.Module):
+class GemvLinear(nn.Module):
     """An `nn.Linear` on a processor whose weights are read once, in the order of memory.
 
     One row times a matrix is a sum of the matrix's columns, each times a number: what
@@ -53,7 +53,7 @@ def decoding_copy(model: GPT, runtime: Runtime) -> GPT:
         for parent in list(copied.modules()):
             for name, child in parent.named_children():
                 if isinstance(child, nn.Linear) and child.weight.numel() >= MIN_STREAMED:
-                    setattr(parent, name, StreamedLinear(child))
+                    setattr(parent, name, GemvLinear(child))
         if model.config.tie_weights:
             copied.wte.weight = copied.lm_head.weight
     return copied

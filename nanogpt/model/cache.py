@@ -77,7 +77,7 @@ class KVCache:
         self.idx[rows, slots] = idx
         return idx if self.slots is None else self.idx[:, : self.slots]
 
-    def last_tokens(self, idx: Tensor, n_before: int, separator: int) -> list[Tensor]:
+    def last_tokens(self, idx: Tensor, n_before: int, eot_token: int) -> list[Tensor]:
         """Store the new tokens idx (B, T); return them, those before them, and so on (n_before).
 
         Where a row has no token so far back, it is the separator.
@@ -85,7 +85,7 @@ class KVCache:
         seen = self.extend_idx(idx)  # (B, S)
         positions = self.positions.expand_as(idx)
         shifted = [positions - k for k in range(n_before + 1)]
-        return [torch.where(p < 0, separator, seen.gather(1, p.clamp(min=0))) for p in shifted]
+        return [torch.where(p < 0, eot_token, seen.gather(1, p.clamp(min=0))) for p in shifted]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new k, v (B, H, T, D); return all that the new tokens may attend to."""
@@ -97,14 +97,14 @@ class KVCache:
         return self.k[layer][:, :, : self.slots], self.v[layer][:, :, : self.slots]
 
 
-def document_mask(idx: Tensor, separator: int, cache: KVCache | None = None) -> Tensor:
+def document_mask(idx: Tensor, eot_token: int, cache: KVCache | None = None) -> Tensor:
     """(B, 1, T, S) booleans: each token of idx (B, T) sees its own document so far.
 
     A separator belongs to the document after it, whose first token is predicted from it.
     """
     seen = idx if cache is None else cache.extend_idx(idx)  # (B, S)
     T, S = idx.size(1), seen.size(1)
-    document = (seen == separator).cumsum(1)
+    document = (seen == eot_token).cumsum(1)
     mask = causal_mask(T, S, idx.device) if cache is None or cache.mask is None else cache.mask
     if cache is None or cache.positions.ndim == 1:
         own = document[:, -T:]

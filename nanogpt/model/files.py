@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nanogpt.files import write_json
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.model.tensor_files import read_weights, write_tensors
-from nanogpt.runtime import part_like
+from nanogpt.runtime import distribute_like
 
 MODEL_FILES = ("config.json", "model.safetensors")
 
@@ -70,4 +70,4 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
             )
     with torch.no_grad():
         for name, p in expected.items():
-            p.copy_(part_like(weights[name], p))
+            p.copy_(distribute_like(weights[name], p))

@@ -61,7 +61,7 @@ class GPTConfig:
         return range(2, self.ngram_order + 1) if self.ngram_table else range(0)
 
     @property
-    def separator(self) -> int:
+    def eot_token(self) -> int:
         """The id that follows every document: the last one, as in GPT-2's vocabulary."""
         return self.vocab_size - 1
 
@@ -329,7 +329,7 @@ class GPT(nn.Module):
         angles = None if self.wpe is not None else (self.cos[positions], self.sin[positions])
         mask = None if cache is None else cache.mask
         if self.config.mask_documents:
-            mask = document_mask(idx, self.config.separator, cache)
+            mask = document_mask(idx, self.config.eot_token, cache)
         for layer, block in enumerate(self.h):
             inputs = (x, angles, layer, cache, mask, others[3 * layer : 3 * layer + 3])
             if self.recompute and torch.is_grad_enabled():
@@ -356,11 +356,11 @@ class GPT(nn.Module):
 
         What precedes the first token of a context counts as separators.
         """
-        n_before, separator = self.config.ngram_order - 1, self.config.separator
+        n_before, eot_token = self.config.ngram_order - 1, self.config.eot_token
         if cache is not None:
-            seen = cache.last_tokens(idx, n_before, separator)
+            seen = cache.last_tokens(idx, n_before, eot_token)
         else:
-            padded = F.pad(idx, (n_before, 0), value=separator)  # (B, n_before + T)
+            padded = F.pad(idx, (n_before, 0), value=eot_token)  # (B, n_before + T)
             seen = list(padded.unfold(1, n_before + 1, 1).flip(2).unbind(2))
         hashes = ngram_hashes(seen, self.config.ngram_table)
         return torch.stack([t(h) for t, h in zip(self.ngrams, hashes, strict=True)]).sum(0)

@@ -46,10 +46,10 @@ class Head:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Final logits (..., V), in float32 at least; may overwrite those given."""
-        return self.stretch(self.squash(widened(logits)))
+        return self.stretch(self.squash(upcast(logits)))
 
 
-def widened(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """The tensor in float32 at least, as exponentials and sums need it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -90,7 +90,7 @@ class MeanLoss(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight)
         ids = torch.arange(len(w), device=x.device)
         for s in chunks(len(x), len(w), x.device):
-            squashed = head.squash(widened(x[s] @ w.t()))
+            squashed = head.squash(upcast(x[s] @ w.t()))
             log_p = head.stretch(squashed).log_softmax(dim=1)
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
@@ -111,4 +111,4 @@ class MeanLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         scale = gradients[0] / len(x_grad)
-        return (widened(x_grad) * scale).to(x_grad.dtype), weight_grad * scale, None, None
+        return (upcast(x_grad) * scale).to(x_grad.dtype), weight_grad * scale, None, None

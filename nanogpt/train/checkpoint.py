@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nanogpt.files import file_sha256, remove_whole, whole_folder, write_json
+from nanogpt.files import atomic_dir, atomic_rmtree, file_sha256, write_json
 from nanogpt.model.files import MODEL_FILES, load_weights, write_model
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.model.tensor_files import write_tensors
-from nanogpt.runtime import part_like, whole
+from nanogpt.runtime import distribute_like, full_tensor
 
 STATE_VERSION = 2
 KEPT_CHECKPOINTS = 2  # the newest, and one before it should the newest be damaged
@@ -81,7 +81,7 @@ def copy_state(
 def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, Tensor]]:
     """Whole copies of tensors on the CPU, gathered one by one; nothing where they are not kept."""
     for name, tensor in tensors.items():
-        gathered = whole(tensor)
+        gathered = full_tensor(tensor)
         if keep:
             yield name, gathered.to("cpu", copy=True)
 
@@ -100,7 +100,7 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
     """Write one checkpoint under `folder`, then drop all but the newest ones and the best."""
     progress = state.progress
     place = checkpoint_folder(folder, progress.step)
-    with whole_folder(place) as draft:
+    with atomic_dir(place) as draft:
         write_model(draft, state.config, state.weights)
         write_tensors(state.optimizer, draft / "optimizer.safetensors")
         about = {
@@ -115,7 +115,7 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
     if progress.best_step is not None:
         kept.append(checkpoint_folder(folder, progress.best_step))
     for old in set(checkpoints(folder)) - set(kept):
-        remove_whole(old)
+        atomic_rmtree(old)
     return place
 
 
@@ -234,7 +234,7 @@ def restore_optimizers(
         p = held[int(i)][int(parameter)]
         shared = tensor.shape == p.shape  # else a count of updates
         state = states[int(i)].setdefault(int(parameter), {})
-        state[key] = part_like(tensor, p) if shared else tensor
+        state[key] = distribute_like(tensor, p) if shared else tensor
     for optimizer, values in zip(optimizers, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": values, "param_groups": groups})

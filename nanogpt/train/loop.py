@@ -27,9 +27,9 @@ from nanogpt.optim.optimizers import OptimConfig, build_optimizers, lr_ratio, se
 from nanogpt.parallel.gradients import add_gradients
 from nanogpt.parallel.processes import check_optimizer, whole_weights, wrap
 from nanogpt.parallel.threads import worker_pool
-from nanogpt.runtime import Runtime, whole
+from nanogpt.runtime import Runtime, full_tensor
 from nanogpt.train.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
-from nanogpt.train.micro_batch import largest_that_fits, tries_what_fits
+from nanogpt.train.micro_batch import find_micro_batch_size, tries_what_fits
 from nanogpt.train.validation import evaluate_split
 
 
@@ -120,7 +120,7 @@ def train(
     val_stream: TokenStream,
     config: TrainConfig,
     *,
-    separator: int,
+    eot_token: int,
     runtime: Runtime,
     folder: Path,
     identity: Mapping[str, Any],
@@ -141,7 +141,7 @@ def train(
     check_optimizer(config.optim, runtime)
     micro, evaluation_tokens = sizes[0], micro_batch_tokens
     if tries_what_fits(runtime):
-        micro = largest_that_fits(model.train(), sizes, runtime)
+        micro = find_micro_batch_size(model.train(), sizes, runtime)
         evaluation_tokens = micro * block_size  # more was not tried
     accumulation = config.batch_tokens // (micro * block_size * runtime.world_size)
     with ExitStack() as stack:
@@ -181,7 +181,7 @@ def train(
             )
             unscale(optimizers, scaler)
             grad_norm = clip_gradients(model, config.optim.grad_clip)
-            loss, stopping = agree(share, stop.is_set(), runtime)
+            loss, stopping = reduce_loss_and_stop(share, stop.is_set(), runtime)
             skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
             if skipped and not may_skip(loss, config, scaler):
                 raise not_finite(step, {"loss": loss, "gradient norm": grad_norm})
@@ -202,7 +202,7 @@ def train(
                     evaluation = evaluate_split(
                         model,
                         val_stream,
-                        separator=separator,
+                        eot_token=eot_token,
                         runtime=runtime,
                         batch_tokens=evaluation_tokens,
                         pool=pool,
@@ -225,7 +225,7 @@ def train(
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
 
 
-def agree(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:
+def reduce_loss_and_stop(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:
     """The loss over all processes, and whether any of them was asked to stop."""
     both = torch.stack((loss, torch.tensor(float(stop), device=loss.device)))
     loss_sum, stops = runtime.all_reduce_sum(both).tolist()
@@ -268,7 +268,7 @@ def unscale(optimizers: list[torch.optim.Optimizer], scaler: torch.amp.GradScale
 def clip_gradients(model: GPT, limit: float) -> float:
     """The norm of all gradients, which are scaled down to `limit` when that is set."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm: Tensor = whole(nn.utils.get_total_norm(gradients))
+    norm: Tensor = full_tensor(nn.utils.get_total_norm(gradients))
     if limit:
         nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
     return norm.item()

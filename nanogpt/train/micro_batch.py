@@ -25,19 +25,19 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def tries_what_fits(runtime: Runtime) -> bool:
-    """Whether `largest_that_fits` can find out.
+    """Whether `find_micro_batch_size` can find out.
 
     A CPU's system ends what is too large, and sharded weights are never there as a whole to try.
     """
     return runtime.device.type == "cuda" and not runtime.sharded
 
 
-def busy_tokens(runtime: Runtime) -> int:
+def default_micro_batch_tokens(runtime: Runtime) -> int:
     """How many tokens per forward pass make the most of a device; many only where one may try."""
     return BUSY_TOKENS_ON_CUDA if tries_what_fits(runtime) else BUSY_TOKENS
 
 
-def largest_that_fits(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:
+def find_micro_batch_size(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:
     """The first of `sizes`, sequences per micro-batch, that every process has memory for.
 
     Tried by a forward and backward pass, room for the optimizer set aside; what that took at most

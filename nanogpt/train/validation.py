@@ -44,18 +44,18 @@ def split_windows(n_tokens: int, block_size: int, stride: int) -> list[int]:
     return list(range(0, max(min(1, n_tokens), n_tokens - block_size + stride), stride))
 
 
-def window_at(stream: TokenStream, start: int, block_size: int, separator: int) -> Tensor:
+def window_at(stream: TokenStream, start: int, block_size: int, eot_token: int) -> Tensor:
     """Tokens [start - 1, start + block_size) as (1 + targets,), led by the separator at 0."""
     stop = min(start + block_size, len(stream))
     tokens = stream.read(max(start - 1, 0), stop)
-    return torch.from_numpy(np.concatenate(([separator], tokens)) if start == 0 else tokens)
+    return torch.from_numpy(np.concatenate(([eot_token], tokens)) if start == 0 else tokens)
 
 
 def evaluate_split(
     model: GPT,
     stream: TokenStream,
     *,
-    separator: int,
+    eot_token: int,
     runtime: Runtime,
     batch_tokens: int = 16_384,
     block_size: int | None = None,
@@ -75,13 +75,13 @@ def evaluate_split(
     if max_windows is not None and max_windows < len(starts):
         starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
     mine = range(runtime.rank, len(starts), runtime.world_size)
-    sums = Sums(len(stream), block_size, stride)
+    sums = LossAccumulator(len(stream), block_size, stride)
     was_training = model.training
     model.eval()
 
     def losses_of(starts: list[int]) -> tuple[list[int], Tensor]:
         """Return the starts of windows of one length and their losses (B, T)."""
-        windows = [window_at(stream, start, block_size, separator) for start in starts]
+        windows = [window_at(stream, start, block_size, eot_token) for start in starts]
         rows = torch.stack(windows)  # (B, 1 + T)
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
@@ -101,7 +101,7 @@ def evaluate_split(
     return sums.summarise(runtime)
 
 
-class Sums:
+class LossAccumulator:
     """What is added up of the tokens that count, by run of block_size tokens and by position."""
 
     def __init__(self, n_tokens: int, block_size: int, stride: int) -> None:

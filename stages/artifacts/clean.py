@@ -24,7 +24,7 @@ GROUP_BYTES = 8 << 20  # of text, at most, taken at a time: all that is written 
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanedPart:
+class CleanPart:
     """One part of a corpus with the verdicts on it."""
 
     texts: Path
@@ -77,7 +77,7 @@ def normalised(texts: pa.Array, form: Form | None) -> pa.Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleaned:
+class CleanCorpus:
     """A corpus and the verdicts on it."""
 
     corpus: Path
@@ -85,16 +85,16 @@ class Cleaned:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, corpus: Path, folder: Path) -> "Cleaned":
+    def open(cls, corpus: Path, folder: Path) -> "CleanCorpus":
         """Read the manifest of the verdicts."""
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         return cls(corpus=corpus, folder=folder, manifest=manifest)
 
     @property
-    def parts(self) -> list[CleanedPart]:
+    def parts(self) -> list[CleanPart]:
         """The parts, in order; one of which nothing was kept is none."""
         return [
-            CleanedPart(
+            CleanPart(
                 texts=self.corpus / file["name"],
                 verdicts=self.folder / file["name"],
                 corpus=file["corpus"],

@@ -61,7 +61,7 @@ def continuations(
     from nanogpt.generate.decode import Sampling, generate
 
     # as at a document's start
-    ids = [[tokenizer.separator, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    ids = [[tokenizer.eot_token, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     steps = generate(
         model,
         [torch.tensor(row) for row in ids],
@@ -74,7 +74,7 @@ def continuations(
             repetition_penalty=params.repetition_penalty,
         ),
         seeds=seeds,
-        stop_tokens=[tokenizer.separator],
+        stop_tokens=[tokenizer.eot_token],
     )
     written: list[list[int]] = [[] for _ in prompts]
     unfinished = set(range(len(prompts)))
@@ -84,14 +84,14 @@ def continuations(
         unfinished -= {row for row in unfinished if stopped(written[row], params.stop, tokenizer)}
         if not unfinished:
             break
-    return [cut(tokenizer.decode(until(row, tokenizer.separator)), params.stop) for row in written]
+    return [cut(tokenizer.decode(until(row, tokenizer.eot_token)), params.stop) for row in written]
 
 
 def stopped(ids: Sequence[int], stop: Sequence[str], tokenizer: "Tokenizer") -> bool:
     """Whether the newest id is the separator or completes a stop string."""
     longest = max((len(string.encode()) for string in stop), default=0)
     tail = tokenizer.decode(ids[-longest:]) if longest else ""  # an id has one byte or more
-    return ids[-1] == tokenizer.separator or any(string in tail for string in stop)
+    return ids[-1] == tokenizer.eot_token or any(string in tail for string in stop)
 
 
 def until(row: list[int], end: int) -> list[int]:

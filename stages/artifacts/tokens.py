@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nanogpt.data.prefetch import read_ahead
+from nanogpt.data.prefetch import prefetch
 from stages.lib.arrow import to_numbers
 from stages.lib.text_hash import TEXT_HASH_BYTES, Hashes, column_hashes
 
@@ -43,7 +43,7 @@ def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
         chosen = sorted(fields.get_field_index(column) for column in columns)
         options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
         reader = pa.ipc.open_file(source, options=options)
-        yield from read_ahead(reader.get_batch, range(reader.num_record_batches), ahead=1)
+        yield from prefetch(reader.get_batch, range(reader.num_record_batches), ahead=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Tokenized:
         return dtype
 
     @property
-    def separator(self) -> int:
+    def eot_token(self) -> int:
         """The id that ends every document, after all others."""
         n_vocab: int = self.manifest["n_vocab"]
         return n_vocab - 1
@@ -123,9 +123,9 @@ class Tokenized:
         """The ids of each document as bytes, in the type of the shards."""
         offsets = to_numbers(lists.offsets)
         ids = to_numbers(lists.values)[offsets[0] : offsets[-1]]
-        if len(ids) and ids.max() >= self.separator:
+        if len(ids) and ids.max() >= self.eot_token:
             raise ValueError(
-                f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.separator}"
+                f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.eot_token}"
             )
         ids = ids.astype(self.dtype, copy=False)
         content, places = ids.view(np.uint8).data, (offsets - offsets[0]) * ids.itemsize
@@ -133,6 +133,6 @@ class Tokenized:
 
     def separated(self, ids: Sequence[memoryview]) -> NDArray[np.unsignedinteger]:
         """The tokens of documents as they are in a stream: after each the separator."""
-        separator = self.dtype.type(self.separator).tobytes()
-        content = separator.join([*ids, b""])  # np.insert takes twice as long
+        eot_token = self.dtype.type(self.eot_token).tobytes()
+        content = eot_token.join([*ids, b""])  # np.insert takes twice as long
         return np.frombuffer(content, self.dtype)

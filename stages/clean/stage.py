@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.files import atomic_dir, file_sha256, write_json
 from stages.artifacts.corpus import VERSION
 from stages.clean.near_duplicates import MINIMA, near_duplicates
 from stages.clean.params import FILTERS, CleanParams
@@ -148,7 +148,7 @@ def run(
         )
     rules = Rules.of(params, filters)
     reasons = [*rules.reasons, "duplicate", "near duplicate"]
-    with whole_folder(out) as folder, TemporaryFile(dir=folder) as signatures:
+    with atomic_dir(out) as folder, TemporaryFile(dir=folder) as signatures:
         parts = [corpus / part["name"] for part in source["files"]]
         seen = look(judgements(rules, parts, workers), signatures)
         seen = replace(seen, verdicts=compared(params, seen, signatures, reasons))

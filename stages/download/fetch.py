@@ -14,8 +14,8 @@ import requests
 import urllib3
 
 from nanogpt.files import file_sha256, is_whole
-from stages.runtime.progress import Meter
-from stages.runtime.retry import Patience
+from stages.runtime.progress import ProgressBar
+from stages.runtime.retry import Retries
 
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two pieces of an answer
 CHUNK_BYTES = 64 << 10
@@ -56,7 +56,7 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
 
 def download(url: str, partial: Path) -> None:
     """Fill `partial` up, in as many tries as it takes."""
-    patience, furthest = Patience(url), size(partial)
+    retries, furthest = Retries(url), size(partial)
     while True:
         answer = None
         try:
@@ -71,8 +71,8 @@ def download(url: str, partial: Path) -> None:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if size(partial) > furthest:
                 furthest = size(partial)
-                patience.renew()
-            patience.wait(in_words(error, urlsplit(url).netloc), answer)
+                retries.renew()
+            retries.wait(in_words(error, urlsplit(url).netloc), answer)
 
 
 def in_words(error: Exception, host: str) -> Exception:
@@ -133,7 +133,7 @@ def take(response: requests.Response, partial: Path) -> None:
         note_mark(response.headers, mark_of(partial))
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
-    with Meter(response.url, total, start) as meter, partial.open("ab") as out:
+    with ProgressBar(response.url, total, start) as meter, partial.open("ab") as out:
         for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
             out.write(chunk)
             meter.add(len(chunk))

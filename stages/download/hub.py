@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from nanogpt.files import is_whole, write_whole
+from nanogpt.files import atomic_write, is_whole
 from stages.artifacts.corpus import VERSION
 from stages.download import corpus_writer as parts_of
 from stages.download.corpus_writer import Part, prefixed, write_parts
 from stages.download.params import HuggingFace
 from stages.download.readers import Document, arrow_values, column_text
-from stages.runtime.progress import Meter
-from stages.runtime.retry import Patience
+from stages.runtime.progress import ProgressBar
+from stages.runtime.retry import Retries
 
 BATCH_ROWS = 64
 LOG = "parts.jsonl"
@@ -53,14 +53,14 @@ def pinned(hub: HuggingFace) -> HuggingFace:
         return hub
     from huggingface_hub import HfApi
 
-    patience = Patience(f"dataset {hub.name}")
+    retries = Retries(f"dataset {hub.name}")
     while True:
         try:
             with hub_errors(hub.name):
                 found = HfApi().dataset_info(hub.name, revision=hub.revision, timeout=10).sha
             return hub.model_copy(update={"revision": found})
         except ConnectionError as error:
-            patience.wait(error)
+            retries.wait(error)
 
 
 def entry_name(hub: HuggingFace, params: str) -> str:
@@ -95,16 +95,16 @@ class Rows:
 
     def __iter__(self) -> Iterator[Document]:
         """The documents. Raises ConnectionError when the hub stays out of reach."""
-        patience = Patience(f"dataset {self.hub.name}")
+        retries = Retries(f"dataset {self.hub.name}")
         while True:
             try:
                 for document in self.read():
                     yield document
-                    patience.renew()
+                    retries.renew()
                 return
             except ConnectionError as error:
                 self.place = self.noted()
-                patience.wait(error)
+                retries.wait(error)
 
     def read(self) -> Iterator[Document]:
         """The documents, until the first failure."""
@@ -176,13 +176,13 @@ def hub_parts(
     Parts that are there and whole stay as they are. `prefix` goes before each document's id.
     """
     done = finished(entry)
-    write_whole(entry / LOG, "".join(noted.line() for noted in done))
+    atomic_write(entry / LOG, "".join(noted.line() for noted in done))
     parts = [noted.part for noted in done if noted.part]
     skipped = Counter(done[-1].skipped if done else {})
     if len(parts) < len(done):
         return parts, skipped
     rows = Rows(hub, column, done[-1].place if done else None)
-    with Meter(hub.name, done=sum(part.bytes for part in parts)) as meter:
+    with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as meter:
         if parts:
             meter.say(f"continuing after {len(parts)} parts that are there")
         for part in write_parts(prefixed(rows, prefix), entry, corpus, len(parts), skipped):

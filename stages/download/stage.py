@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nanogpt.files import link, whole_folder, write_json
+from nanogpt.files import atomic_dir, link, write_json
 from stages.artifacts.corpus import VERSION
 from stages.download.corpus_writer import Part, part_name
 from stages.download.file_groups import Named, TextFile, write_files
@@ -121,7 +121,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
     tally = Tally()
     parts: list[Part] = []
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         for name, corpus in corpora.items():
             named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.files import whole_folder, write_whole
+from nanogpt.files import atomic_dir, atomic_write
 from stages.artifacts.shards import Shards
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
@@ -85,7 +85,7 @@ def run(
         evaluation = evaluate_split(
             gpt,
             shards.stream("val"),
-            separator=shards.manifest["separator"],
+            eot_token=shards.manifest["separator"],
             runtime=runtime,
             batch_tokens=batch_tokens,
             block_size=context,
@@ -107,8 +107,8 @@ def run(
             for name, baseline in measure(shards).items()
         },
     }
-    write_whole(metrics, json.dumps(result, indent=2) + "\n")
-    with whole_folder(plots) as folder:
+    atomic_write(metrics, json.dumps(result, indent=2) + "\n")
+    with atomic_dir(plots) as folder:
         draw(model, result, evaluation.loss_by_position, folder)
     return result
 
@@ -129,7 +129,7 @@ def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, 
             gpt,
             shards.stream("val"),
             optim,
-            separator=shards.manifest["separator"],
+            eot_token=shards.manifest["separator"],
             runtime=runtime,
             rate=rate,
             pool=pool,

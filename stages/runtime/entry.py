@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of, message_of
 from stages.runtime.inputs import check_unchanged, inputs_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import PREFIX, Settings, read_settings
-from stages.runtime.supervise import ask_to_stop, dvc_ancestors, when_gone
+from stages.runtime.supervise import ask_to_stop, dvc_ancestors, on_exit
 
 TIMES = Path("runs/times")
 
@@ -33,7 +33,7 @@ def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bo
     redact_tracebacks()
     gc.freeze()  # what was imported stays: nothing in it to collect again and at the end
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
-        when_gone(dvc_ancestors(), ask_to_stop)
+        on_exit(dvc_ancestors(), ask_to_stop)
     started = time.perf_counter()
     status_file = os.environ.get(f"{PREFIX}STATUS_FILE")  # written even if the settings are wrong
     debug = False
@@ -47,7 +47,7 @@ def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bo
             check_unchanged(name, start)
         if not keeps_nothing:
             seconds = round(time.perf_counter() - started, 2)
-            write_whole(TIMES / f"{name}.json", json.dumps({"seconds": seconds}))
+            atomic_write(TIMES / f"{name}.json", json.dumps({"seconds": seconds}))
     except EXPECTED as error:
         if debug:
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
@@ -61,7 +61,7 @@ def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
     if status_file:
         status = {"stage": stage, "kind": kind, "message": message}
         try:
-            write_whole(Path(status_file), json.dumps(status))
+            atomic_write(Path(status_file), json.dumps(status))
         except OSError as error:  # of a full disk, say: the exit code is right all the same
             print(f"{stage}: {status_file} cannot be written: {error}", file=sys.stderr)
     sys.exit(EXIT_CODES[kind])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from stages.runtime.errors import Full, Interrupted, kind_of, reason_of
 from stages.runtime.redaction import redacted
 
@@ -50,7 +50,7 @@ def write_end(
         "kind": None if error is None else kind_of(error),
         "code": code,
     }
-    write_whole(end_file(folder), json.dumps(content))
+    atomic_write(end_file(folder), json.dumps(content))
 
 
 def raise_unless_finished(folder: Path) -> None:

@@ -12,7 +12,7 @@ from stages.runtime.redaction import redacted
 LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
-class Meter:
+class ProgressBar:
     """Counts bytes; `total` is None where nobody knows how many there will be."""
 
     def __init__(self, label: str, total: int | None = None, done: int = 0) -> None:
@@ -29,7 +29,7 @@ class Meter:
         self.task = self.bar.add_task(self.label, total=total, completed=done)
         self.started, self.said = (time.monotonic(),) * 2
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "ProgressBar":
         if self.total is not None:
             self.say(f"{decimal(self.total)} to fetch")
         if self.console.is_terminal:

@@ -18,7 +18,7 @@ POLICY = Retry(
 )
 
 
-class Patience:
+class Retries:
     """Counts the failures of one undertaking since it last got anywhere."""
 
     def __init__(self, undertaking: str) -> None:

@@ -1,7 +1,7 @@
 """Commands run so that nothing of them is ever left behind.
 
 `run_supervised` gives a command a session of its own and ends it, with every process below it, when
-this process is asked to stop or fails. `when_gone` lets a process notice that the one which started
+this process is asked to stop or fails. `on_exit` lets a process notice that the one which started
 it is gone. Together: whatever is killed, a second later nothing is left.
 """
 
@@ -39,7 +39,7 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def when_gone(processes: Sequence[psutil.Process], act: Callable[[], None]) -> None:
+def on_exit(processes: Sequence[psutil.Process], act: Callable[[], None]) -> None:
     """Call `act` in a thread once one of the processes is gone."""
 
     def watch() -> None:
@@ -50,7 +50,7 @@ def when_gone(processes: Sequence[psutil.Process], act: Callable[[], None]) -> N
     threading.Thread(target=watch, daemon=True).start()
 
 
-def starters() -> list[psutil.Process]:
+def supervisors() -> list[psutil.Process]:
     """The parent of this process, and the supervisor above it if there is one."""
     pids = [os.getppid(), *(int(pid) for pid in [os.environ.get(SUPERVISOR)] if pid)]
     return [psutil.Process(pid) for pid in pids]
@@ -159,7 +159,7 @@ def run_supervised(
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
         if process.poll() is None:
-            stop_gently(process, family)
+            terminate(process, family)
         return Outcome(process.wait(), asked.is_set())
     finally:
         end_all(family)
@@ -175,7 +175,7 @@ def descendants(pid: int) -> dict[int, psutil.Process]:
         return {}
 
 
-def stop_gently(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
+def terminate(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
     """Ask every process below to stop, not the one that manages them, and give them time.
 
     Those too that it had not started yet: otherwise they would run until their time is over.

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanogpt.files import whole_folder
+from nanogpt.files import atomic_dir
 from stages.artifacts.model import MODEL, to_read, written
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
@@ -26,7 +26,7 @@ def sampled(params: SampleParams, model: Path, *, device: str) -> list[dict[str,
 def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
     """Write `samples.txt` to read and `samples.jsonl` to process; the samples."""
     samples = sampled(params, model, device=device)
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
         (folder / "samples.txt").write_text(to_read(samples), encoding="utf-8")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.files import drop_cached, file_sha256, whole_folder, write_json
+from nanogpt.files import atomic_dir, drop_cached, file_sha256, write_json
 from stages.artifacts.shards import VERSION
 from stages.artifacts.tokens import Sizes, Tokenized, TokenizedPart
 from stages.lib.params import load_section
@@ -170,7 +170,7 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
     plan = planned(params, split, source)
     streams = {"train": plan.turns, "val": [plan.is_val]}
     ends = {name: plan.ends(turns) for name, turns in streams.items()}
-    with whole_folder(out) as folder, ExitStack() as stack:
+    with atomic_dir(out) as folder, ExitStack() as stack:
         writers = {
             name: stack.enter_context(
                 SplitWriter(folder / name, int(ends[name][-1]), params.shard_tokens, source.dtype)
@@ -182,7 +182,7 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
             "version": VERSION,
             "dtype": source.dtype.name,
             "n_vocab": source.manifest["n_vocab"],
-            "separator": source.separator,
+            "separator": source.eot_token,
             "tokenizer_fingerprint": source.manifest["tokenizer_fingerprint"],
             "corpus_manifest_sha256": source.manifest["corpus_manifest_sha256"],
             "tokens_manifest_sha256": file_sha256(tokens / "manifest.json"),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.evaluate.ngram import count_tokens
-from nanogpt.files import file_sha256, whole_folder
+from nanogpt.files import atomic_dir, file_sha256
 from stages.artifacts.shards import Shards
 from stages.artifacts.tokens import Tokenized
 from stages.runtime.settings import Settings
@@ -198,7 +198,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
         "lengths": length_quantiles(n_tokens, document_bytes(tokens)),
         "top_tokens": most_frequent(counts, tokenizer),
     }
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
         (folder / "statistics.json").write_text(text, encoding="utf-8")
         draw(length_histogram(lengths), frequencies(counts), result, folder)

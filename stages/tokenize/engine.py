@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stages.artifacts.clean import Cleaned, CleanedPart, byte_lengths
+from stages.artifacts.clean import CleanCorpus, CleanPart, byte_lengths
 from stages.lib.arrow import from_texts
 from stages.tokenize.params import Engine
 from stages.tokenize.piece_encoder import PieceEncoder
@@ -136,7 +136,7 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
     return Encoder(encode, dtype)
 
 
-def admit(
+def assert_same_tokens(
     candidate: Encoder, engine: Engine, texts: Iterable[tuple[str, str]], reference: Tokenizer
 ) -> None:
     """Raise ValueError at the first of the (name, text) pairs whose ids are not the reference's."""
@@ -177,7 +177,7 @@ def adversarial() -> Iterator[tuple[str, str]]:
         yield f"adversarial text {number}", text
 
 
-def sample(cleaned: Cleaned) -> Iterator[tuple[str, str]]:
+def sample(cleaned: CleanCorpus) -> Iterator[tuple[str, str]]:
     """Ids and texts of documents from about SAMPLE_GROUPS places, spread over the corpus."""
     kept = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
     parts = list(zip(cleaned.parts, kept, strict=True))
@@ -191,7 +191,7 @@ def sample(cleaned: Cleaned) -> Iterator[tuple[str, str]]:
             yield from zip(names, texts, strict=True)
 
 
-def spread(part: CleanedPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
+def spread(part: CleanPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
     """So many groups of a part that has n_bytes of text, at equal distances."""
     passed = taken = 0
     for group in part.groups():

@@ -20,10 +20,10 @@ from typing import Any
 
 from pyarrow import fs
 
-from stages.artifacts.clean import CleanedPart
+from stages.artifacts.clean import CleanPart
 from stages.runtime.errors import Crashed
 from stages.runtime.pool import in_order
-from stages.tokenize.engine import Encoder, admit, adversarial, load_encoder
+from stages.tokenize.engine import Encoder, adversarial, assert_same_tokens, load_encoder
 from stages.tokenize.params import Engine
 from stages.tokenize.token_cache import Task, finished
 from stages.tokenize.token_parts import SUFFIX, Description, record_of, tokenize_part, written_by
@@ -97,12 +97,12 @@ def fetched_encoder(place: Place, tokenizer: str, engine: Engine) -> Encoder:
         folder.mkdir()
         place.fetch(tokenizer, folder)
         encoder = load_encoder(folder, engine)
-        admit(encoder, engine, adversarial(), load_tokenizer(folder))
+        assert_same_tokens(encoder, engine, adversarial(), load_tokenizer(folder))
         return encoder
 
 
 def tokenize_there(
-    place: Place, name: str, part: CleanedPart, tokenizer: str, engine: Engine, written: str
+    place: Place, name: str, part: CleanPart, tokenizer: str, engine: Engine, written: str
 ) -> None:
     """What a worker does: fetch a part, tokenize it on local files, put the result.
 

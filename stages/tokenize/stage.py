@@ -13,13 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from nanogpt.files import file_sha256, link, whole_folder, write_json
-from stages.artifacts.clean import Cleaned
+from nanogpt.files import atomic_dir, file_sha256, link, write_json
+from stages.artifacts.clean import CleanCorpus
 from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows
 from stages.runtime.settings import Settings
-from stages.tokenize.engine import admit, adversarial, load_encoder, sample
+from stages.tokenize.engine import adversarial, assert_same_tokens, load_encoder, sample
 from stages.tokenize.learned import AUTO_RULE, auto_bpe, trained_bpe
 from stages.tokenize.params import AUTO, Engine, TokenizeParams
 from stages.tokenize.pool import tokenize_here
@@ -40,7 +40,7 @@ CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens"
 CACHE = Path(".cache/tokens")
 
 
-def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
+def training_texts(cleaned: CleanCorpus, split: SplitParams) -> Iterator[str]:
     """The texts that are not for validation."""
     is_val = split_documents(hash_rows(cleaned.text_hashes()), split)
     for text, held_back in zip(cleaned.texts(), is_val, strict=True):
@@ -48,7 +48,7 @@ def training_texts(cleaned: Cleaned, split: SplitParams) -> Iterator[str]:
             yield text
 
 
-def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: Cleaned) -> Tokenizer:
+def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: CleanCorpus) -> Tokenizer:
     """The tokenizer the params ask for, learned from the corpus where that is how it is made."""
     if params.tokenizer == "gpt2":
         return BpeTokenizer.of(GPT2_PATTERN, gpt2_ranks())
@@ -75,7 +75,7 @@ class TokenizeParts(Protocol):
 
 def make_missing(
     engine: Engine,
-    cleaned: Cleaned,
+    cleaned: CleanCorpus,
     tasks: Sequence[Task],
     tokenizer: Tokenizer,
     saved: Path,
@@ -93,7 +93,7 @@ def make_missing(
         candidate = None if engine == "tiktoken" else load_encoder(saved, engine)
         made = tokenize_parts(missing, saved, engine)  # none before the first is asked for
         if candidate:
-            admit(candidate, engine, chain(adversarial(), sample(cleaned)), tokenizer)
+            assert_same_tokens(candidate, engine, chain(adversarial(), sample(cleaned)), tokenizer)
         found |= {task.target: one for task, one in zip(missing, made, strict=True)}
     return [found[task.target] for task in tasks]
 
@@ -101,7 +101,7 @@ def make_missing(
 def run(
     params: TokenizeParams,
     split: SplitParams,
-    cleaned: Cleaned,
+    cleaned: CleanCorpus,
     out: Path,
     *,
     cache: Path,
@@ -112,7 +112,7 @@ def run(
     known_by = fingerprint(tokenizer)
     tasks = tasks_of(cleaned, known_by, cache)
     cache.mkdir(parents=True, exist_ok=True)
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         saved = folder / "tokenizer"
         save_tokenizer(saved, tokenizer)
         found = make_missing(params.engine, cleaned, tasks, tokenizer, saved, tokenize_parts)
@@ -161,5 +161,5 @@ def run_stage(settings: Settings) -> None:
     """`python -m stages tokenize`."""
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
-    cleaned = Cleaned.open(CORPUS, CLEAN)
+    cleaned = CleanCorpus.open(CORPUS, CLEAN)
     run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=chosen_runner(settings))

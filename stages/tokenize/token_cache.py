@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.files import file_sha256
-from stages.artifacts.clean import Cleaned, CleanedPart
+from stages.artifacts.clean import CleanCorpus, CleanPart
 from stages.tokenize.token_parts import SUFFIX, Description, record_of, written_by
 
 
@@ -19,7 +19,7 @@ from stages.tokenize.token_parts import SUFFIX, Description, record_of, written_
 class Task:
     """A part of the corpus and where its tokens go."""
 
-    part: CleanedPart
+    part: CleanPart
     target: Path
 
     @property
@@ -28,7 +28,7 @@ class Task:
         return self.part.texts.with_suffix(SUFFIX).name
 
 
-def tasks_of(cleaned: Cleaned, tokenizer_fingerprint: str, cache: Path) -> list[Task]:
+def tasks_of(cleaned: CleanCorpus, tokenizer_fingerprint: str, cache: Path) -> list[Task]:
     """One task for each part of a corpus, in order."""
     manifest = json.loads((cleaned.corpus / "manifest.json").read_text(encoding="utf-8"))
     texts = {file["name"]: file["sha256"] for file in manifest["files"]}

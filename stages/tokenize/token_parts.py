@@ -15,8 +15,8 @@ from typing import TypedDict
 import numpy as np
 import pyarrow as pa
 
-from nanogpt.files import drop_cached, flushed_sha256, write_whole
-from stages.artifacts.clean import CleanedPart, byte_lengths
+from nanogpt.files import atomic_write, drop_cached, flushed_sha256
+from stages.artifacts.clean import CleanPart, byte_lengths
 from stages.lib.arrow import from_numbers, to_numbers
 from stages.lib.text_hash import TEXT_HASH
 from stages.tokenize.engine import Dtype, Encoder
@@ -90,7 +90,7 @@ def token_rows(group: pa.RecordBatch, ids: Ids, dtype: Dtype) -> pa.RecordBatch:
     )
 
 
-def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Description:
+def tokenize_part(part: CleanPart, encoder: Encoder, target: Path) -> Description:
     """Write the tokens of a part to `target`, and next to it the record that they are whole."""
     documents = tokens = n_bytes = 0
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -111,7 +111,7 @@ def tokenize_part(part: CleanedPart, encoder: Encoder, target: Path) -> Descript
     finally:
         draft.unlink(missing_ok=True)
     found = Description(documents=documents, tokens=tokens, bytes=n_bytes, sha256=sha256)
-    write_whole(record_of(target), json.dumps(found) + "\n")
+    atomic_write(record_of(target), json.dumps(found) + "\n")
     return found
 
 

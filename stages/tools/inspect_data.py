@@ -75,7 +75,7 @@ class Printer:
         coloured = self.console.color_system is not None and not self.console.no_color
         shown = Text()
         for number, piece in enumerate(pieces(ids, self.tokenizer)):
-            is_end = self.tokenizer.separator in piece.ids
+            is_end = self.tokenizer.eot_token in piece.ids
             shown.append("" if coloured or not number else "|")
             shown.append(harmless(piece.text), MARK if is_end else STYLES[number % 2])
         self.console.print(shown, soft_wrap=True)
@@ -118,7 +118,7 @@ def training_windows(
 
 def evaluation_windows(
     stream: TokenStream,
-    separator: int,
+    eot_token: int,
     block_size: int,
     stride: int,
     count: int,
@@ -132,7 +132,7 @@ def evaluation_windows(
     starts = split_windows(len(stream), block_size, stride)
     for number in chosen(len(starts), count, draw):
         where = f"window {number + 1:,} of {len(starts):,}, from token {starts[number]:,}"
-        yield where, window_at(stream, starts[number], block_size, separator).tolist()
+        yield where, window_at(stream, starts[number], block_size, eot_token).tolist()
 
 
 def chosen(total: int, count: int, draw: random.Random | None) -> list[int]:
@@ -150,9 +150,9 @@ def windows(
         return training_windows(stream, model.block_size, seed, count, draw)
     evaluate = load_section("evaluate", EvaluateParams)
     context = evaluate.context or model.block_size
-    separator = shards.manifest["separator"]
+    eot_token = shards.manifest["separator"]
     return evaluation_windows(
-        stream, separator, context, stride_in(context, evaluate.stride), count, draw
+        stream, eot_token, context, stride_in(context, evaluate.stride), count, draw
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, parse_params, read_params
 from stages.tools.check import SECTIONS, check_content
@@ -41,7 +41,7 @@ def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Pat
     if params.exists() and params.read_bytes() not in [f.read_bytes() for f in known.values()]:
         saved = params.with_name(f"{params.stem}.{time.strftime('%Y%m%d-%H%M%S')}.yaml")
         shutil.copy(params, saved)
-    write_whole(params, text)
+    atomic_write(params, text)
     return saved
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.data.stream import TokenStream
-from nanogpt.files import file_sha256, whole_folder, write_json
+from nanogpt.files import atomic_dir, file_sha256, write_json
 from stages.artifacts.shards import VERSION, Shards
 from stages.formats.chosen_tokenizer import GPT2_IDS, chosen_tokenizer
 from stages.runtime.settings import Settings
@@ -54,7 +54,7 @@ def export_shards(shards: Shards, form: Format, out: Path) -> None:
             f"{shards.folder} has {n_vocab:,} ids, these files hold {1 << 16:,} at most; tokenize "
             "with a smaller vocabulary"
         )
-    with whole_folder(out) as folder:
+    with atomic_dir(out) as folder:
         for split in SPLITS:
             write = write_nanogpt if form == "nanogpt" else write_llmc
             write(folder, split, shards.stream(split), shards.manifest["separator"])
@@ -69,7 +69,7 @@ def export_shards(shards: Shards, form: Format, out: Path) -> None:
         )
 
 
-def write_nanogpt(folder: Path, split: str, stream: TokenStream, separator: int) -> None:
+def write_nanogpt(folder: Path, split: str, stream: TokenStream, eot_token: int) -> None:
     """One file as nanoGPT's prepare.py writes it."""
     with (folder / f"{split}.bin").open("wb") as file:
         for start in range(0, len(stream), PIECE_TOKENS):
@@ -77,7 +77,7 @@ def write_nanogpt(folder: Path, split: str, stream: TokenStream, separator: int)
             stream.read(start, stop).astype(ID).tofile(file)
 
 
-def write_llmc(folder: Path, split: str, stream: TokenStream, separator: int) -> None:
+def write_llmc(folder: Path, split: str, stream: TokenStream, eot_token: int) -> None:
     """Files of equal length, for llm.c refuses one that is shorter than a batch.
 
     The separator that ends the stream begins it, so that one is before each document.
@@ -90,7 +90,7 @@ def write_llmc(folder: Path, split: str, stream: TokenStream, separator: int) ->
         with (folder / f"{split}_{number:06d}.bin").open("wb") as file:
             header.tofile(file)
             if first == 0:
-                np.array([separator], ID).tofile(file)
+                np.array([eot_token], ID).tofile(file)
             for start in range(max(first - 1, 0), last - 1, PIECE_TOKENS):
                 stop = min(start + PIECE_TOKENS, last - 1)
                 stream.read(start, stop).astype(ID).tofile(file)
@@ -101,7 +101,7 @@ def import_files(folder: Path, form: Format, tokenizer: Tokenizer, out: Path) ->
     if tokenizer.n_vocab > 1 << 16:
         raise ValueError(f"the tokenizer has {tokenizer.n_vocab:,} ids, more than 16 bits hold")
     files = {split: found_files(folder, split, form) for split in SPLITS}
-    with whole_folder(out) as draft:
+    with atomic_dir(out) as draft:
         splits = {
             split: import_split(files[split], form, tokenizer, draft / split) for split in SPLITS
         }
@@ -110,7 +110,7 @@ def import_files(folder: Path, form: Format, tokenizer: Tokenizer, out: Path) ->
             "version": VERSION,
             "dtype": "uint16",
             "n_vocab": tokenizer.n_vocab,
-            "separator": tokenizer.separator,
+            "separator": tokenizer.eot_token,
             "tokenizer_fingerprint": fingerprint(tokenizer),
             "corpus_manifest_sha256": None,
             "tokens_manifest_sha256": None,
@@ -143,7 +143,7 @@ def import_split(
 
     Raises ValueError when there are no tokens.
     """
-    sizes, separator = token_bytes(tokenizer), tokenizer.separator
+    sizes, eot_token = token_bytes(tokenizer), tokenizer.eot_token
     n_tokens = sum(map(len, separated(files, form, tokenizer)))
     if not n_tokens:
         raise ValueError(f"{files[0]} holds no tokens")
@@ -152,7 +152,7 @@ def import_split(
         done = n_bytes = 0
         for tokens in separated(files, form, tokenizer):
             writer.write(done, tokens)
-            ends.append(done + np.flatnonzero(tokens == separator) + 1)
+            ends.append(done + np.flatnonzero(tokens == eot_token) + 1)
             done, n_bytes = done + len(tokens), n_bytes + int(sizes[tokens].sum())
         return writer.finish(np.concatenate(ends), n_bytes)
 
@@ -161,14 +161,14 @@ def separated(
     files: list[Path], form: Format, tokenizer: Tokenizer
 ) -> Iterator[NDArray[np.uint16]]:
     """The tokens in the files, some at a time; at the end, not at the start, a separator."""
-    separator, last = tokenizer.separator, -1
+    eot_token, last = tokenizer.eot_token, -1
     for file in files:
         for tokens in read_pieces(file, form, tokenizer.n_vocab):
-            begins = last == -1 and form == "llmc" and tokens[0] == separator
+            begins = last == -1 and form == "llmc" and tokens[0] == eot_token
             last = int(tokens[-1])
             yield tokens[1:] if begins else tokens
-    if last != -1 and (form == "llmc" or last != separator):
-        yield np.array([separator], ID)
+    if last != -1 and (form == "llmc" or last != eot_token):
+        yield np.array([eot_token], ID)
 
 
 def read_pieces(file: Path, form: Format, n_vocab: int) -> Iterator[NDArray[np.uint16]]:

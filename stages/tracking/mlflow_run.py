@@ -26,8 +26,8 @@ from stages.tracking.store import (
     find_run,
     is_deleted,
     is_server,
+    log,
     problem_of,
-    say,
     set_environment,
     shown_uri,
     store_errors,
@@ -76,7 +76,7 @@ class Tracker:
         self.closing.set()
         self.courier.join()
         if self.problem:
-            say(
+            log(
                 f"{shown_uri()} took not everything ({self.problem}); what is left waits in "
                 f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
@@ -194,7 +194,7 @@ def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[
         refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
         if isinstance(error, MlflowException) and (not refused or is_deleted(client, run_id)):
             raise
-        say(f"MLflow refused {batch[0]['kind']} and goes without: {error}")
+        log(f"MLflow refused {batch[0]['kind']} and goes without: {error}")
 
 
 def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:

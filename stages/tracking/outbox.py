@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt.files import flush, write_whole
+from nanogpt.files import atomic_write, flush
 
 Entry = dict[str, Any]
 
@@ -74,14 +74,14 @@ class Outbox:
         """Remember how far the delivery got and drop the copies it no longer needs."""
         done = [entry for entry, end in self.entries(self.delivered()) if end <= offset]
         flush(self.file)
-        write_whole(self.mark, str(offset))
+        atomic_write(self.mark, str(offset))
         for entry in done:
             if "files" in entry:
                 shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
 
     def start_over(self) -> None:
         """Let everything wait again, but for files: their copies are gone once delivered."""
-        write_whole(self.mark, "0")
+        atomic_write(self.mark, "0")
 
     def is_lost(self, entry: Entry) -> bool:
         """Return whether an entry's files were delivered once and are here no more."""

@@ -87,7 +87,7 @@ class Recorder:
         self.clock = Clock()
         self.display = Display(max_steps=plan.max_steps, interval=interval)
 
-    def take(self, event: TrainEvent) -> None:
+    def handle(self, event: TrainEvent) -> None:
         """Record one event."""
         if isinstance(event, Started):
             self.take_start(event)

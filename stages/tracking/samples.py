@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from nanogpt.generate.decode import Sampling, generate
 from nanogpt.model.gpt import GPT
 from stages.tokenizers.tokenizer import load_tokenizer
@@ -45,7 +45,7 @@ class TrainingSamples:
         allowed = SHARE * (began - self.started) - self.spent
         if allowed < LEAST_TOKENS * self.token_seconds:
             return None
-        end, tokens = self.tokenizer.separator, list[int]()
+        end, tokens = self.tokenizer.eot_token, list[int]()
         was_training = self.model.training
         for row in generate(
             self.model, [torch.tensor([end])], self.wanted, sampling=SAMPLING, seeds=[SEED]
@@ -88,4 +88,4 @@ class SampleTable:
         """Append one text and write the file."""
         self.rows.append([step, text, round(bits_per_byte, 4), round(val_loss, 4)])
         content = {"columns": COLUMNS, "data": self.rows}
-        write_whole(self.file, json.dumps(content, ensure_ascii=False))
+        atomic_write(self.file, json.dumps(content, ensure_ascii=False))

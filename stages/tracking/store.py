@@ -122,7 +122,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
         return None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
-        say(f"the experiment {EXPERIMENT} was deleted; it is restored, for a run of it goes on")
+        log(f"the experiment {EXPERIMENT} was deleted; it is restored, for a run of it goes on")
     ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
     runs = client.search_runs([experiment.experiment_id], ours, run_view_type=ViewType.ALL)
     if not runs:
@@ -130,7 +130,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
     run = min(runs, key=lambda run: run.info.lifecycle_stage != LifecycleStage.ACTIVE).info
     if run.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_run(run.run_id)
-        say(f"the run {run.run_name} was deleted; it is restored, for it goes on")
+        log(f"the run {run.run_name} was deleted; it is restored, for it goes on")
     return str(run.run_id)
 
 
@@ -178,6 +178,6 @@ def newest_run() -> tuple[str, str, bool] | None:
     return None
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print a line without secrets."""
     print(f"tracking: {redacted(line)}", flush=True)

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from nanogpt.train.loop import Evaluated, Started, StepDone, TrainEvent
 
 TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
@@ -22,7 +22,7 @@ class Curve:
         """Keep the rows up to `step`, which is where training continues."""
         kept = [row for row in self.rows() if int(row["step"]) <= step]
         lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
-        write_whole(self.file, "".join(",".join(line) + "\n" for line in lines))
+        atomic_write(self.file, "".join(",".join(line) + "\n" for line in lines))
 
     def rows(self) -> list[Mapping[str, str]]:
         """All whole rows."""
@@ -48,7 +48,7 @@ class Curves:
         """Return the training loss of each update so far."""
         return [float(row["loss"]) for row in self.train.rows()]
 
-    def take(self, event: TrainEvent) -> None:
+    def handle(self, event: TrainEvent) -> None:
         """Add what an event says; a start brings both to where training continues."""
         if isinstance(event, Started):
             self.train.start_after(event.step)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.data.order import WindowOrder
-from nanogpt.files import file_sha256, write_whole
+from nanogpt.files import atomic_write, file_sha256
 from stages.artifacts.shards import Shards
 from stages.artifacts.weights import WEIGHTS, check_recorded, weights_sha256
 from stages.lib.params import load_section
@@ -95,7 +95,7 @@ def run(
         for left in folder.glob(".*"):  # of a kill while a checkpoint was written or removed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
+        atomic_write(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
         try:
             with reserved(folder):
                 launch(command, folder, (lock,))

@@ -19,20 +19,20 @@ from typing import Any
 
 import torch
 
-from nanogpt.files import file_sha256, whole_folder, write_json, write_whole
+from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.optim.optimizers import OptimConfig
 from nanogpt.parallel.threads import default_workers
-from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, launched
+from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.train.loop import Ended, Started, TrainConfig, TrainEvent, train
-from nanogpt.train.micro_batch import busy_tokens
+from nanogpt.train.micro_batch import default_micro_batch_tokens
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED
 from stages.runtime.outcome import write_end
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
-from stages.runtime.supervise import exit_at_once, starters, when_gone
+from stages.runtime.supervise import exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
@@ -63,14 +63,14 @@ def main() -> None:
     given = parser.parse_args()
     folder, shards, out = given.state, given.shards, given.out
     redact_tracebacks()
-    when_gone(starters(), exit_at_once)
+    on_exit(supervisors(), exit_at_once)
     code = code_sha256()  # before anything can be edited meanwhile
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     try:
         settings = read_settings()
-        ended = Job(folder, Shards.open(shards), out, settings, stop).run()
+        ended = TrainWorker(folder, Shards.open(shards), out, settings, stop).run()
     except EXPECTED as error:
         write_end(folder, finished=False, step=0, code=code, error=error)
         sys.exit(1)
@@ -78,7 +78,7 @@ def main() -> None:
         write_end(folder, finished=ended.finished, step=ended.progress.step, code=code)
 
 
-class Job:
+class TrainWorker:
     """One training as `stages.train.stage` asked for it in `identity.json`."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Job:
         settings, earlier = self.settings, self.last_hardware()
         device = choose_device(settings.device)
         dtype = DTYPES[self.params.precision] or format_of(earlier, device)
-        with launched(
+        with process_group(
             settings.device,
             dtype,
             settings.compile,
@@ -127,11 +127,12 @@ class Job:
             self.shards.stream("train"),
             self.shards.stream("val"),
             train_config(self.params),
-            separator=self.shards.manifest["separator"],
+            eot_token=self.shards.manifest["separator"],
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,
-            micro_batch_tokens=self.settings.micro_batch_tokens or busy_tokens(runtime),
+            micro_batch_tokens=self.settings.micro_batch_tokens
+            or default_micro_batch_tokens(runtime),
             stop=self.stop,
         )
 
@@ -153,8 +154,8 @@ class Job:
             recorder = self.recorder(tracker, model, runtime, curves)
             with closing(recorder):
                 for event in events:
-                    curves.take(event)
-                    recorder.take(event)
+                    curves.handle(event)
+                    recorder.handle(event)
                     if isinstance(event, Started):
                         origin["sessions"] = self.begin_session(event.step, origin)
             assert isinstance(event, Ended)  # the loop's last event
@@ -199,7 +200,7 @@ class Job:
         earlier = json.loads(file.read_text()) if file.exists() else []
         session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
         sessions = [note for note in earlier if note["after_step"] < step] + [session]
-        write_whole(file, json.dumps(sessions, indent=2) + "\n")
+        atomic_write(file, json.dumps(sessions, indent=2) + "\n")
         return sessions
 
     def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
@@ -207,9 +208,9 @@ class Job:
         assert progress.best_step is not None  # the last step is always evaluated
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
-        with whole_folder(best) as draft:
+        with atomic_dir(best) as draft:
             copy_model(checkpoint_folder(self.folder, progress.best_step), draft)
-        with whole_folder(self.out) as draft:
+        with atomic_dir(self.out) as draft:
             copy_model(checkpoint_folder(self.folder, kept), draft)
             shutil.copytree(self.shards.tokenizer_folder, draft / "tokenizer")
             for curve in ("train.csv", "val.csv"):
@@ -275,7 +276,7 @@ def model_id_of(folder: Path) -> str:
     """The id of the model that comes out of this state, the same after every interruption."""
     file = folder / "model_id"
     if not file.exists():
-        write_whole(file, uuid.uuid4().hex)
+        atomic_write(file, uuid.uuid4().hex)
     return file.read_text()
 
 

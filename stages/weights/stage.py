@@ -7,7 +7,7 @@ weights it is to start from are others, and not when something is put next to th
 import json
 from pathlib import Path
 
-from nanogpt.files import write_whole
+from nanogpt.files import atomic_write
 from stages.artifacts.weights import WEIGHTS, check_initial_folder, weights_sha256
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
@@ -18,7 +18,7 @@ def run(init_from: str | None, out: Path) -> None:
     if init_from:
         check_initial_folder(Path(init_from))
     sha256 = weights_sha256(Path(init_from)) if init_from else None
-    write_whole(out, json.dumps({"folder": init_from, "sha256": sha256}, indent=2) + "\n")
+    atomic_write(out, json.dumps({"folder": init_from, "sha256": sha256}, indent=2) + "\n")
     print(f"weights: {init_from}, sha256 {sha256}" if init_from else "weights: drawn at random")
 
 

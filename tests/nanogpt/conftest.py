@@ -23,7 +23,7 @@ from nanogpt.train.loop import StepDone, TrainConfig, TrainEvent, train
 from tests.tiny import ADAMW, GPT2, MODERN, PLAN
 
 REPOSITORY = Path(__file__).parents[2]
-SEPARATOR = GPT2.separator
+SEPARATOR = GPT2.eot_token
 CPU = torch.device("cpu")
 
 

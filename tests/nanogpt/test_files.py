@@ -11,14 +11,14 @@ import psutil
 import pytest
 
 from nanogpt import files
-from nanogpt.files import drop_cached, file_sha256, flush, flushed_sha256, whole_folder, write_whole
+from nanogpt.files import atomic_dir, atomic_write, drop_cached, file_sha256, flush, flushed_sha256
 
 FoundAfterKills = Callable[[str], list[Any]]
 
 
 def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "out"
-    with whole_folder(folder) as draft:
+    with atomic_dir(folder) as draft:
         (draft / "a.txt").write_text("a")
         (draft / "deep").mkdir()
         (draft / "deep" / "b.txt").write_text("b")
@@ -29,7 +29,7 @@ def test_a_folder_takes_its_place_at_the_end(tmp_path: Path) -> None:
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), whole_folder(tmp_path / "out") as draft:
+    with pytest.raises(KeyError), atomic_dir(tmp_path / "out") as draft:
         (draft / "half.txt").write_text("half")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
@@ -37,9 +37,9 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    with whole_folder(folder) as draft:
+    with atomic_dir(folder) as draft:
         (draft / "a.txt").write_text("old")
-    with pytest.raises(KeyError), whole_folder(folder) as draft:
+    with pytest.raises(KeyError), atomic_dir(folder) as draft:
         (draft / "a.txt").write_text("new")
         raise KeyError
     assert (folder / "a.txt").read_text() == "old"
@@ -49,17 +49,17 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
 def test_a_new_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for name in ("old.txt", "new.txt"):
-        with whole_folder(folder) as draft:
+        with atomic_dir(folder) as draft:
             (draft / name).write_text(name)
     assert [path.name for path in folder.iterdir()] == ["new.txt"]
 
 
 def test_remains_of_a_killed_writer_do_not_get_in(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "out") as draft:
+    with atomic_dir(tmp_path / "out") as draft:
         pass
     draft.mkdir()  # as a killed writer leaves it
     (draft / "half.txt").write_text("half")
-    with whole_folder(tmp_path / "out") as draft:
+    with atomic_dir(tmp_path / "out") as draft:
         (draft / "a.txt").write_text("a")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
@@ -67,11 +67,11 @@ def test_remains_of_a_killed_writer_do_not_get_in(tmp_path: Path) -> None:
 
 REPLACE = """
 import shutil
-from nanogpt.files import whole_folder
+from nanogpt.files import atomic_dir
 out = folder / "out"
 
 def write(text):
-    with whole_folder(out) as draft:
+    with atomic_dir(out) as draft:
         for name in "abc":
             (draft / name).write_text(text)
 
@@ -106,8 +106,8 @@ def test_a_killed_replacement_leaves_the_old_the_new_or_none(
 
 def test_a_text_is_replaced_in_one_move(tmp_path: Path) -> None:
     file = tmp_path / "above" / "note.json"
-    write_whole(file, "one")
-    write_whole(file, "zwei äöü")
+    atomic_write(file, "one")
+    atomic_write(file, "zwei äöü")
     assert file.read_text(encoding="utf-8") == "zwei äöü"
     assert list(file.parent.iterdir()) == [file]
 
@@ -116,9 +116,9 @@ def test_a_killed_writer_leaves_the_old_text_or_the_new(
     found_after_kills: FoundAfterKills,
 ) -> None:
     found = found_after_kills("""
-from nanogpt.files import write_whole
-prepare = lambda: write_whole(folder / "note", "old")
-act = lambda: write_whole(folder / "note", "new")
+from nanogpt.files import atomic_write
+prepare = lambda: atomic_write(folder / "note", "old")
+act = lambda: atomic_write(folder / "note", "new")
 look = lambda: (folder / "note").read_text()
 """)
     assert len(found) > 2

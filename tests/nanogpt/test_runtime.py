@@ -13,8 +13,8 @@ from nanogpt.runtime import (
     choose_device,
     fastest_dtype,
     is_emulated,
-    launched,
     matmul_flops,
+    process_group,
 )
 
 CPU = torch.device("cpu")
@@ -149,10 +149,10 @@ def test_processes_agree_on_a_format(
 def test_one_process_is_its_own_world(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    with launched("cpu", torch.float32, compile=None) as runtime:
+    with process_group("cpu", torch.float32, compile=None) as runtime:
         assert runtime == Runtime(device=CPU, dtype=torch.float32)
         assert runtime.all_reduce_sum(torch.tensor(3.0)).item() == 3
         runtime.barrier()
-    with launched("cpu", None, compile=True) as runtime:
+    with process_group("cpu", None, compile=True) as runtime:
         assert runtime.dtype == fastest_dtype(CPU)
         assert runtime.compile

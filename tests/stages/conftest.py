@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.artifacts.corpus import VERSION
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
@@ -247,7 +247,7 @@ def run_python(workspace: Path) -> Callable[..., "subprocess.CompletedProcess[st
     return run
 
 
-def corpus_of(texts: list[str], folder: Path) -> Cleaned:
+def corpus_of(texts: list[str], folder: Path) -> CleanCorpus:
     """The corpus that the stages download and clean make of these texts."""
     folder.mkdir(parents=True)
     lines = folder / "texts.jsonl"
@@ -266,10 +266,10 @@ def corpus_of(texts: list[str], folder: Path) -> Cleaned:
     )
     download.run(params, folder / "corpus")
     clean.run(CLEAN, folder / "corpus", folder / "clean")
-    return Cleaned.open(folder / "corpus", folder / "clean")
+    return CleanCorpus.open(folder / "corpus", folder / "clean")
 
 
-def corpus_in_parts(parts: list[list[str]], folder: Path) -> Cleaned:
+def corpus_in_parts(parts: list[list[str]], folder: Path) -> CleanCorpus:
     """A corpus with one file for each list of texts, as `download` writes many."""
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -281,17 +281,17 @@ def corpus_in_parts(parts: list[list[str]], folder: Path) -> Cleaned:
         files.append(asdict(part.close("corpus")))
     (corpus / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}))
     clean.run(CLEAN, corpus, folder / "clean")
-    return Cleaned.open(corpus, folder / "clean")
+    return CleanCorpus.open(corpus, folder / "clean")
 
 
 @pytest.fixture(scope="session")
-def make_parts() -> Callable[[list[list[str]], Path], Cleaned]:
+def make_parts() -> Callable[[list[list[str]], Path], CleanCorpus]:
     """Makes a corpus of several parts, given by their texts."""
     return corpus_in_parts
 
 
 @pytest.fixture(scope="session")
-def make_corpus() -> Callable[[list[str], Path], Cleaned]:
+def make_corpus() -> Callable[[list[str], Path], CleanCorpus]:
     """Makes the corpus of some texts in a new folder."""
     return corpus_of
 
@@ -304,7 +304,7 @@ def shards_of(splits: dict[str, list[str]], folder: Path) -> Shards:
     described = {}
     for split, texts in splits.items():
         (folder / split).mkdir()
-        parts = [[*tokenizer.encode(text), tokenizer.separator] for text in texts]
+        parts = [[*tokenizer.encode(text), tokenizer.eot_token] for text in texts]
         tokens = np.concatenate(parts).astype(np.uint16)
         np.save(folder / split / "00000.npy", tokens)
         described[split] = {
@@ -313,7 +313,7 @@ def shards_of(splits: dict[str, list[str]], folder: Path) -> Shards:
             "bytes": sum(len(text.encode()) for text in texts),
             "files": [{"name": "00000.npy", "tokens": len(tokens)}],
         }
-    about = {"dtype": "uint16", "n_vocab": tokenizer.n_vocab, "separator": tokenizer.separator}
+    about = {"dtype": "uint16", "n_vocab": tokenizer.n_vocab, "separator": tokenizer.eot_token}
     return Shards(folder=folder, manifest={**about, "splits": described})
 
 
@@ -344,7 +344,7 @@ def train_tiny() -> Callable[[Path, Path], None]:
     from stages.runtime.yaml_files import read_params
     from stages.train.params import ModelParams, TrainParams
     from stages.train.stage import identity_of
-    from stages.train.worker import Job  # torch, which most tests here do without
+    from stages.train.worker import TrainWorker  # torch, which most tests here do without
 
     def train_on(shards: Path, out: Path) -> None:
         read = read_params(ROOT / "params.yaml")
@@ -356,7 +356,11 @@ def train_tiny() -> Callable[[Path, Path], None]:
         folder.mkdir(parents=True)
         (folder / "identity.json").write_text(json.dumps(identity))
         settings = Settings(device="cpu", tracking=False)
-        assert Job(folder, Shards.open(shards), out, settings, threading.Event()).run().finished
+        assert (
+            TrainWorker(folder, Shards.open(shards), out, settings, threading.Event())
+            .run()
+            .finished
+        )
 
     return train_on
 

@@ -174,8 +174,8 @@ def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
     ids = tokenizer.encode("abéab").tolist()
     found = [n for n in range(1, 6) if sample.stopped(ids[:n], ["éa"], tokenizer)]
     assert found[0] == 4
-    assert sample.stopped([0, tokenizer.separator], [], tokenizer)
-    assert not sample.stopped([tokenizer.separator, 0], [], tokenizer)
+    assert sample.stopped([0, tokenizer.eot_token], [], tokenizer)
+    assert not sample.stopped([tokenizer.eot_token, 0], [], tokenizer)
 
 
 def test_an_empty_prompt_leaves_the_beginning_to_the_model(built: Any, tmp_path: Path) -> None:

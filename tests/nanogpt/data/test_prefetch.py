@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from nanogpt.data.prefetch import in_order, read_ahead
+from nanogpt.data.prefetch import in_order, prefetch
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -20,7 +20,7 @@ def test_reading_goes_ahead_so_far_and_no_farther(ahead: int) -> None:
             asked.set()
         return chunk
 
-    with closing(read_ahead(note, range(100), ahead)) as chunks:
+    with closing(prefetch(note, range(100), ahead)) as chunks:
         assert next(chunks) == 0
         assert asked.wait(timeout=10)
     assert read == list(range(ahead + 1))
@@ -28,7 +28,7 @@ def test_reading_goes_ahead_so_far_and_no_farther(ahead: int) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 10])
 def test_all_comes_in_order(count: int) -> None:
-    assert list(read_ahead(lambda chunk: chunk * chunk, range(count), 2)) == [
+    assert list(prefetch(lambda chunk: chunk * chunk, range(count), 2)) == [
         chunk * chunk for chunk in range(count)
     ]
 
@@ -39,7 +39,7 @@ def test_an_error_of_the_reader_is_raised_where_its_chunk_is_asked_for() -> None
             raise OSError("the disk is gone")
         return chunk
 
-    chunks = read_ahead(fail, range(10), 2)
+    chunks = prefetch(fail, range(10), 2)
     assert [next(chunks) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
         next(chunks)

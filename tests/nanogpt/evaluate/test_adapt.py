@@ -23,7 +23,7 @@ SEPARATOR = 49
 
 def read(model: GPT, stream: TokenStream, adamw: OptimConfig, cpu: Runtime, rate: float) -> float:
     return adaptive_loss(
-        deepcopy(model), stream, adamw, separator=SEPARATOR, runtime=cpu, rate=rate
+        deepcopy(model), stream, adamw, eot_token=SEPARATOR, runtime=cpu, rate=rate
     )
 
 
@@ -39,7 +39,7 @@ def test_without_a_rate_it_is_the_plain_loss(
     config: GPTConfig, lively: Build, val_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
 ) -> None:
     model = lively(config)
-    plain = evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu).loss
+    plain = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu).loss
     assert read(model, val_stream, adamw, cpu, rate=0.0) == pytest.approx(plain, rel=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_two_threads_share_an_update(
     with worker_pool(2) as pool:
         two = replace(cpu, workers=2)
         shared = adaptive_loss(
-            model, train_stream, adamw, separator=SEPARATOR, runtime=two, rate=1.0, pool=pool
+            model, train_stream, adamw, eot_token=SEPARATOR, runtime=two, rate=1.0, pool=pool
         )
     assert any(name.startswith("worker") for name in threads)
     assert shared == pytest.approx(alone, rel=1e-3)

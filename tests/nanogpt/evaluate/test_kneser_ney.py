@@ -37,9 +37,9 @@ def documents(n_tokens: int, seed: int, *, vocab_size: int = V) -> list[int]:
 class Reference:
     """Modified Kneser-Ney as Chen and Goodman write it, one probability at a time."""
 
-    def __init__(self, tokens: Sequence[int], vocab_size: int, separator: int, order: int) -> None:
+    def __init__(self, tokens: Sequence[int], vocab_size: int, eot_token: int, order: int) -> None:
         self.order, self.vocab_size = order, vocab_size
-        led = [separator] * order + list(tokens)
+        led = [eot_token] * order + list(tokens)
         ends = range(order, len(led))
         self.counts = [Counter[Gram]() for _ in range(order + 1)]
         self.counts[order] = Counter(tuple(led[i - order + 1 : i + 1]) for i in ends)
@@ -116,8 +116,8 @@ def test_probabilities_sum_to_one_in_any_context(n_tokens: int) -> None:
 
 
 def test_a_model_of_two_tokens_is_as_computed_by_hand() -> None:
-    a, b, separator = 0, 1, 2
-    model = count(in_shards([a, b, a, a]), 3, separator, order=2)
+    a, b, eot_token = 0, 1, 2
+    model = count(in_shards([a, b, a, a]), 3, eot_token, order=2)
     # Too little text to estimate discounts: 0.5, 1 and 1.5.
     # Bigrams: (sep a) 1, (a b) 1, (b a) 1, (a a) 1. Before a are sep, b and a: 3; before b: a: 1.
     # p(a) = (3 - 1.5)/4 + (1.5 + 0.5)/4 * 1/3 = 13/24, p(b) = 0.5/4 + 1/6 = 7/24, p(sep) = 1/6
@@ -125,7 +125,7 @@ def test_a_model_of_two_tokens_is_as_computed_by_hand() -> None:
     unigrams, aa, ba = np.array([13, 7, 4]) / 24, np.array([0.5, 0.5, 0]), np.array([1, 0, 0])
     assert after(model, [0, a]) == pytest.approx((unigrams + aa) / 2)
     assert after(model, [0, b]) == pytest.approx((unigrams + ba) / 2)
-    assert after(model, [0, separator]) == pytest.approx((unigrams + ba) / 2)
+    assert after(model, [0, eot_token]) == pytest.approx((unigrams + ba) / 2)
 
 
 def test_discounts_are_equation_26() -> None:

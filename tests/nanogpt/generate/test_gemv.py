@@ -9,7 +9,7 @@ from torch import nn
 
 from nanogpt.generate import gemv as decoding
 from nanogpt.generate.decode import Sampling, generate
-from nanogpt.generate.gemv import StreamedLinear, decoding_copy
+from nanogpt.generate.gemv import GemvLinear, decoding_copy
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
 
@@ -29,21 +29,21 @@ def test_a_streamed_linear_computes_the_same(
 ) -> None:
     torch.manual_seed(0)
     linear, x = nn.Linear(24, 10, bias=bias).to(dtype), torch.randn(shape).to(dtype)
-    torch.testing.assert_close(StreamedLinear(linear)(x), linear(x))
+    torch.testing.assert_close(GemvLinear(linear)(x), linear(x))
 
 
 @pytest.mark.parametrize("n_columns", [1, 3, 8, 25])
 def test_any_number_of_columns_is_cut_into_the_parts(n_columns: int) -> None:
     linear, x = nn.Linear(n_columns, 7), torch.randn(1, n_columns)
-    torch.testing.assert_close(StreamedLinear(linear)(x), linear(x))
+    torch.testing.assert_close(GemvLinear(linear)(x), linear(x))
 
 
 def test_no_row_is_no_error() -> None:
-    assert StreamedLinear(nn.Linear(24, 10))(torch.zeros(0, 24)).shape == (0, 10)
+    assert GemvLinear(nn.Linear(24, 10))(torch.zeros(0, 24)).shape == (0, 10)
 
 
 def test_the_sum_does_not_depend_on_the_number_of_threads() -> None:
-    linear, x = StreamedLinear(nn.Linear(3000, 70)), torch.randn(1, 3000)
+    linear, x = GemvLinear(nn.Linear(3000, 70)), torch.randn(1, 3000)
     before, sums = torch.get_num_threads(), []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
@@ -62,7 +62,7 @@ def test_a_decoding_copy_says_the_same(
     before, copied = model.lm_head.weight.stride(), decoding_copy(model, cpu)
     for idx in (torch.tensor([[3]]), torch.tensor([[3, 1, 4, 1], [9, 2, 6, 35]])):
         torch.testing.assert_close(copied(idx), model(idx), atol=1e-5, rtol=0)
-    assert isinstance(copied.h[0].mlp.c_proj, StreamedLinear)
+    assert isinstance(copied.h[0].mlp.c_proj, GemvLinear)
     assert isinstance(model.h[0].mlp.c_proj, nn.Linear)
     assert model.lm_head.weight.stride() == before
     assert (copied.lm_head.weight is copied.wte.weight) == tied
@@ -84,4 +84,4 @@ def test_a_row_alone_is_written_as_by_the_model(
 def test_small_matrices_stay_as_they_are(config: GPTConfig, lively: Build, cpu: Runtime) -> None:
     kinds = {type(module) for module in decoding_copy(lively(config), cpu).modules()}
     assert nn.Linear in kinds
-    assert StreamedLinear not in kinds
+    assert GemvLinear not in kinds

@@ -59,7 +59,7 @@ def run(name, runtime, double):
         TokenStream.open([folder / "train.npy"]),
         TokenStream.open([folder / "val.npy"]),
         plan,
-        separator=49,
+        eot_token=49,
         runtime=runtime,
         folder=folder / name,
         identity=identity,

@@ -8,7 +8,11 @@ import torch
 
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
-from nanogpt.train.micro_batch import busy_tokens, largest_that_fits, peak_memory_bytes
+from nanogpt.train.micro_batch import (
+    default_micro_batch_tokens,
+    find_micro_batch_size,
+    peak_memory_bytes,
+)
 
 
 def room_for(sequences: int, model: GPT) -> None:
@@ -27,7 +31,7 @@ def test_the_largest_size_that_fits_is_taken(
 ) -> None:
     model = seeded(replace(gpt2, dropout=0.1)).train()
     room_for(room, model)
-    assert largest_that_fits(model, [12, 6, 4, 3, 2, 1], cpu) == expected
+    assert find_micro_batch_size(model, [12, 6, 4, 3, 2, 1], cpu) == expected
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -37,14 +41,18 @@ def test_nothing_that_fits_is_refused_with_a_way_out(
     model = seeded(gpt2)
     room_for(0, model)
     with pytest.raises(ValueError, match="NANOGPT_RECOMPUTE=true"):
-        largest_that_fits(model, [2, 1], cpu)
+        find_micro_batch_size(model, [2, 1], cpu)
 
 
 def test_many_tokens_at_once_are_for_devices_that_may_try_what_fits(cpu: Runtime) -> None:
     cuda = replace(cpu, device=torch.device("cuda"))
     sharded = replace(cuda, distributed=True, parallel="fsdp")
-    assert busy_tokens(cpu) == busy_tokens(sharded) == 8_192
-    assert busy_tokens(cuda) == busy_tokens(replace(sharded, parallel="ddp")) == 65_536
+    assert default_micro_batch_tokens(cpu) == default_micro_batch_tokens(sharded) == 8_192
+    assert (
+        default_micro_batch_tokens(cuda)
+        == default_micro_batch_tokens(replace(sharded, parallel="ddp"))
+        == 65_536
+    )
 
 
 def test_peak_memory_is_more_than_what_is_held() -> None:

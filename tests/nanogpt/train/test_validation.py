@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT, GPTConfig
 from nanogpt.runtime import Runtime
-from nanogpt.train.validation import Evaluation, Sums, bits_per_byte, evaluate_split, split_windows
+from nanogpt.train.validation import (
+    Evaluation,
+    LossAccumulator,
+    bits_per_byte,
+    evaluate_split,
+    split_windows,
+)
 
 SEPARATOR = 49
 
@@ -49,7 +55,7 @@ def test_whole_split_equals_sums_by_hand(
     windows = losses_by_hand(model, val_stream, block_size or 16)
     flat = [loss for window in windows for loss in window]
     result = evaluate_split(
-        model, val_stream, separator=SEPARATOR, runtime=cpu, block_size=block_size
+        model, val_stream, eot_token=SEPARATOR, runtime=cpu, block_size=block_size
     )
     assert result.tokens == len(flat) == 203
     assert result.loss == pytest.approx(np.mean(flat), abs=1e-6)
@@ -66,7 +72,7 @@ def test_every_token_counts_once_with_the_context_that_is_promised(
 ) -> None:
     """A loss that is the token's own index shows where each one went."""
     stride = data.draw(st.integers(1, block_size))
-    sums = Sums(n_tokens, block_size, stride)
+    sums = LossAccumulator(n_tokens, block_size, stride)
     counted = np.zeros(n_tokens, dtype=int)
     for start in split_windows(n_tokens, block_size, stride):
         stop = min(start + block_size, n_tokens)
@@ -100,7 +106,7 @@ def test_a_stride_equals_predicting_token_by_token(
     result = evaluate_split(
         model,
         TokenStream([np.array(tokens[1:])]),
-        separator=SEPARATOR,
+        eot_token=SEPARATOR,
         runtime=cpu,
         batch_tokens=48,
         stride=stride,
@@ -117,7 +123,7 @@ def test_a_stride_of_the_windows_length_changes_nothing(
 ) -> None:
     def found(stride: int | None) -> list[float]:
         result = evaluate_split(
-            lively(config), val_stream, separator=SEPARATOR, runtime=cpu, stride=stride
+            lively(config), val_stream, eot_token=SEPARATOR, runtime=cpu, stride=stride
         )
         return [result.loss, result.standard_error, result.tokens, *result.loss_by_position]
 
@@ -133,9 +139,9 @@ def test_any_batch_gives_the_same(
     lively: Callable[[GPTConfig], GPT],
 ) -> None:
     model = lively(config)
-    expected = evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu)
+    expected = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu)
     result = evaluate_split(
-        model, val_stream, separator=SEPARATOR, runtime=cpu, batch_tokens=batch_tokens
+        model, val_stream, eot_token=SEPARATOR, runtime=cpu, batch_tokens=batch_tokens
     )
     assert result.tokens == expected.tokens
     assert result.loss == pytest.approx(expected.loss, abs=1e-6)
@@ -151,7 +157,7 @@ def test_some_windows_are_spread_evenly(
     windows = losses_by_hand(model, val_stream, 16)  # 13 of them
 
     def some(n: int) -> Evaluation:
-        return evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu, max_windows=n)
+        return evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu, max_windows=n)
 
     assert some(3).tokens == 48
     assert some(3).loss == pytest.approx(np.mean(windows[0] + windows[4] + windows[8]), abs=1e-6)
@@ -166,7 +172,7 @@ def test_standard_error_is_that_of_the_mean_over_windows(
     whole = TokenStream([val_stream.read(0, 192)])  # 12 equal windows
     with torch.no_grad():
         means = [np.mean(window) for window in losses_by_hand(model, whole, 16)]
-    result = evaluate_split(model, whole, separator=SEPARATOR, runtime=cpu)
+    result = evaluate_split(model, whole, eot_token=SEPARATOR, runtime=cpu)
     by_hand = np.std(means, ddof=1) / math.sqrt(12)
     assert result.standard_error == pytest.approx(by_hand, rel=1e-5)
 
@@ -177,7 +183,7 @@ def test_evaluation_drops_nothing_and_leaves_the_model_as_it_was(
     losses = []
     for training in (True, False):
         model = lively(replace(gpt2, dropout=0.5)).train(training)
-        result = evaluate_split(model, val_stream, separator=SEPARATOR, runtime=cpu)
+        result = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu)
         losses.append(result.loss)
         assert model.training is training
         assert all(p.grad is None for p in model.parameters())
@@ -189,7 +195,7 @@ def test_shards_of_another_tokenizer_are_refused(
 ) -> None:
     stream = TokenStream([np.array([1, 2, 63, 3])])  # 63 is in the padding: no index error
     with pytest.raises(ValueError, match="token id 63 is beyond the model's vocabulary of 50"):
-        evaluate_split(lively(gpt2), stream, separator=SEPARATOR, runtime=cpu)
+        evaluate_split(lively(gpt2), stream, eot_token=SEPARATOR, runtime=cpu)
 
 
 def test_bits_per_byte_of_known_codes() -> None:

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.artifacts import clean as cleaned
-from stages.artifacts.clean import Cleaned, split_by_bytes
+from stages.artifacts.clean import CleanCorpus, split_by_bytes
 from stages.clean import stage as clean
 from stages.clean.params import CleanParams
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.text_hash import text_hash
 
-MakeCorpus = Callable[[list[str], Path], Cleaned]
+MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def texts() -> list[str]:
 @pytest.fixture(scope="module")
 def corpus(
     texts: list[str], tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus
-) -> Cleaned:
+) -> CleanCorpus:
     """Those texts in several parts of several row groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_on_disk, "GROUP_BYTES", 4_000)
@@ -40,7 +40,7 @@ def corpus(
 
 
 def test_what_is_kept_comes_in_order_with_its_id_and_hash(
-    texts: list[str], corpus: Cleaned
+    texts: list[str], corpus: CleanCorpus
 ) -> None:
     kept = [n for n, text in enumerate(texts) if text not in texts[:n]]
     groups = [group for part in corpus.parts for group in part.groups()]
@@ -65,11 +65,11 @@ def test_a_row_group_of_which_all_is_dropped_is_passed_over(
     made = make_corpus([*short, *long], tmp_path / "made")
     params = CleanParams.model_validate({**made.manifest["clean"], "min_bytes": 100})
     clean.run(params, made.corpus, tmp_path / "strict")
-    assert list(Cleaned.open(made.corpus, tmp_path / "strict").texts()) == long
+    assert list(CleanCorpus.open(made.corpus, tmp_path / "strict").texts()) == long
 
 
 def test_groups_are_about_as_large_as_they_should_be(
-    corpus: Cleaned, monkeypatch: pytest.MonkeyPatch
+    corpus: CleanCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = list(corpus.texts())
     monkeypatch.setattr(cleaned, "GROUP_BYTES", 1_000)
@@ -108,6 +108,6 @@ def test_texts_come_in_the_normal_form_they_were_judged_in(
         near_duplicates=None,
     )
     clean.run(params, made.corpus, tmp_path / "clean")
-    found = Cleaned.open(made.corpus, tmp_path / "clean")
+    found = CleanCorpus.open(made.corpus, tmp_path / "clean")
     assert list(found.texts()) == ["fi", "é"]
     assert list(found.text_hashes()) == [text_hash(b"fi"), text_hash("é".encode())]

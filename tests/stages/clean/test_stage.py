@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.clean.params import CleanParams
 from stages.clean.stage import repeated, run
 from stages.download import corpus_writer as corpus_on_disk
@@ -33,7 +33,7 @@ NO_X = 'def keep(text: str) -> bool:\n    return "x" not in text\n'
 NO_DIGIT = "def keep(text: str) -> bool:\n    return not any(map(str.isdigit, text))\n"
 SHORT_TEXTS = st.lists(st.text(alphabet="abx1ﬁé", min_size=1, max_size=4), min_size=1, max_size=30)
 
-MakeCorpus = Callable[[list[str], Path], Cleaned]
+MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 
 def params(**values: Any) -> CleanParams:
@@ -118,7 +118,7 @@ def test_the_verdicts_are_what_the_documentation_says(
     assert reasons(folder / "clean") == expected
     kept = [t for t, reason in zip(texts, expected, strict=True) if reason is None]
     forms = [unicodedata.normalize(asked.unicode, t) if asked.unicode else t for t in kept]
-    cleaned = Cleaned.open(corpus, folder / "clean")
+    cleaned = CleanCorpus.open(corpus, folder / "clean")
     assert list(cleaned.texts()) == forms
     assert list(cleaned.text_hashes()) == [text_hash(form.encode()) for form in forms]
     written = manifest(folder / "clean")
@@ -207,7 +207,7 @@ def test_hashes_are_those_of_the_texts_that_are_kept(
 ) -> None:
     for form in (None, "NFD"):
         run(params(unicode=form), corpus, tmp_path / "out", filters=filters)
-        cleaned = Cleaned.open(corpus, tmp_path / "out")
+        cleaned = CleanCorpus.open(corpus, tmp_path / "out")
         texts = [text.encode() for text in cleaned.texts()]
         assert list(cleaned.text_hashes()) == [text_hash(text) for text in texts]
 

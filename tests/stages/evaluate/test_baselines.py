@@ -42,8 +42,8 @@ def test_bits_of_the_compressor_are_nats_of_the_tokens(shards: Shards) -> None:
 
 
 def test_kneser_ney_is_counted_on_the_training_text(shards: Shards) -> None:
-    n_vocab, separator = shards.manifest["n_vocab"], shards.manifest["separator"]
-    model = kneser_ney.count(shards.stream("train"), n_vocab, separator)
+    n_vocab, eot_token = shards.manifest["n_vocab"], shards.manifest["separator"]
+    model = kneser_ney.count(shards.stream("train"), n_vocab, eot_token)
     assert len(model.levels) == 5
     assert measure(shards)["kneser_ney"].loss == model.loss(shards.stream("val"))
 

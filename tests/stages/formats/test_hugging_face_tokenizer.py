@@ -78,10 +78,10 @@ def test_ids_are_the_same_for_real_text(kind: str, pairs: dict[str, Pair]) -> No
 def test_the_separator_is_the_last_id_and_special(kind: str, pairs: dict[str, Pair]) -> None:
     ours, theirs = pairs[kind]
     assert len(theirs) == ours.n_vocab
-    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.separator, ours.separator)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.eot_token, ours.eot_token)
     king = ours.encode("king").tolist()
-    assert theirs.decode([ours.separator, *king]) == f"{SEPARATOR}king"
-    assert theirs.decode([ours.separator, *king], skip_special_tokens=True) == "king"
+    assert theirs.decode([ours.eot_token, *king]) == f"{SEPARATOR}king"
+    assert theirs.decode([ours.eot_token, *king], skip_special_tokens=True) == "king"
 
 
 @given(text=PLAIN.filter(bool))
@@ -92,7 +92,7 @@ def test_characters_keep_their_ids_and_come_back(text: str) -> None:
     ids = ours.encode(text).tolist()
     assert theirs.encode(text).ids == ids
     assert theirs.decode(ids) == text
-    assert theirs.token_to_id(SEPARATOR) == ours.separator
+    assert theirs.token_to_id(SEPARATOR) == ours.eot_token
 
 
 def test_a_char_tokenizer_is_loaded_by_transformers_and_refuses_what_it_does_not_know(

@@ -70,8 +70,8 @@ def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFa
 def test_a_split_is_its_documents_in_order_each_with_a_separator(
     tokens: Path, split: SplitParams, shards: Path, name: str
 ) -> None:
-    separator = load_tokenizer(tokens / "tokenizer").separator
-    expected = [[*row["tokens"], separator] for row in documents(tokens, split)[name]]
+    eot_token = load_tokenizer(tokens / "tokenizer").eot_token
+    expected = [[*row["tokens"], eot_token] for row in documents(tokens, split)[name]]
     files = sorted((shards / name).glob("0*.npy"))
     stream = np.concatenate([np.load(file) for file in files])
     assert stream.tolist() == list(chain.from_iterable(expected))

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
 from stages.clean.params import CleanParams
@@ -32,10 +32,10 @@ from stages.tokenizers.tokenizer import load_tokenizer
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
 AS_IT_IS = ShardParams(shard_tokens=1024, weights=None, max_repetition=1)
-Make = Callable[[list[str], Path], Cleaned]
+Make = Callable[[list[str], Path], CleanCorpus]
 
 
-def shards_of(cleaned: Cleaned, split: SplitParams) -> Path:
+def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
     """The folder in which tokens and shards, an id for each byte, are next to corpus and clean."""
     folder = cleaned.corpus.parent
     here = partial(tokenize_here, workers=1)
@@ -195,7 +195,7 @@ def test_each_corpus_of_a_mixture_is_counted_by_itself(
         file["corpus"] = corpus
     (cleaned.corpus / "manifest.json").write_text(json.dumps(manifest))
     clean.run(CleanParams.model_validate(cleaned.manifest["clean"]), cleaned.corpus, cleaned.folder)
-    data = shards_of(Cleaned.open(cleaned.corpus, cleaned.folder), split)
+    data = shards_of(CleanCorpus.open(cleaned.corpus, cleaned.folder), split)
     parts = {"lyrics": {"repeats": 2.0, "share": 0.7}, "prose": {"repeats": 0.9, "share": 0.3}}
     manifest = json.loads((data / "shards/manifest.json").read_text())
     manifest["mixture"] = {"max_repetition": 2, "corpora": parts}

@@ -14,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from stages.artifacts.clean import GROUP_BYTES, Cleaned
+from stages.artifacts.clean import GROUP_BYTES, CleanCorpus
 from stages.lib.split import SplitParams
 from stages.tokenize import stage as tokenize
-from stages.tokenize.engine import ADVERSARIAL, Encoder, admit, adversarial, load_encoder, sample
+from stages.tokenize.engine import (
+    ADVERSARIAL,
+    Encoder,
+    adversarial,
+    assert_same_tokens,
+    load_encoder,
+    sample,
+)
 from stages.tokenize.params import TokenizeParams
 from stages.tokenize.pool import tokenize_here
 from stages.tokenizers.pretokenize import BPE_PATTERN
@@ -30,7 +37,7 @@ from stages.tokenizers.tokenizer import (
     save_tokenizer,
 )
 
-MakeParts = Callable[[list[list[str]], Path], Cleaned]
+MakeParts = Callable[[list[list[str]], Path], CleanCorpus]
 
 TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(ADVERSARIAL), max_size=8).map("".join)
 SPLIT = SplitParams(val_fraction=0.4, seed=1)
@@ -93,7 +100,7 @@ def test_a_typed_special_token_is_letters(encoder: Encoder) -> None:
 
 
 def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
-    tmp_path: Path, make_corpus: Callable[[list[str], Path], Cleaned]
+    tmp_path: Path, make_corpus: Callable[[list[str], Path], CleanCorpus]
 ) -> None:
     corpus = make_corpus(["one", "\ud83d two", "three \udc00", "four"], tmp_path / "made")
     manifest = json.loads((corpus.corpus / "manifest.json").read_text())
@@ -110,15 +117,17 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
     other_pattern = BpeTokenizer.of(BPE_PATTERN, ranks)
     save_tokenizer(tmp_path / "other", other_pattern)
     same, other = ("first", "a plain text"), ("second", "It was the year 12345, they say")
-    admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same], other_pattern)
+    assert_same_tokens(
+        load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same], other_pattern
+    )
     with pytest.raises(ValueError, match="in second, token 4, after 'It was the year'") as caught:
-        admit(
+        assert_same_tokens(
             load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [same, other], other_pattern
         )
     assert "[17031, 2231, 11, 484], not [220, 1065, 2682, 20]" in str(caught.value)
     assert str(caught.value).endswith("use tokenize.engine: tiktoken")
     with pytest.raises(ValueError, match="in adversarial text"):
-        admit(
+        assert_same_tokens(
             load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", adversarial(), other_pattern
         )
 
@@ -135,7 +144,7 @@ def test_every_engine_encodes_a_run_of_any_length(
 def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path) -> None:
     unknown = BpeTokenizer.of(r"\s+(?!\S)|\s+|\S+", parse_ranks(gpt2_file.read_bytes()))
     with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
-        admit(
+        assert_same_tokens(
             load_encoder(gpt2, "gigatoken"),
             "gigatoken",
             [("page 7", " " * 2_000_000 + "a")],
@@ -148,7 +157,9 @@ def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -
     letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest
     save_tokenizer(tmp_path / "other", letters)
     with pytest.raises(ValueError, match=r"in x, token 1, after 'ab': \[.+\], not \[\]"):
-        admit(load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [("x", "ab!")], letters)
+        assert_same_tokens(
+            load_encoder(tmp_path / "other", "gigatoken"), "gigatoken", [("x", "ab!")], letters
+        )
 
 
 def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:

@@ -14,7 +14,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.lib.split import SplitParams
 from stages.tokenize import ray_cluster
 from stages.tokenize import stage as tokenize
@@ -24,7 +24,7 @@ from stages.tokenize.ray_cluster import Place, collect, send, tokenize_on_ray, t
 from stages.tokenize.token_cache import Task
 from stages.tokenize.token_parts import written_by
 
-MakeParts = Callable[[list[list[str]], Path], Cleaned]
+MakeParts = Callable[[list[list[str]], Path], CleanCorpus]
 Digests = Callable[[Path], dict[str, str]]
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
@@ -33,12 +33,12 @@ PARTS = [[f"{part}.{n} " + "of all the land " * 3000 for n in range(6)] for part
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> Cleaned:
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> CleanCorpus:
     return make_parts(PARTS, tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
-def right(corpus: Cleaned) -> Path:
+def right(corpus: CleanCorpus) -> Path:
     """What this machine makes of the corpus."""
     folder = corpus.corpus.parent
     here = partial(tokenize_here, workers=1)
@@ -87,7 +87,7 @@ def files_at(place: Place) -> list[str]:
 
 
 def test_a_part_goes_to_the_place_and_comes_back_as_tokens(
-    place: Place, corpus: Cleaned, right: Path, workspace: Path
+    place: Place, corpus: CleanCorpus, right: Path, workspace: Path
 ) -> None:
     task = Task(part=corpus.parts[1], target=workspace / "key.arrow")
     place.put(right / "tokenizer", "tokenizer")
@@ -104,7 +104,7 @@ def test_a_part_goes_to_the_place_and_comes_back_as_tokens(
 
 
 def test_a_part_that_comes_damaged_is_not_taken(
-    place: Place, corpus: Cleaned, right: Path, workspace: Path
+    place: Place, corpus: CleanCorpus, right: Path, workspace: Path
 ) -> None:
     task = Task(part=corpus.parts[0], target=workspace / "key.arrow")
     (workspace / "half").write_bytes((right / "part-00000.arrow").read_bytes()[:-1])
@@ -122,7 +122,7 @@ def record_name(right: Path) -> str:
 
 
 def test_a_worker_that_would_write_other_bytes_refuses(
-    place: Place, corpus: Cleaned, workspace: Path
+    place: Place, corpus: CleanCorpus, workspace: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"writes version \d+, pyarrow .*, this project version 0"):
         tokenize_there(place, "key", corpus.parts[0], "tokenizer", "tiktoken", "version 0")
@@ -162,7 +162,7 @@ def killed_once(killed: list[int], stop: threading.Event) -> None:
 
 def test_two_ray_workers_one_of_them_killed_make_the_same_bytes_over_s3(
     s3: str,
-    corpus: Cleaned,
+    corpus: CleanCorpus,
     right: Path,
     workspace: Path,
     digests: Digests,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows, text_hash
@@ -27,10 +27,10 @@ BPE = TokenizeParams(tokenizer="bpe", vocab_size=300, engine="tiktoken")
 AUTO = TokenizeParams(tokenizer="bpe", vocab_size="auto", engine="tiktoken")
 TEXTS = [f"naïve {hashlib.sha256(bytes([n])).hexdigest()} " * (1 + n % 3) for n in range(200)]
 
-MakeCorpus = Callable[[list[str], Path], Cleaned]
+MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 
-def run(params: TokenizeParams, corpus: Cleaned, out: Path, *, workers: int = 1) -> None:
+def run(params: TokenizeParams, corpus: CleanCorpus, out: Path, *, workers: int = 1) -> None:
     """Tokenize on this machine, with a cache next to the tokens."""
     here = partial(tokenize_here, workers=workers)
     tokenize.run(
@@ -44,7 +44,7 @@ def rows(tokens: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> Cleaned:
+def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> CleanCorpus:
     """200 documents in two parts, the first of several batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_on_disk, "PART_BYTES", 20_000)
@@ -56,14 +56,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) ->
 
 
 @pytest.fixture(scope="module")
-def made(corpus: Cleaned) -> Path:
+def made(corpus: CleanCorpus) -> Path:
     """What one worker makes of that corpus."""
     run(BPE, corpus, corpus.corpus.parent / "tokens")
     return corpus.corpus.parent / "tokens"
 
 
 def test_two_workers_make_the_same_bytes_as_one(
-    corpus: Cleaned, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
+    corpus: CleanCorpus, made: Path, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     run(BPE, corpus, tmp_path / "tokens", workers=2)
     assert digests(tmp_path / "tokens") == digests(made)
@@ -95,7 +95,7 @@ def test_every_document_has_its_row_in_order(made: Path) -> None:
     assert [row["id"] for row in found] == [f"texts.jsonl#{n + 1}" for n in range(len(TEXTS))]
 
 
-def test_the_manifest_describes_the_tokens(corpus: Cleaned, made: Path) -> None:
+def test_the_manifest_describes_the_tokens(corpus: CleanCorpus, made: Path) -> None:
     manifest = json.loads((made / "manifest.json").read_text())
     n_tokens = sum(len(row["tokens"]) for row in rows(made))
     n_bytes = sum(len(text.encode()) for text in TEXTS)
@@ -189,7 +189,7 @@ def test_an_automatic_vocabulary_has_no_more_pieces_than_the_text_has_pairs() ->
 
 
 def test_the_manifest_holds_the_automatic_size_and_its_rule(
-    corpus: Cleaned, tmp_path: Path
+    corpus: CleanCorpus, tmp_path: Path
 ) -> None:
     run(AUTO, corpus, tmp_path / "a")
     run(AUTO, corpus, tmp_path / "b", workers=2)

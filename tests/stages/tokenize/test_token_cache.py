@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt.files import file_sha256, link
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.lib.split import SplitParams
 from stages.runtime.yaml_files import read_params
 from stages.tokenize import stage as tokenize
@@ -25,7 +25,7 @@ from stages.tokenize.token_parts import Description
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[3]
-MakeParts = Callable[[list[list[str]], Path], Cleaned]
+MakeParts = Callable[[list[list[str]], Path], CleanCorpus]
 Digests = Callable[[Path], dict[str, str]]
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
@@ -47,7 +47,7 @@ class Counted:
         return tokenize_here(tasks, tokenizer, engine, workers=1)
 
 
-def made(corpus: Cleaned, folder: Path, params: TokenizeParams = BYTES) -> list[str]:
+def made(corpus: CleanCorpus, folder: Path, params: TokenizeParams = BYTES) -> list[str]:
     """Tokenize into folder/tokens; the parts that had to be."""
     counted = Counted()
     cache = folder / "cache"
@@ -60,7 +60,7 @@ def little(count: int, first: int = 0) -> list[list[str]]:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, make_parts: MakeParts) -> Cleaned:
+def corpus(tmp_path: Path, make_parts: MakeParts) -> CleanCorpus:
     """Three little parts."""
     return make_parts(little(3), tmp_path)
 
@@ -70,7 +70,7 @@ def parts_in(cache: Path) -> list[Path]:
 
 
 def test_an_unchanged_corpus_is_not_tokenized_again(
-    corpus: Cleaned, tmp_path: Path, digests: Digests, capsys: pytest.CaptureFixture[str]
+    corpus: CleanCorpus, tmp_path: Path, digests: Digests, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(made(corpus, tmp_path)) == 3
     first = digests(tmp_path / "tokens")
@@ -82,7 +82,7 @@ def test_an_unchanged_corpus_is_not_tokenized_again(
 
 
 def test_of_a_grown_corpus_only_the_new_part_is_tokenized(
-    corpus: Cleaned, tmp_path: Path, make_parts: MakeParts, digests: Digests
+    corpus: CleanCorpus, tmp_path: Path, make_parts: MakeParts, digests: Digests
 ) -> None:
     made(corpus, tmp_path)
     grown = make_parts(little(4), tmp_path)
@@ -92,7 +92,7 @@ def test_of_a_grown_corpus_only_the_new_part_is_tokenized(
 
 
 def test_parts_that_the_corpus_has_no_more_are_removed(
-    corpus: Cleaned, tmp_path: Path, make_parts: MakeParts
+    corpus: CleanCorpus, tmp_path: Path, make_parts: MakeParts
 ) -> None:
     made(corpus, tmp_path)
     kept = parts_in(tmp_path / "cache")
@@ -117,7 +117,7 @@ def test_parts_that_the_corpus_has_no_more_are_removed(
     ids=["cut", "one byte", "gone", "half a record", "no record", "record gone"],
 )
 def test_a_damaged_part_is_made_again(
-    damage: Callable[[Path], object], corpus: Cleaned, tmp_path: Path, digests: Digests
+    damage: Callable[[Path], object], corpus: CleanCorpus, tmp_path: Path, digests: Digests
 ) -> None:
     made(corpus, tmp_path)
     first = digests(tmp_path / "tokens")
@@ -140,13 +140,13 @@ def test_a_part_is_named_by_all_that_decides_its_bytes() -> None:
     assert len(names) == 5
 
 
-def test_another_tokenizer_takes_no_part(corpus: Cleaned, tmp_path: Path) -> None:
+def test_another_tokenizer_takes_no_part(corpus: CleanCorpus, tmp_path: Path) -> None:
     made(corpus, tmp_path)
     char = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
     assert len(made(corpus, tmp_path, char)) == 3
 
 
-def test_tokens_share_their_bytes_with_the_cache(corpus: Cleaned, tmp_path: Path) -> None:
+def test_tokens_share_their_bytes_with_the_cache(corpus: CleanCorpus, tmp_path: Path) -> None:
     made(corpus, tmp_path)
     inodes = {file.stat().st_ino for file in parts_in(tmp_path / "cache")}
     assert {file.stat().st_ino for file in parts_in(tmp_path / "tokens")} == inodes
@@ -164,7 +164,7 @@ def test_where_a_file_cannot_be_linked_it_is_copied(tmp_path: Path) -> None:
         elsewhere.unlink(missing_ok=True)
 
 
-def test_a_refused_text_leaves_no_part(corpus: Cleaned, tmp_path: Path) -> None:
+def test_a_refused_text_leaves_no_part(corpus: CleanCorpus, tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "char", CharTokenizer("abc"))
     task = Task(part=corpus.parts[0], target=tmp_path / "part.arrow")
     with pytest.raises(ValueError, match="is not in the vocabulary"):
@@ -174,20 +174,20 @@ def test_a_refused_text_leaves_no_part(corpus: Cleaned, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> Cleaned:
+def long(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> CleanCorpus:
     """Eight parts that take a while."""
     return make_parts(PARTS, tmp_path_factory.mktemp("long") / "data")
 
 
 @pytest.fixture(scope="module")
-def right(long: Cleaned, digests: Digests) -> dict[str, str]:
+def right(long: CleanCorpus, digests: Digests) -> dict[str, str]:
     """What one process makes of them if nobody kills it."""
     made(long, long.corpus.parent)
     return digests(long.corpus.parent / "tokens")
 
 
 def test_seven_workers_make_the_same_bytes(
-    long: Cleaned, right: dict[str, str], tmp_path: Path, digests: Digests
+    long: CleanCorpus, right: dict[str, str], tmp_path: Path, digests: Digests
 ) -> None:
     seven = partial(tokenize_here, workers=7)
     tokenize.run(
@@ -220,7 +220,12 @@ def kill_at(process: "subprocess.Popen[bytes]", cache: Path, entries: int, secon
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 14), (2, 6)])
 def test_killed_at_any_point_and_run_again_it_makes_the_same_bytes(
-    workers: int, count: int, long: Cleaned, right: dict[str, str], tmp_path: Path, digests: Digests
+    workers: int,
+    count: int,
+    long: CleanCorpus,
+    right: dict[str, str],
+    tmp_path: Path,
+    digests: Digests,
 ) -> None:
     shutil.copytree(long.corpus.parent, tmp_path / "data", ignore=lambda *_: ["tokens", "cache"])
     (tmp_path / "params.yaml").write_text(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from stages.artifacts.clean import Cleaned
+from stages.artifacts.clean import CleanCorpus
 from stages.lib.split import SplitParams
 from stages.tokenize.learned import trained_bpe
 from stages.tokenize.params import TokenizeParams
@@ -30,7 +30,7 @@ from stages.tokenizers.tokenizer import (
 
 PIECES = [SEPARATOR, "<|", "'s", "\t's", "\r\n", "   ", "12345", "the king", "\x00", "é", "👩‍👩‍👧"]
 TEXTS = st.lists(st.text() | st.sampled_from(PIECES), max_size=8).map("".join)
-NO_CORPUS = Cleaned(corpus=Path("none"), folder=Path("none"), manifest={})
+NO_CORPUS = CleanCorpus(corpus=Path("none"), folder=Path("none"), manifest={})
 SENTENCES = [f"the king and queen of land number {n} did walk by night. " * 3 for n in range(20)]
 
 fuzzed = settings(max_examples=60, deadline=None)
@@ -62,8 +62,8 @@ def test_char_gives_back_every_text_one_id_per_character(text: str) -> None:
     tokenizer = alphabet(text)
     ids = tokenizer.encode(text)
     assert len(ids) == len(text)
-    assert tokenizer.separator == tokenizer.n_vocab - 1
-    assert ids.max() < tokenizer.separator
+    assert tokenizer.eot_token == tokenizer.n_vocab - 1
+    assert ids.max() < tokenizer.eot_token
     assert tokenizer.decode(ids.tolist()) == text
 
 
@@ -71,7 +71,7 @@ def test_char_gives_back_every_text_one_id_per_character(text: str) -> None:
 @fuzzed
 def test_pieces_are_the_bytes_of_each_id(text: str, bpe: BpeTokenizer) -> None:
     for tokenizer in (alphabet(text), bpe):
-        assert len(tokenizer.pieces) == tokenizer.separator
+        assert len(tokenizer.pieces) == tokenizer.eot_token
         ids = tokenizer.encode(text).tolist()
         assert b"".join(tokenizer.pieces[i] for i in ids) == text.encode()
 
@@ -88,7 +88,7 @@ def test_bytes_gives_back_every_text_one_id_per_byte(text: str, raw_bytes: Token
 @fuzzed
 def test_bpe_gives_back_every_text_and_never_the_separator(text: str, bpe: BpeTokenizer) -> None:
     ids = bpe.encode(text).tolist()
-    assert bpe.separator not in ids
+    assert bpe.eot_token not in ids
     assert bpe.decode(ids) == text
 
 
@@ -123,7 +123,7 @@ def test_gpt2_gives_the_published_ids(gpt2: BpeTokenizer, text: str, ids: list[i
 
 
 def test_gpt2_has_its_own_size_and_separator(gpt2: BpeTokenizer) -> None:
-    assert (gpt2.n_vocab, gpt2.separator) == (50257, 50256)
+    assert (gpt2.n_vocab, gpt2.eot_token) == (50257, 50256)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bpe", "raw_bytes", "char"])
@@ -131,7 +131,7 @@ def test_a_typed_separator_is_letters(name: str, request: pytest.FixtureRequest)
     text = f"before {SEPARATOR}{SEPARATOR} after"
     tokenizer = alphabet(text) if name == "char" else request.getfixturevalue(name)
     ids = tokenizer.encode(text).tolist()
-    assert tokenizer.separator not in ids
+    assert tokenizer.eot_token not in ids
     assert tokenizer.decode(ids) == text
 
 
@@ -144,9 +144,9 @@ def test_a_saved_tokenizer_is_the_same_again(
     save_tokenizer(tmp_path / "new" / "tokenizer", tokenizer)
     loaded = load_tokenizer(tmp_path / "new" / "tokenizer")
     assert fingerprint(loaded) == fingerprint(tokenizer)
-    assert (loaded.n_vocab, loaded.separator) == (tokenizer.n_vocab, tokenizer.separator)
+    assert (loaded.n_vocab, loaded.eot_token) == (tokenizer.n_vocab, tokenizer.eot_token)
     assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
-    assert loaded.decode([0, loaded.separator]) == tokenizer.decode([0, loaded.separator])
+    assert loaded.decode([0, loaded.eot_token]) == tokenizer.decode([0, loaded.eot_token])
 
 
 def test_different_tokenizers_have_different_fingerprints(
@@ -162,7 +162,7 @@ def test_training_again_gives_the_same_tokenizer(bpe: BpeTokenizer) -> None:
 
 
 def test_a_trained_bpe_has_the_size_asked_for_and_shortens_its_own_text(bpe: BpeTokenizer) -> None:
-    assert (bpe.n_vocab, bpe.separator) == (300, 299)
+    assert (bpe.n_vocab, bpe.eot_token) == (300, 299)
     assert len(bpe.encode(SENTENCES[0])) < len(SENTENCES[0].encode()) / 2
 
 
@@ -212,7 +212,7 @@ def test_char_orders_its_ids_by_code_point() -> None:
 
 def test_separators_show_when_decoded(gpt2: BpeTokenizer, raw_bytes: Tokenizer) -> None:
     for tokenizer in (gpt2, raw_bytes, alphabet("abc")):
-        ids = [*tokenizer.encode("a").tolist(), tokenizer.separator]
+        ids = [*tokenizer.encode("a").tolist(), tokenizer.eot_token]
         assert tokenizer.decode(ids) == f"a{SEPARATOR}"
 
 

@@ -130,7 +130,7 @@ def test_transformers_loads_what_goes_out(model: Path, convert: Callable[..., No
     room = 32 - prompt.size(1)
     greedy = Sampling(temperature=0, top_k=None, top_p=1.0)
     written = generate(ours, list(prompt), room, sampling=greedy, seeds=range(len(prompt)))
-    assert theirs.generation_config.eos_token_id == own.separator
+    assert theirs.generation_config.eos_token_id == own.eot_token
     expected = theirs.generate(
         prompt, max_new_tokens=room, do_sample=False, eos_token_id=None, pad_token_id=0
     )

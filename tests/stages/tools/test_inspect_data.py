@@ -79,7 +79,7 @@ def test_windows_are_the_first_that_training_reads(shards: Shards, show: Show) -
 
 def test_validation_windows_are_those_of_the_evaluation(shards: Shards, show: Show) -> None:
     stream, tokenizer = shards.stream("val"), load_tokenizer(shards.tokenizer_folder)
-    first = [tokenizer.separator, *stream.read(0, BLOCK_SIZE).tolist()]
+    first = [tokenizer.eot_token, *stream.read(0, BLOCK_SIZE).tolist()]
     half = BLOCK_SIZE // 2  # the stride of params.yaml is half a window
     second = stream.read(half - 1, half + BLOCK_SIZE).tolist()
     out = show("--split", "val", "--documents", "0")
@@ -157,7 +157,7 @@ def printed(text: str, tokenizer: Tokenizer, **terminal: object) -> str:
     """What the printer makes of a document's tokens."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, **terminal)  # type: ignore[arg-type]
-    ids = [*tokenizer.encode(text).tolist(), tokenizer.separator]
+    ids = [*tokenizer.encode(text).tolist(), tokenizer.eot_token]
     Printer(console, tokenizer, ids=False).tokens(ids)
     return file.getvalue()
 

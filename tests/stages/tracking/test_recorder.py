@@ -49,9 +49,9 @@ def recorded(folder: Path) -> list[dict[str, Any]]:
 
 def test_an_update_is_recorded_with_its_times(workspace: Path) -> None:
     recorder = recorder_in(workspace)
-    recorder.take(Started(step=0, micro_batch=4, accumulation=2))
-    recorder.take(step_done(1, seconds=1.5, loader_seconds=0.25))
-    recorder.take(step_done(2, seconds=0.5, loader_seconds=0.05))
+    recorder.handle(Started(step=0, micro_batch=4, accumulation=2))
+    recorder.handle(step_done(1, seconds=1.5, loader_seconds=0.25))
+    recorder.handle(step_done(2, seconds=0.5, loader_seconds=0.05))
     (entry,) = recorded(workspace)
     assert entry["step"] == 2
     assert entry["values"]["train/loss"] == 1.5
@@ -65,9 +65,9 @@ def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = recorder_in(workspace)
-    recorder.take(Started(step=0, micro_batch=4, accumulation=1))
-    recorder.take(Evaluated(step=1, loss=3 * math.log(2), is_best=True))
-    recorder.take(Evaluated(step=2, loss=6 * math.log(2), is_best=False))
+    recorder.handle(Started(step=0, micro_batch=4, accumulation=1))
+    recorder.handle(Evaluated(step=1, loss=3 * math.log(2), is_best=True))
+    recorder.handle(Evaluated(step=2, loss=6 * math.log(2), is_best=False))
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "step      1  validation loss 2.0794, 1.0000 bits per byte, the best so far",
         "step      2  validation loss 4.1589, 2.0000 bits per byte",
@@ -80,8 +80,8 @@ def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
 def test_what_was_recorded_before_is_not_recorded_again(workspace: Path) -> None:
     for _ in range(2):
         recorder = recorder_in(workspace)
-        recorder.take(Started(step=0, micro_batch=4, accumulation=1))
-        recorder.take(Evaluated(step=1, loss=3.0, is_best=True))
+        recorder.handle(Started(step=0, micro_batch=4, accumulation=1))
+        recorder.handle(Evaluated(step=1, loss=3.0, is_best=True))
     assert [entry["step"] for entry in recorded(workspace)] == [1]
 
 
@@ -117,9 +117,9 @@ def test_a_start_says_where_the_curves_are(
     if uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = Started(step=0, micro_batch=4, accumulation=1)
-    recorder_in(workspace).take(started)
+    recorder_in(workspace).handle(started)
     assert line in capsys.readouterr().out.splitlines()
-    recorder_in(workspace, enabled=False).take(started)
+    recorder_in(workspace, enabled=False).handle(started)
     assert "live curves" not in capsys.readouterr().out
 
 

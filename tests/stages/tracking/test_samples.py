@@ -70,7 +70,7 @@ def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple
         model,
         *streams,
         MUON,
-        separator=len(CHARACTERS),
+        eot_token=len(CHARACTERS),
         runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
         folder=folder,
         identity={},

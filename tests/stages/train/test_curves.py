@@ -21,10 +21,10 @@ def step_done(step: int, *, seconds: float) -> StepDone:
 
 def test_the_same_events_give_the_same_bytes_whatever_time_they_took(tmp_path: Path) -> None:
     curves = Curves(tmp_path)
-    curves.take(Started(step=0, micro_batch=4, accumulation=2))
+    curves.handle(Started(step=0, micro_batch=4, accumulation=2))
     for step, seconds in ((1, 1.5), (2, 0.5)):
-        curves.take(step_done(step, seconds=seconds))
-    curves.take(Evaluated(step=2, loss=1.25, is_best=True))
+        curves.handle(step_done(step, seconds=seconds))
+    curves.handle(Evaluated(step=2, loss=1.25, is_best=True))
     assert (
         tmp_path / "train.csv"
     ).read_text() == "step,loss,lr,grad_norm\n1,3,0.5,1\n2,1.5,0.5,1\n"
@@ -34,10 +34,10 @@ def test_the_same_events_give_the_same_bytes_whatever_time_they_took(tmp_path: P
 
 def test_a_training_that_continues_keeps_what_came_before(tmp_path: Path) -> None:
     first = Curves(tmp_path)
-    first.take(Started(step=0, micro_batch=4, accumulation=1))
+    first.handle(Started(step=0, micro_batch=4, accumulation=1))
     for step in (1, 2, 3):
-        first.take(step_done(step, seconds=1.0))
+        first.handle(step_done(step, seconds=1.0))
     (tmp_path / "train.csv").open("a").write("4,0.7")  # half a row, of a kill
     again = Curves(tmp_path)
-    again.take(Started(step=2, micro_batch=4, accumulation=1))
+    again.handle(Started(step=2, micro_batch=4, accumulation=1))
     assert again.losses() == [3.0, 1.5]

@@ -28,7 +28,7 @@ from stages.train import stage as train
 from stages.train.initial_weights import check_initial, load_initial
 from stages.train.params import ModelParams, TrainParams
 from stages.train.stage import fingerprint_of, identity_of
-from stages.train.worker import Job
+from stages.train.worker import TrainWorker
 from stages.weights import stage as weights
 
 ROOT = Path(__file__).parents[3]
@@ -87,7 +87,9 @@ def trained(model: ModelParams, params: TrainParams, shards: Path) -> tuple[GPT,
     folder = Path("runs", fingerprint_of(identity))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "identity.json").write_text(json.dumps(identity))
-    ended = Job(folder, Shards.open(shards), Path("models/gpt"), SETTINGS, threading.Event()).run()
+    ended = TrainWorker(
+        folder, Shards.open(shards), Path("models/gpt"), SETTINGS, threading.Event()
+    ).run()
     assert ended.finished
     made = Path("models/gpt")
     return load_model(made, CPU), json.loads((made / "lineage.json").read_text())
@@ -213,9 +215,9 @@ def test_a_training_starts_from_nanogpts_model_of_characters(shards: Path) -> No
     Path("meta.pkl").write_bytes(pickle.dumps({"stoi": {c: i for i, c in enumerate(characters)}}))
     from_nanogpt(Path("ckpt.pt"), INIT, "meta.pkl", None)
     assert json.loads((INIT / "config.json").read_text())["vocab_size"] == len(characters) + 1
-    launched = model_params(activation="gelu_exact")
-    check_initial(INIT, launched.model_dump(), shards / "tokenizer")
-    model, _ = trained(launched, train_params(), shards)
+    process_group = model_params(activation="gelu_exact")
+    check_initial(INIT, process_group.model_dump(), shards / "tokenizer")
+    model, _ = trained(process_group, train_params(), shards)
     assert_same_weights(model, load_model(INIT, CPU))
 
 
