@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.train_speed import config_of, train_config
+from nanogpt.config import Sampling
 from nanogpt.data.stream import TokenStream
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime

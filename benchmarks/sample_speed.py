@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
 from benchmarks.train_speed import SHAPES, config_of
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.config import Sampling
+from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype

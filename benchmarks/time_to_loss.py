@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 
 from benchmarks.side_by_side import in_turn, middle
 from benchmarks.train_speed import config_of
+from nanogpt.config import OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
-from nanogpt.optim.optimizers import OptimConfig
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train.loop import StepDone, TrainConfig, train
+from nanogpt.train.loop import StepDone, train
 from nanogpt.train.validation import evaluate_split
 
 # What nanoGPT's README gives for a CPU, evaluated at the end; for a GPU its configuration file, but

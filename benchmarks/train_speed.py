@@ -29,13 +29,13 @@ from typing import Any
 import torch
 
 from benchmarks.side_by_side import in_turn, middle, peer_module, spread
+from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.flops import flops_per_token
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train.loop import StepDone, TrainConfig, train
+from nanogpt.train.loop import StepDone, train
 from nanogpt.train.micro_batch import peak_memory_bytes
 
 # name: (block_size, n_layer, n_head, n_embd, vocab_size)

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-from nanogpt.model.gpt import GPTConfig
-from nanogpt.optim.optimizers import OptimConfig
-from nanogpt.train.loop import TrainConfig
+from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 
 GPT2 = GPTConfig(
     vocab_size=50,  # padded to 64

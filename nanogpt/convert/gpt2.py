@@ -11,6 +11,7 @@ Shapes: C channels (n_embd), V vocabulary.
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.config import GPTConfig
 from nanogpt.model.files import fill
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.model.tensor_files import check_numbers
 
-# What makes a model of ours a GPT-2, whatever its size and GELU. zero_init_proj is not among them:
-# weights do not show how they began.
+# A model of ours is a GPT-2 where all but these options have their defaults: sizes, what Hugging
+# Face's config.json says too, and what weights do not show.
+FREE = (
+    *("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "dropout"),
+    *("bias", "activation", "zero_init_proj", "ngram_order"),
+)
 GPT2: dict[str, Any] = {
-    "position": "learned",
-    "norm": "layernorm",
-    "qk_norm": False,
-    "tie_weights": True,
-    "logit_softcap": 0.0,
-    "mask_documents": False,
-    "ngram_table": 0,
+    field.name: field.default for field in fields(GPTConfig) if field.name not in FREE
 }
 
 # What Hugging Face's config.json must say, where it says it.

@@ -14,9 +14,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nanogpt.config import OptimConfig
 from nanogpt.data.stream import TokenStream, check_vocabulary
 from nanogpt.model.gpt import GPT
-from nanogpt.optim.optimizers import OptimConfig, build_optimizers
+from nanogpt.optim.optimizers import build_optimizers
 from nanogpt.parallel.gradients import add_gradients
 from nanogpt.runtime import Runtime, fastest_dtype
 from nanogpt.train.validation import split_windows, window_at

@@ -9,25 +9,14 @@ Shapes: B rows, T time, C channels, V vocabulary (padded), K candidates for the 
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nanogpt.config import Sampling
 from nanogpt.model.cache import KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.rng import mix
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen; the defaults leave the model's probabilities as they are."""
-
-    temperature: float = 1.0  # 0 takes the likeliest
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
 
 
 def penalised(logits: Tensor, texts: Tensor, penalty: float) -> Tensor:

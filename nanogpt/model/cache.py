@@ -12,7 +12,7 @@ from torch import Tensor
 from nanogpt.model.attention import causal_mask
 
 if TYPE_CHECKING:
-    from nanogpt.model.gpt import GPTConfig
+    from nanogpt.config import GPTConfig
 
 
 class KVCache:

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nanogpt.config import GPTConfig
 from nanogpt.files import write_json
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.model.tensor_files import read_weights, write_tensors
 from nanogpt.runtime import distribute_like
 

@@ -10,7 +10,6 @@ Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C / H), V vo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,57 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nanogpt.config import GPTConfig
 from nanogpt.model.attention import attend
 from nanogpt.model.cache import KVCache, document_mask
 from nanogpt.model.dropout import dropout, place_keys
 from nanogpt.model.loss import Head, mean_loss, token_losses
 
 HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
-
-
-@dataclass(frozen=True, kw_only=True)
-class GPTConfig:
-    """The shape of a GPT and each of its design choices."""
-
-    vocab_size: int
-    block_size: int
-    n_layer: int
-    n_head: int
-    n_embd: int
-    dropout: float
-    bias: bool
-    position: Literal["learned", "rotary"]
-    norm: Literal["layernorm", "rmsnorm"]
-    activation: Literal["gelu", "gelu_exact", "relu2"]  # gelu is the tanh form, as in GPT-2
-    qk_norm: bool
-    zero_init_proj: bool
-    tie_weights: bool
-    logit_softcap: float
-    # Models saved before there were these choices have no such keys.
-    mask_documents: bool = False
-    ngram_table: int = 0  # rows of each hashed table of n-grams; 0: no tables
-    ngram_order: int = 2  # the longest n-grams with a table
-
-    def __post_init__(self) -> None:
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.position == "rotary" and (self.n_embd // self.n_head) % 2:
-            raise ValueError("rotary positions need an even head size (n_embd / n_head)")
-
-    @property
-    def ngram_orders(self) -> range:
-        """The lengths of the n-grams that have a table each."""
-        return range(2, self.ngram_order + 1) if self.ngram_table else range(0)
-
-    @property
-    def eot_token(self) -> int:
-        """The id that follows every document: the last one, as in GPT-2's vocabulary."""
-        return self.vocab_size - 1
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """V rounded up to a multiple of 64, the size GPUs multiply fastest."""
-        return math.ceil(self.vocab_size / 64) * 64
 
 
 class Norm(nn.Module):

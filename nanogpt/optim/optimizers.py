@@ -6,30 +6,12 @@ matrices to Muon (Jordan et al. 2024) and leaves embeddings, head and vectors to
 
 import math
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
+from nanogpt.config import OptimConfig
 from nanogpt.optim.muon import Muon
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """How weights are updated, and how the learning rate moves over the run."""
-
-    optimizer: Literal["adamw", "muon"]
-    learning_rate: float  # AdamW's peak
-    muon_learning_rate: float  # Muon's peak; unused by `adamw`
-    weight_decay: float
-    beta1: float
-    beta2: float
-    grad_clip: float  # 0 turns clipping off
-    schedule: Literal["cosine", "warmup_stable_decay"]
-    warmup_steps: int
-    decay_steps: int
-    min_lr_ratio: float
 
 
 def lr_ratio(step: int, config: OptimConfig, max_steps: int) -> float:

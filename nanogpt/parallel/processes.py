@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nanogpt.config import OptimConfig
 from nanogpt.model.gpt import GPT
-from nanogpt.optim.optimizers import OptimConfig
 from nanogpt.runtime import Runtime
 
 # Buffers are the angles of rotary positions, the same everywhere. torch 2.13 has another name for

@@ -22,9 +22,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_dir, atomic_rmtree, file_sha256, write_json
 from nanogpt.model.files import MODEL_FILES, load_weights, write_model
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.model.tensor_files import write_tensors
 from nanogpt.runtime import distribute_like, full_tensor
 

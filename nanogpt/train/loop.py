@@ -14,16 +14,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt.config import TrainConfig
 from nanogpt.data.loader import micro_batches
 from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
-from nanogpt.optim.optimizers import OptimConfig, build_optimizers, lr_ratio, set_lr
+from nanogpt.optim.optimizers import build_optimizers, lr_ratio, set_lr
 from nanogpt.parallel.gradients import add_gradients
 from nanogpt.parallel.processes import check_optimizer, whole_weights, wrap
 from nanogpt.parallel.threads import worker_pool
@@ -31,19 +32,6 @@ from nanogpt.runtime import Runtime, full_tensor
 from nanogpt.train.checkpoint import CheckpointWriter, Progress, checkpoints, copy_state, load_state
 from nanogpt.train.micro_batch import find_micro_batch_size, tries_what_fits
 from nanogpt.train.validation import evaluate_split
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What decides the result of a training, apart from model and data."""
-
-    optim: OptimConfig
-    batch_tokens: int  # tokens per update over all processes
-    max_steps: int
-    eval_interval: int
-    eval_tokens: int
-    non_finite: Literal["stop", "skip"]  # at a loss or gradient that is no finite number
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,34 +4,34 @@ Texts are written many at a time; which share a batch changes none of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from stages.lib.params import Section, Text, zero_or_at_least
+from nanogpt.config import Sampling
+from stages.lib.params import Text, section_of
 
 if TYPE_CHECKING:
     import torch
 
-    from nanogpt.model.gpt import GPT, GPTConfig
+    from nanogpt.config import GPTConfig
+    from nanogpt.model.gpt import GPT
     from stages.tokenizers.tokenizer import Tokenizer
 
 MODEL = Path("models/gpt")
 CACHE_BYTES = 1 << 30  # memory that the texts of one batch may take while they are written
 
 
-class WritingParams(Section):
+class WritingParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
     """How a prompt is continued: of the section `sample` all but what is written."""
 
-    max_new_tokens: int = Field(ge=1, le=1 << 20)
-    temperature: Annotated[float, Field(ge=0, le=100), zero_or_at_least(0.001)]
-    top_k: int | None = Field(ge=1)
-    top_p: float = Field(gt=0, le=1)
-    min_p: float = Field(ge=0, le=1)
-    repetition_penalty: float = Field(ge=0.01, le=100)
-    stop: list[Annotated[Text, Field(min_length=1)]]
-    seed: int = Field(ge=0, lt=2**63)
+    max_new_tokens: int = Field(ge=1, le=1 << 20, description="how long a text may grow, in tokens")
+    stop: list[Annotated[Text, Field(min_length=1)]] = Field(
+        description='end a text before the first of these, for example ["\\n\\n"]'
+    )
+    seed: int = Field(ge=0, lt=2**63, description="another seed writes other texts")
 
 
 def open_model(folder: Path, device: "torch.device") -> tuple["GPT", "Tokenizer"]:
@@ -58,7 +58,8 @@ def continuations(
     """The text that follows each prompt, up to its separator or the first of params.stop."""
     import torch
 
-    from nanogpt.generate.decode import Sampling, generate
+    from nanogpt.config import Sampling
+    from nanogpt.generate.decode import generate
 
     # as at a document's start
     ids = [[tokenizer.eot_token, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
@@ -67,11 +68,7 @@ def continuations(
         [torch.tensor(row) for row in ids],
         params.max_new_tokens,
         sampling=Sampling(
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
+            **{field.name: getattr(params, field.name) for field in fields(Sampling)}
         ),
         seeds=seeds,
         stop_tokens=[tokenizer.eot_token],

@@ -115,8 +115,8 @@ def run(
 
 def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
     """Return the figures of a model that learns as it reads; its weights in memory change."""
+    from nanogpt.config import OptimConfig
     from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime
-    from nanogpt.optim.optimizers import OptimConfig
     from nanogpt.parallel.threads import worker_pool
 
     trained = json.loads((model / "lineage.json").read_text())["params"]["train"]

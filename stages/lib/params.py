@@ -4,11 +4,18 @@ Each stage declares its own sections in its `params.py`; `stages.tools.check` pu
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from stages.runtime.yaml_files import PARAMS_FILE, SURROGATES, ParamsError, read_params
 
@@ -39,17 +46,19 @@ def joined(text: object) -> object:
 Text = Annotated[str, BeforeValidator(joined)]
 
 
-def zero_or_at_least(least: float) -> AfterValidator:
-    """Return a validator that refuses what is above 0 and too small to calculate with."""
+def section_of(*configs: Any, without: Sequence[str] = ()) -> Any:
+    """Return a section with the fields of these dataclasses of `nanogpt.config`.
 
-    def check(value: float) -> float:
-        if 0 < value < least:
-            raise ValueError(
-                f"{value!r} is too small to calculate with; give 0, or {least} or more"
-            )
-        return value
-
-    return AfterValidator(check)
+    Every field is a key that must be given, whatever its default; its annotations are its range
+    and, as text, its description.
+    """
+    fields: dict[str, Any] = {}
+    for config in configs:
+        for name, annotation in get_type_hints(config, include_extras=True).items():
+            if name not in without:
+                texts = (text for text in annotation.__metadata__ if isinstance(text, str))
+                fields[name] = (annotation, Field(description=next(texts)))
+    return create_model("Section", __base__=Section, **fields)
 
 
 def load_section(name: str, model: type[S], file: Path = PARAMS_FILE) -> S:

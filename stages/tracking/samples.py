@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from nanogpt.config import Sampling
 from nanogpt.files import atomic_write
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.model.gpt import GPT
 from stages.tokenizers.tokenizer import load_tokenizer
 

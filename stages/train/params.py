@@ -5,40 +5,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
-from stages.lib.params import Section, zero_or_at_least
+from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
+from stages.lib.params import section_of
 
 SHARE, UPDATES = "a share of max_steps below 1, such as 0.01", "a number of updates, such as 10"
 
 
-class ModelParams(Section):
+class ModelParams(
+    section_of(GPTConfig, without=["vocab_size"])  # type: ignore[misc]  # made of its fields
+):
     """The section `model`: GPTConfig but for vocab_size, which the tokenizer decides."""
 
-    block_size: int = Field(ge=8, le=1 << 17)
-    n_layer: int = Field(ge=1, le=256)
-    n_head: int = Field(ge=1, le=256)
-    n_embd: int = Field(ge=8, le=1 << 15)
-    dropout: float = Field(ge=0, lt=1)
-    bias: bool
-    position: Literal["learned", "rotary"]
-    norm: Literal["layernorm", "rmsnorm"]
-    activation: Literal["gelu", "gelu_exact", "relu2"]
-    qk_norm: bool
-    zero_init_proj: bool
-    tie_weights: bool
-    logit_softcap: Annotated[float, Field(ge=0, le=1e6), zero_or_at_least(0.01)]
-    ngram_table: int = Field(ge=0, le=1 << 24)
-    ngram_order: int = Field(ge=2, le=8)
-    mask_documents: bool
-
     @model_validator(mode="after")
-    def heads_divide_channels(self) -> "ModelParams":
-        """Each head gets an equal share of the channels, an even one for rotary positions."""
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.position == "rotary" and self.n_embd // self.n_head % 2:
-            raise ValueError(
-                f"n_embd / n_head is {self.n_embd // self.n_head}; rotary positions need it even"
-            )
+    def is_a_model(self) -> "ModelParams":
+        """What GPTConfig refuses is refused here."""
+        GPTConfig(**self.model_dump())
         return self
 
 
@@ -60,33 +41,28 @@ def updates_of(amount: int | float, max_steps: int) -> int:
 ShareOrUpdates = Annotated[int | float, PlainValidator(share_or_updates)]
 
 
-class TrainParams(Section):
-    """The section `train`."""
+class TrainParams(
+    section_of(  # type: ignore[misc]  # made of their fields
+        OptimConfig, TrainConfig, without=["optim", "warmup_steps", "decay_steps"]
+    )
+):
+    """The section `train`: OptimConfig and TrainConfig, and what a whole training has besides."""
 
     renamed: ClassVar[dict[str, tuple[str, str]]] = {
         f"{name}_steps": (name, f"{SHARE}, or {UPDATES}") for name in ("warmup", "decay")
     }
 
-    init_from: str | None
-    batch_tokens: int = Field(ge=8)
-    max_steps: int = Field(ge=1)
-    optimizer: Literal["adamw", "muon"]
-    learning_rate: float = Field(gt=0, le=10)
-    muon_learning_rate: float = Field(gt=0, le=10)
-    weight_decay: float = Field(ge=0, le=10)
-    beta1: float = Field(ge=0, lt=1)
-    beta2: float = Field(ge=0, lt=1)
-    grad_clip: float = Field(ge=0, le=1e6)
-    schedule: Literal["cosine", "warmup_stable_decay"]
-    warmup: ShareOrUpdates
-    decay: ShareOrUpdates
-    min_lr_ratio: float = Field(ge=0, le=1)
-    eval_interval: int = Field(ge=1)
-    eval_tokens: int = Field(ge=1)
-    keep: Literal["best", "last"]
-    non_finite: Literal["stop", "skip"]
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
-    seed: int = Field(ge=0, lt=2**63)
+    init_from: str | None = Field(
+        description="null: from nothing | weights to finetune, such as weights/gpt2"
+    )
+    warmup: ShareOrUpdates = Field(
+        description="rising: a share of max_steps (0.01), or updates (10)"
+    )
+    decay: ShareOrUpdates = Field(description="falling, at the end: likewise")
+    keep: Literal["best", "last"] = Field(description="best | last: which weights become the model")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        description="auto (bfloat16 where it is fast) | float32 | bfloat16 | float16"
+    )
 
     @field_validator("init_from")
     @classmethod

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
+from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
-from nanogpt.train.loop import Ended, Started, TrainConfig, TrainEvent, train
+from nanogpt.train.loop import Ended, Started, TrainEvent, train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED

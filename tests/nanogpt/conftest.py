@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import StepDone, TrainConfig, TrainEvent, train
+from nanogpt.train.loop import StepDone, TrainEvent, train
 from tests.tiny import ADAMW, GPT2, MODERN, PLAN
 
 REPOSITORY = Path(__file__).parents[2]

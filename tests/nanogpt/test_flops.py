@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanogpt.config import GPTConfig
 from nanogpt.flops import flops_per_token, peak_flops
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 
 
 def test_arithmetic_is_what_pytorch_counts(

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nanogpt.config import GPTConfig, Sampling
 from nanogpt.flops import flops_per_token
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.model.cache import KVCache
 from nanogpt.model.files import load_model, save_model
-from nanogpt.model.gpt import GPT, GPTConfig, ngram_hashes
+from nanogpt.model.gpt import GPT, ngram_hashes
 
 CPU = torch.device("cpu")
 Build = Callable[[GPTConfig], GPT]

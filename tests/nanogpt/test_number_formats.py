@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nanogpt.config import GPTConfig, Sampling, TrainConfig
 from nanogpt.data.stream import TokenStream
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import decoding_copy
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import TrainConfig, TrainEvent
+from nanogpt.train.loop import TrainEvent
 from nanogpt.train.validation import evaluate_split
 
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from nanogpt.config import GPTConfig, Sampling
 from nanogpt.convert.gpt2 import (
     config_from_hf,
     config_from_nanogpt,
@@ -22,8 +23,8 @@ from nanogpt.convert.gpt2 import (
     weights_to_hf,
     with_new_row,
 )
-from nanogpt.generate.decode import Sampling, generate
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.generate.decode import generate
+from nanogpt.model.gpt import GPT
 
 SOURCE = Path("model.safetensors")
 TOLERANCE = 1e-4

@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanogpt.config import GPTConfig, TrainConfig
 from nanogpt.data import loader
 from nanogpt.data.loader import micro_batches
 from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Started, StepDone, TrainConfig, TrainEvent
+from nanogpt.train.loop import Started, StepDone, TrainEvent
 
 TOKENS = np.random.default_rng(0).integers(0, 50, 1000).astype(np.uint16)
 ORDER = WindowOrder(n_tokens=1000, block_size=16, seed=7)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, OptimConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime, batches_in_order
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import worker_pool
 from nanogpt.runtime import Runtime
 from nanogpt.train.validation import evaluate_split

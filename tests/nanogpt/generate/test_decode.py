@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, Sampling
 from nanogpt.generate import decode as module
 from nanogpt.generate.decode import (
-    Sampling,
     candidates,
     decode_one_token,
     generate,
@@ -20,7 +20,7 @@ from nanogpt.generate.decode import (
 )
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.cache import KVCache
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
 GREEDY = Sampling(temperature=0.0)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from nanogpt.config import GPTConfig, Sampling
 from nanogpt.generate import gemv as decoding
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import GemvLinear, decoding_copy
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
 Build = Callable[[GPTConfig], GPT]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from nanogpt.config import GPTConfig
 from nanogpt.model.cache import KVCache
-from nanogpt.model.gpt import GPT, GPTConfig, relu2, rotary_angles, rotate
+from nanogpt.model.gpt import GPT, relu2, rotary_angles, rotate
 
 CPU = torch.device("cpu")
 SEPARATOR = 49

@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig, build_optimizers, lr_ratio, set_lr
+from nanogpt.config import GPTConfig, OptimConfig
+from nanogpt.model.gpt import GPT
+from nanogpt.optim.optimizers import build_optimizers, lr_ratio, set_lr
 
 SCHEDULES = ["cosine", "warmup_stable_decay"]
 OPTIMIZERS = ["adamw", "muon"]

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.files import file_sha256
 from nanogpt.model.files import save_model
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.parallel.processes import check_optimizer
 from nanogpt.runtime import Runtime
 from nanogpt.train.checkpoint import checkpoint_folder
-from nanogpt.train.loop import Evaluated, StepDone, TrainConfig, TrainEvent
+from nanogpt.train.loop import Evaluated, StepDone, TrainEvent
 
 CPU = torch.device("cpu")
 

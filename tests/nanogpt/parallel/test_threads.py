@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers, worker_pool
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Evaluated, StepDone, TrainConfig, TrainEvent
+from nanogpt.train.loop import Evaluated, StepDone, TrainEvent
 from nanogpt.train.validation import Evaluation, evaluate_split
 
 CPU = torch.device("cpu")

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig, OptimConfig
 from nanogpt.model.files import load_model, save_model
-from nanogpt.model.gpt import GPT, GPTConfig
-from nanogpt.optim.optimizers import OptimConfig, build_optimizers
+from nanogpt.model.gpt import GPT
+from nanogpt.optim.optimizers import build_optimizers
 from nanogpt.train.checkpoint import (
     CheckpointWriter,
     Progress,

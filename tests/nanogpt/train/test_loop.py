@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanogpt.config import GPTConfig, TrainConfig
 from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.files import load_model
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.optim.optimizers import lr_ratio
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import (
@@ -25,7 +26,6 @@ from nanogpt.train.loop import (
     Evaluated,
     Started,
     StepDone,
-    TrainConfig,
     TrainEvent,
     clip_gradients,
     micro_batch_sizes,

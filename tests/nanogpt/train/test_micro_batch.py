@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.micro_batch import (
     default_micro_batch_tokens,

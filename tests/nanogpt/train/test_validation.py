@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanogpt.config import GPTConfig
 from nanogpt.data.stream import TokenStream
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.validation import (
     Evaluation,

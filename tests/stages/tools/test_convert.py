@@ -19,8 +19,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from nanogpt.config import Sampling
 from nanogpt.files import file_sha256
-from nanogpt.generate.decode import Sampling, generate
+from nanogpt.generate.decode import generate
 from nanogpt.model.files import load_model, save_model
 from nanogpt.model.gpt import GPT
 from stages.__main__ import parsed

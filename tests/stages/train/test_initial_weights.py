@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from nanogpt.config import GPTConfig
 from nanogpt.files import file_sha256
 from nanogpt.model.files import load_model, read_config, save_model
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.model.gpt import GPT
 from stages.artifacts.shards import Shards
 from stages.artifacts.weights import check_recorded
 from stages.lib.params import Section, load_section, parse_section

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogpt.model.gpt import GPT, GPTConfig
+from nanogpt.config import GPTConfig
+from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from stages.lib.params import load_section
 from stages.train.lineage import device_name
