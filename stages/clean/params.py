@@ -1,7 +1,7 @@
 """The section `clean`: what makes a document worth learning from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -16,12 +16,24 @@ FilterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$
 class CleanParams(Section):
     """The section `clean`."""
 
-    unicode: Form | None
-    min_bytes: int | None = Field(ge=1)
-    max_bytes: int | None = Field(ge=1)
-    filters: list[FilterName]
-    deduplicate: bool
-    near_duplicates: float | None = Field(ge=0.5, le=0.95)
+    heading: ClassVar[str] = "which documents are worth learning from"
+
+    unicode: Form | None = Field(
+        description="one form for characters that can be written in several: NFC | NFKC"
+    )
+    min_bytes: int | None = Field(
+        ge=1, description="drop shorter documents; a letter has 1 byte, or up to 4"
+    )
+    max_bytes: int | None = Field(ge=1, description="drop longer ones")
+    filters: list[FilterName] = Field(
+        description="your own: names of files in filters/, for example [english]"
+    )
+    deduplicate: bool = Field(description="of documents with the same text, the first only")
+    near_duplicates: float | None = Field(
+        ge=0.5,
+        le=0.95,
+        description="0.8: also of those that share 80 % of their runs of five words",
+    )
 
     @model_validator(mode="after")
     def something_passes(self) -> "CleanParams":

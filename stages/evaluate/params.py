@@ -1,6 +1,6 @@
 """The section `evaluate`: how much of the text before a token the model sees."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator, model_validator
 
@@ -25,9 +25,25 @@ def share_or_tokens(value: object) -> int | float | None:
 class EvaluateParams(Section):
     """The section `evaluate`."""
 
-    context: int | None = Field(ge=1)
-    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)]
-    adapt_rate: float = Field(ge=0, le=1)
+    heading: ClassVar[str] = "reads the whole validation text"
+
+    context: int | None = Field(
+        ge=1, description="tokens seen at once; null is all the model takes"
+    )
+    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)] = Field(
+        description=(
+            "from one window to the next: tokens, or a share of context; less than "
+            "context: each token is predicted from more before it, in more time"
+        )
+    )
+    adapt_rate: float = Field(
+        ge=0,
+        le=1,
+        description=(
+            "above 0: also measured as a model that learns from what it has read, at "
+            "this share of the rates of its training; takes longer"
+        ),
+    )
 
     @model_validator(mode="after")
     def stride_leaves_no_gap(self) -> "EvaluateParams":

@@ -27,6 +27,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    heading: ClassVar[str] = ""  # what the section is about, for params.yaml
     renamed: ClassVar[Mapping[str, tuple[str, str]]] = {}  # old key: (new key, what it takes)
 
 

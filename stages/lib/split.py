@@ -5,6 +5,7 @@ both, adding documents moves no other, and neither tokenizer nor order matters.
 """
 
 from hashlib import sha256
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,12 @@ BLOCK = 1 << 16  # hashes whose digests are held at a time
 class SplitParams(Section):
     """The section `split`, read by `shard`, and by `tokenize` to learn from training text only."""
 
-    val_fraction: float = Field(gt=0, lt=1)
-    seed: int = Field(ge=0, lt=2**63)
+    heading: ClassVar[str] = "which documents are held back to measure on"
+
+    val_fraction: float = Field(
+        gt=0, lt=1, description="about this share, chosen by a hash of each document's text"
+    )
+    seed: int = Field(ge=0, lt=2**63, description="another seed chooses others")
 
 
 def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """The section `shard`: how tokens become files, and how corpora are mixed."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,9 +12,15 @@ Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ShardParams(Section):
     """The section `shard`."""
 
-    shard_tokens: int = Field(ge=1024, le=1 << 32)
-    weights: dict[str, Weight] | None = Field(min_length=1)
-    max_repetition: int = Field(ge=1, le=100)
+    heading: ClassVar[str] = "tokens become files that training reads"
+
+    shard_tokens: int = Field(ge=1024, le=1 << 32, description="most tokens in one file")
+    weights: dict[str, Weight] | None = Field(
+        min_length=1, description="for several corpora: share of each in training, {name: 0.7, …}"
+    )
+    max_repetition: int = Field(
+        ge=1, le=100, description="with weights: how often a document may occur at most"
+    )
 
 
 SECTIONS = {"shard": ShardParams}

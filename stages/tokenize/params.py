@@ -1,8 +1,8 @@
 """The sections `tokenize` and `split`: which tokenizer, and which documents it never sees."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.lib.params import Section
 from stages.lib.split import SplitParams
@@ -16,9 +16,17 @@ Engine = Literal["tiktoken", "gigatoken"]
 class TokenizeParams(Section):
     """The section `tokenize`."""
 
-    tokenizer: Literal["gpt2", "char", "bytes", "bpe"]
-    vocab_size: int | Literal["auto"] | None
-    engine: Engine
+    heading: ClassVar[str] = "text becomes tokens: numbers, one per piece of text"
+
+    tokenizer: Literal["gpt2", "char", "bytes", "bpe"] = Field(
+        description="bpe (learned from your text) | char | bytes | gpt2 (50,257 pieces)"
+    )
+    vocab_size: int | Literal["auto"] | None = Field(
+        description="for bpe: how many pieces, or auto: as many as the text carries"
+    )
+    engine: Engine = Field(
+        description="tiktoken | gigatoken (same tokens, quicker on gigabytes; for gpt2)"
+    )
 
     @field_validator("vocab_size", mode="before")
     @classmethod

@@ -16,6 +16,8 @@ class ModelParams(
 ):
     """The section `model`: GPTConfig but for vocab_size, which the tokenizer decides."""
 
+    heading: ClassVar[str] = "the shape of the GPT and its design choices"
+
     @model_validator(mode="after")
     def is_a_model(self) -> "ModelParams":
         """What GPTConfig refuses is refused here."""
@@ -47,6 +49,8 @@ class TrainParams(
     )
 ):
     """The section `train`: OptimConfig and TrainConfig, and what a whole training has besides."""
+
+    heading: ClassVar[str] = "how its weights are learned"
 
     renamed: ClassVar[dict[str, tuple[str, str]]] = {
         f"{name}_steps": (name, f"{SHARE}, or {UPDATES}") for name in ("warmup", "decay")
