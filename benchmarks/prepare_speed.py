@@ -29,6 +29,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from benchmarks.side_by_side import in_turn, middle, spread
+from stages.tools.preset import preset_text
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("download", "clean", "tokenize", "shard")
@@ -128,7 +129,7 @@ def wait_for_children() -> None:
 def write_params(file: Path, texts: Path, engine: str) -> None:
     """The preset of nanoGPT's GPT-2, but with these texts and this engine."""
     yaml = YAML()
-    params = yaml.load((ROOT / "presets/gpt2-124m-openwebtext.yaml").read_text())
+    params = yaml.load(preset_text(ROOT / "presets/gpt2-124m-openwebtext.yaml"))
     params["corpus"].update({"source": "files", "path": str(texts), "glob": "*.jsonl"})
     params["tokenize"]["engine"] = engine
     yaml.dump(params, file)

@@ -1,24 +1,28 @@
 """`make use PRESET=name [KEEP=corpus,sample]`: one of presets/ becomes params.yaml.
 
-The sections to keep stay as they are in params.yaml, comments and all: they are moved as text. What
-was edited is kept next to it, and nothing is written before the whole has been checked.
+presets/shakespeare.yaml is complete, each other preset has what differs from it. The comments in
+params.yaml are the descriptions of the keys. The sections to keep stay as they are in params.yaml,
+comments and all: they are moved as text. What was edited is kept next to it, and nothing is written
+before the whole has been checked.
 """
 
 import argparse
 import shutil
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from nanogpt.files import atomic_write
+from stages.formats.params_yaml import render
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, parse_params, read_params
 from stages.tools.check import SECTIONS, check_content
 
 PRESETS = Path("presets")
+BASE = "shakespeare"  # the preset that is complete
 
 
 def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Path | None:
@@ -32,17 +36,30 @@ def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Pat
         raise ValueError(f"PRESET={name!r} is none of {', '.join(known)}")
     if unknown := [section for section in keep if section not in SECTIONS]:
         raise ValueError(f"KEEP={','.join(unknown)!r} is none of {', '.join(SECTIONS)}")
-    text = known[name].read_text(encoding="utf-8")
-    check_content(parse_params(text, known[name]), known[name])
+    text = preset_text(known[name])
     if keep:
         text = with_kept(text, params, keep)
         check_content(parse_params(text, params), params)
     saved = None
-    if params.exists() and params.read_bytes() not in [f.read_bytes() for f in known.values()]:
+    if params.exists() and params.read_text(encoding="utf-8") not in map(
+        preset_text, known.values()
+    ):
         saved = params.with_name(f"{params.stem}.{time.strftime('%Y%m%d-%H%M%S')}.yaml")
         shutil.copy(params, saved)
     atomic_write(params, text)
     return saved
+
+
+def preset_text(file: Path) -> str:
+    """Return the params file that a preset stands for. Raises ParamsError when it is not valid."""
+    own, content = read_params(file), read_params(file.with_name(f"{BASE}.yaml"))
+    for section, values in own.items():
+        if not isinstance(values, dict):
+            raise ParamsError(f"{file}: {section} is {values!r}, where a section should be")
+        content[section] = {**content.get(section, {}), **values}
+    check_content(content, file)
+    header = "".join(takewhile(lambda line: line[:1] == "#", file.open(encoding="utf-8")))
+    return render(header, content, SECTIONS)
 
 
 def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from stages.download.folder import check_copy, check_watched, own_files, text_files
 from stages.download.params import IGNORED, OUTPUTS, CorpusParams
+from stages.runtime.yaml_files import read_params
 from stages.tools.check import check_experiment
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def params(**changes: Any) -> CorpusParams:
-    content = YAML(typ="safe").load(ROOT / "presets/own-text.yaml")["corpus"]
+    content = read_params(ROOT / "params.yaml")["corpus"]
     return CorpusParams.model_validate({**content, **changes})
 
 

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from stages.runtime.yaml_files import ParamsError, read_params
 from stages.tools.check import SECTIONS, check_params
+from stages.tools.preset import preset_text
 
 ROOT = Path(__file__).parents[3]
 PARAMS = ROOT / "params.yaml"
@@ -168,8 +169,9 @@ def test_an_unknown_key_inside_a_part_is_reported_with_the_one_it_may_mean(tmp_p
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
-def test_the_command_accepts_each_preset(run_python: Run, preset: Path) -> None:
-    done = run_python("-m", "stages", "check", str(preset))
+def test_the_command_accepts_each_preset(run_python: Run, preset: Path, workspace: Path) -> None:
+    (workspace / "preset.yaml").write_text(preset_text(preset))
+    done = run_python("-m", "stages", "check", "preset.yaml")
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -38,6 +38,7 @@ from stages.tokenizers.tokenizer import (
 )
 from stages.tools import convert as tool
 from stages.tools.convert import REVISIONS
+from stages.tools.preset import use
 from tests.tiny import GPT2
 
 ROOT = Path(__file__).parents[3]
@@ -263,7 +264,7 @@ def test_nanogpts_model_of_characters_gets_a_separator(
         "sha256": sources,
         "tokenizer_fingerprint": fingerprint(tokenizer),
     }
-    shutil.copy(ROOT / "presets/own-text.yaml", "params.yaml")
+    use("own-text", ROOT / "presets", Path("params.yaml"))
     given = {"prompt": ["", "the"], "model": Path("ours"), "max_new_tokens": 20}
     write_texts(given, Settings(device="cpu"))
 

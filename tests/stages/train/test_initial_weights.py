@@ -16,15 +16,16 @@ from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
 from stages.artifacts.shards import Shards
 from stages.artifacts.weights import check_recorded
-from stages.lib.params import Section, load_section, parse_section
+from stages.lib.params import Section, parse_section
 from stages.lib.split import SplitParams
 from stages.runtime.settings import Settings
-from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.runtime.yaml_files import PARAMS_FILE, parse_params
 from stages.shard import stage as shard
 from stages.shard.params import ShardParams
 from stages.tokenize.learned import trained_bpe
 from stages.tokenizers.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.tools.convert import from_nanogpt
+from stages.tools.preset import preset_text
 from stages.train import stage as train
 from stages.train.initial_weights import check_initial, load_initial
 from stages.train.params import ModelParams, TrainParams
@@ -33,7 +34,7 @@ from stages.train.worker import TrainWorker
 from stages.weights import stage as weights
 
 ROOT = Path(__file__).parents[3]
-PRESET = ROOT / "presets/finetune-gpt2.yaml"
+PRESET = parse_params(preset_text(ROOT / "presets/finetune-gpt2.yaml"), PARAMS_FILE)
 CPU = torch.device("cpu")
 INIT = Path("weights/tiny")
 SETTINGS = Settings(device="cpu", tracking=False)
@@ -43,7 +44,7 @@ NO_STEP = {"batch_tokens": 32, "max_steps": 1, "learning_rate": 1e-30, "weight_d
 
 def section(name: str, kind: type[Section], **changes: Any) -> Any:
     """A section of the preset, made small."""
-    return parse_section(name, kind, {**read_params(PRESET)[name], **changes}, PARAMS_FILE)
+    return parse_section(name, kind, {**PRESET[name], **changes}, PARAMS_FILE)
 
 
 @pytest.fixture
@@ -242,9 +243,9 @@ def test_a_folder_that_dvc_does_not_watch_is_refused(folder: str) -> None:
 
 
 def test_the_preset_describes_gpt2(tmp_path: Path) -> None:
-    assert load_section("train", TrainParams, PRESET).init_from == "weights/gpt2"
+    assert section("train", TrainParams).init_from == "weights/gpt2"
     sizes = {"block_size": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768}
-    assert load_section("model", ModelParams, PRESET).model_dump().items() >= sizes.items()
+    assert section("model", ModelParams).model_dump().items() >= sizes.items()
 
 
 def test_weights_that_were_replaced_meanwhile_are_refused(initial: Path) -> None:
