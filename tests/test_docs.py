@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.__main__ import STAGES, TOOLS
 from stages.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,9 @@ CODE_FILE = re.compile(
     r"(?:nanogpt|stages|pipelines|benchmarks|tests|infra|docs|presets)/[\w/.-]+\.(?:py|md|sh|yaml)"
 )
 TEST_FILE = re.compile(r"(?<![\w/])test_\w+\.py")
-MODULE = re.compile(r"python3? -m ((?:stages|pipelines|benchmarks)(?:\.[a-z]\w*)*)(?![\w.])")
+MODULE = re.compile(
+    r"python3? -m ((?:stages|pipelines|benchmarks)(?:\.[a-z]\w*)*)(?![\w.])(?: ([a-z][a-z0-9-]*))?"
+)
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 
 
@@ -78,16 +81,18 @@ def test_commands_exist(guide: Path) -> None:
     assert set(re.findall(r"(?<![\w-])make ([a-z][a-z-]*)", commands)) <= targets()
     for preset in re.findall(r"PRESET=([\w-]+)", commands):
         assert (ROOT / f"presets/{preset}.yaml").is_file(), preset
-    for module in MODULE.findall(commands):
+    for module, name in MODULE.findall(commands):
         assert find_spec(module) is not None, module
+        if module == "stages" and name:
+            assert name in {*STAGES, *TOOLS}, name
 
 
 def test_commands_are_found() -> None:
     commands = code((ROOT / "README.md").read_text(encoding="utf-8"))
     assert "make run\n" in commands
-    assert {"stages.tools.inspect_data", "stages.tools.convert", "pipelines.build"} <= set(
-        MODULE.findall(commands)
-    )
+    assert {("stages", "inspect-data"), ("stages", "convert"), ("pipelines.build", "")} <= {
+        (module, name if module == "stages" else "") for module, name in MODULE.findall(commands)
+    }
 
 
 @guides

@@ -15,7 +15,7 @@ from typing import Any
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 DVC_FILE = Path("dvc.yaml")
-CODE = ("nanogpt", "stages", "filters")
+CODE = ("nanogpt", "stages", "filters")  # all of what lies there
 SHOWN = 8  # changes named one by one
 
 
@@ -91,7 +91,7 @@ def code_md5(stage: str) -> dict[str, str]:
 
 def is_code(path: str | Path) -> bool:
     """Return whether a file is code, and no data."""
-    return Path(path).parts[0] in CODE
+    return Path(path).suffix == ".py" or Path(path).parts[0] in CODE
 
 
 def is_part(key: str, name: str) -> bool:

@@ -26,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         action="append",
         metavar="TEXT",
-        required=True,
         help='what a text begins with, may be given several times; "" leaves it to the model',
     )
     parser.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
@@ -36,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages sample --prompt TEXT`."""
+    """`python -m stages sample --prompt TEXT`. Raises ValueError when there is no prompt."""
+    if options.prompt is None:
+        raise ValueError("every option goes with --prompt; without any, the stage itself runs")
     write_texts({key: value for key, value in vars(options).items() if value is not None}, settings)
 
 

@@ -129,7 +129,7 @@ def training(
         arguments: dict[str, Any] = {
             "train_stream": train_stream,
             "val_stream": val_stream,
-            "separator": SEPARATOR,
+            "eot_token": SEPARATOR,
             "runtime": cpu,
             "identity": {"seed": plan.seed},
             "micro_batch_tokens": 64,

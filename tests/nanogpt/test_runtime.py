@@ -114,7 +114,7 @@ def test_a_product_is_timed_in_the_format_given(dtype: torch.dtype) -> None:
 AGREEMENT = """
 import os, socket, sys
 import torch
-from nanogpt.runtime import launched
+from nanogpt.runtime import process_group
 
 formats = [getattr(torch, name, None) for name in sys.argv[1:]]
 with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -124,7 +124,7 @@ for rank, dtype in enumerate(formats):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(formats)}
         place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in place.items()})
-        with launched("cpu", dtype, None) as runtime:
+        with process_group("cpu", dtype, None) as runtime:
             os.write(1, f"{runtime.dtype}\\n".encode())  # whole, whichever process writes first
         os._exit(0)
 assert all(os.wait()[1] == 0 for _ in formats)

@@ -30,18 +30,19 @@ from pathlib import Path
 from threading import Event
 import torch
 import torch._dynamo, torch.distributed.fsdp  # slow, and here for all processes
-from nanogpt.train.checkpoint import checkpoints, copy_state, load_model, load_state, save_state
+from nanogpt.model.files import load_model
+from nanogpt.train.checkpoint import checkpoints, copy_state, load_state, save_state
 from nanogpt.data.stream import TokenStream
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 from nanogpt.parallel.processes import wrap
-from nanogpt.runtime import launched
+from nanogpt.runtime import process_group
 from nanogpt.train.loop import (
     CheckpointWritten,
     Ended,
     Evaluated,
     StepDone,
     TrainConfig,
-    agree,
+    reduce_loss_and_stop,
     check_same_step,
     train,
 )
@@ -73,7 +74,7 @@ def run(name, runtime, double):
             case CheckpointWritten(): seen["written"].append(event.step)
             case Ended(): seen["ended"] = event.progress.step
     half = torch.tensor(0.5)
-    seen["agreed"] = [agree(half, runtime.rank == 1, runtime), agree(half, False, runtime)]
+    seen["agreed"] = [reduce_loss_and_stop(half, runtime.rank == 1, runtime), reduce_loss_and_stop(half, False, runtime)]
     try:
         check_same_step(10 * runtime.rank, runtime)
     except ValueError as error:
@@ -99,7 +100,7 @@ def work(world, rank, port, jobs):
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({key: str(value) for key, value in place.items()})
-    with launched("cpu", torch.float32, None) as plain:
+    with process_group("cpu", torch.float32, None) as plain:
         for job in jobs:
             dtype = getattr(torch, job["dtype"])
             runtime = replace(plain, dtype=dtype, parallel=job["parallel"])
@@ -261,7 +262,7 @@ import os, warnings
 from dataclasses import asdict
 import torch
 import torch.distributed as dist
-from nanogpt.train.checkpoint import load_model
+from nanogpt.model.files import load_model
 from nanogpt.parallel.processes import wrap
 from nanogpt.runtime import Runtime
 import sys

@@ -321,6 +321,7 @@ def test_a_full_disk_is_reported_and_leaves_the_checkpoint_before(
 SAVE = """
 import shutil
 import torch
+from nanogpt.model.files import load_model
 from nanogpt.train.checkpoint import *
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 
@@ -380,6 +381,7 @@ KILL_AT_RANDOM = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
+from nanogpt.model.files import load_model
 from nanogpt.train.checkpoint import *
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 

@@ -304,9 +304,8 @@ def test_the_command_uses_the_projects_own_filters(
     made.corpus.rename(workspace / "data/corpus")
     (workspace / "filters").mkdir()
     (workspace / "filters/ascii.py").write_text("def keep(text):\n    return text.isascii()\n")
-    values = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in PLAIN.items())
-    section = "clean:\n" + values.replace("filters: []", "filters: [ascii]")
-    (workspace / "params.yaml").write_text(section)
+    params = (Path(__file__).parents[3] / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(params.replace("filters: []", "filters: [ascii]"))
     done = run_python("-m", "stages", "clean")
     assert done.returncode == 0, done.stderr
     assert "1 of 2 documents kept; 1 by filter ascii dropped" in done.stdout

@@ -114,13 +114,13 @@ def test_code_is_known_by_the_hash_that_dvc_records(bakery: Path) -> None:
 
 SCRIPT = """
 from pathlib import Path
-from stages.runtime.entry import main
+from stages.runtime.entry import run_command
 
 def run(settings):
     file = Path("params.yaml")
     file.write_text(file.read_text().replace("time: 3", "time: {time}"))
 
-main("bake", run)
+run_command("bake", run)
 """
 
 

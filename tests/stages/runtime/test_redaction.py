@@ -107,7 +107,7 @@ def test_no_password_without_the_marks_of_an_address_is_shown(password: str) -> 
 def test_no_error_of_a_stage_shows_a_secret(run_python: Callable[..., Any], body: str) -> None:
     script = f"""
 import threading
-from stages.runtime.entry import main
+from stages.runtime.entry import run_command
 address = "http://alice:{SECRET}@host:9"
 def run(settings):
     {body}
@@ -118,7 +118,7 @@ def both(settings):
     thread.start()
     thread.join()
     run(settings)
-main("bake", both)
+run_command("bake", both)
 """
     done = run_python("-c", script, NANOGPT_STATUS_FILE="status.json")
     assert done.returncode != 0

@@ -11,9 +11,9 @@ from stages.artifacts.model import to_read
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
-from stages.sample import stage as sample
 from stages.sample.params import SampleParams
 from stages.sample.prompt import typed, write_texts
+from stages.sample.stage import sampled
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(device="cpu")
@@ -61,9 +61,7 @@ def test_it_loads_no_library_that_takes_its_time_in_vain(built: Any) -> None:
 def test_what_is_given_counts_and_the_rest_is_as_params_say(built: Any, written: Any) -> None:
     own = load_section("sample", SampleParams, built.folder / "params.yaml")
     changes = {"prompts": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
-    expected = sample.written(
-        own.model_copy(update=changes), built.folder / "models/gpt", device="cpu"
-    )
+    expected = sampled(own.model_copy(update=changes), built.folder / "models/gpt", device="cpu")
     given = {"prompt": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
     assert written(**given) == to_read(expected)
     assert len(expected) == 2 * own.samples_per_prompt
@@ -137,8 +135,8 @@ def test_the_command_reports_a_missing_model_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "--seed", "1"], "--seed goes with --prompt"),
-        (["sample", "--max-new-tokens", "9"], "--max-new-tokens goes with --prompt"),
+        (["sample", "--seed", "1"], "every option goes with --prompt"),
+        (["sample", "--max-new-tokens", "9"], "every option goes with --prompt"),
         (["sample", "--prompt", "a", "--seed", "one"], "argument --seed: invalid int value"),
         (["train", "--prompt", "a"], "unrecognized arguments: --prompt"),
     ],

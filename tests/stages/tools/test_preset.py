@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stages.runtime.yaml_files import ParamsError, parse_params, read_params
-from stages.tools.check import check_content
+from stages.tools.check import SECTIONS, check_content
 from stages.tools.preset import preset_text, use
 
 ROOT = Path(__file__).parents[3]
@@ -161,7 +161,7 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(params: Path, keep: 
         "corpus": "corpus.encoding: 'utf-99' is no encoding",
         "sample": "has no section sample to keep",
         "split": "train.batch_tokens is missing",
-        "x": "KEEP='x' is none of clean, corpus, evaluate, sample, shard, tokenize, split, model, train",
+        "x": f"KEEP='x' is none of {', '.join(SECTIONS)}",
     }[keep[0]]
     with pytest.raises(ValueError) as caught:
         use("own-text", PRESETS, params, keep)
