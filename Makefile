@@ -38,6 +38,10 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
+.PHONY: accept
+accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it
+	python -m stages accept
+
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	python -m stages ui $(UI_PORT)

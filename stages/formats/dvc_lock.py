@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from stages.runtime.inputs import leaves
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 LOCK_FILE = Path("dvc.lock")
+ACCEPTED = Path("accepted.json")  # code that `make accept` recorded, and in the place of which
 PINNED = ".huggingface.revision"  # a branch in the params, its commit in the manifest
 
 
@@ -51,15 +52,38 @@ def normal(section: type[Section] | None, content: Any) -> Any:
         return content
 
 
-def code_problems(locked: Mapping[str, Any], files_md5: Mapping[str, str]) -> list[str]:
-    """Say which code dvc.lock records in another version than the one that ran."""
+def read_accepted(root: Path) -> list[dict[str, str]]:
+    """Return the versions of code that were accepted: path, made_by and accepted (MD5) of each."""
+    file = root / ACCEPTED
+    entries: list[dict[str, str]] = json.loads(file.read_text()) if file.exists() else []
+    return entries
+
+
+def code_problems(
+    locked: Mapping[str, Any],
+    files_md5: Mapping[str, str],
+    accepted: Sequence[Mapping[str, str]] = (),
+) -> list[str]:
+    """Say which code dvc.lock records in another version than the one that ran.
+
+    A version that was accepted in the place of one that ran, or of an accepted one, is as good.
+    """
     recorded = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
     ran = {path: md5_of(path, files_md5) for path in recorded}
     return [
         f"made by {path} in another version than {LOCK_FILE} records"
         for path in sorted(recorded)
-        if ran[path] is not None and ran[path] != recorded[path]
+        if ran[path] is not None and recorded[path] not in same_as(path, ran[path], accepted)
     ]
+
+
+def same_as(path: str, md5: str | None, accepted: Sequence[Mapping[str, str]]) -> set[str | None]:
+    """Return the versions of some code that make the same bytes as one: itself and the accepted."""
+    same = {md5}
+    for entry in accepted:  # in the order they were accepted
+        if entry["path"] == path and entry["made_by"] in same:
+            same.add(entry["accepted"])
+    return same
 
 
 def md5_of(path: str, files_md5: Mapping[str, str]) -> str | None:
@@ -72,10 +96,12 @@ def md5_of(path: str, files_md5: Mapping[str, str]) -> str | None:
     inside = {file: md5 for file, md5 in files_md5.items() if file.startswith(f"{path}/")}
     if not inside:
         return None
-    entries = [
-        {"md5": md5, "relpath": file.removeprefix(f"{path}/")}
-        for file, md5 in sorted(inside.items())
-    ]
+    return folder_md5({file.removeprefix(f"{path}/"): md5 for file, md5 in inside.items()})
+
+
+def folder_md5(files: Mapping[str, str]) -> str:
+    """Return the MD5 that DVC gives a folder, by its files' relative paths and MD5."""
+    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
     content = json.dumps(entries, sort_keys=True).encode()
     return f"{hashlib.md5(content, usedforsecurity=False).hexdigest()}.dir"
 

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import file_sha256
-from stages.formats.dvc_lock import chain_problems, code_problems, locked_stages, params_problems
+from stages.formats.dvc_lock import (
+    chain_problems,
+    code_problems,
+    locked_stages,
+    params_problems,
+    read_accepted,
+)
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import files_fingerprint
 from stages.tools.check import SECTIONS
@@ -154,7 +160,9 @@ def lock_problems(
     is_model = room.name == "model"
     problems = params_problems(locked, manifest["params"] if is_model else manifest, SECTIONS)
     if is_model:
-        problems += code_problems(locked, manifest["code"].get("files_md5", {}))
+        problems += code_problems(
+            locked, manifest["code"].get("files_md5", {}), read_accepted(folder.parents[1])
+        )
     return [f"{folder} was {problem}; {room.remedy}" for problem in problems]
 
 

@@ -24,7 +24,8 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 def params(**changes: Any) -> CorpusParams:
     content = read_params(ROOT / "params.yaml")["corpus"]
-    return CorpusParams.model_validate({**content, **changes})
+    own = {"source": "files", "encoding": "auto", "package": None}  # as in presets/own-text.yaml
+    return CorpusParams.model_validate({**content, **own, **changes})
 
 
 def write(path: str | Path, text: str = "text") -> Path:

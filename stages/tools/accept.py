@@ -1,0 +1,279 @@
+"""`make accept`: keep what the stages made, although their code was edited.
+
+DVC runs a stage again when a file of its code was edited, be it a comment. Here the code that made
+what dvc.lock records, found in git, and the code that is there now run these stages on a miniature:
+your params with a tiny model and a few made-up documents. Where every output is the same byte for
+byte, `dvc commit` records the new code with the outputs that are there. Where one differs, or where
+more than code was changed, nothing is recorded.
+
+The miniature trains on this machine's CPU and reads local files: what only a GPU, a network or a
+kind of file runs that is not among its documents, it does not prove.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nanogpt.files import write_json
+from stages.formats.dvc_lock import ACCEPTED, folder_md5, locked_stages, read_accepted
+from stages.runtime.errors import Crashed
+from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
+
+CODE = ("nanogpt", "stages")
+COMMITS = 200  # of the code, newest first, that are compared with dvc.lock
+OF_THE_RUN = ("code", "model_id", "hardware", "libraries", "sessions")  # in lineage.json
+ENVIRONMENT = {"NANOGPT_TRACKING": "false", "NANOGPT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages accept`.
+
+    Raises ValueError where more than code was changed, where no commit has the code that dvc.lock
+    records, or where an output of the miniature differs.
+    """
+    stages = edited_stages(json.loads(command("dvc", "status", "--json")))
+    if not stages:
+        print("accept: no stage is out of date")
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        commit = code_of_lock(folder / "before/code", stages)
+        for part in CODE:
+            copy_tree(Path(part), folder / "now/code" / part)
+        print(f"accept: {', '.join(stages)} by the code of {commit[:12]} and of now", flush=True)
+        differing = compared(folder / "before", folder / "now", stages)
+    if differing:
+        files = ", ".join(differing)
+        raise ValueError(f"the code of now makes other bytes: {files}; `dvc repro` runs it")
+    locked = locked_stages(Path())
+    command("dvc", "commit", "--force", *stages)
+    record(stages, locked)
+    print(f"accept: every file is the same; recorded for {', '.join(stages)}")
+
+
+def compared(before: Path, now: Path, stages: Collection[str]) -> list[str]:
+    """Run some stages of the miniature by the code in two folders; which files differ.
+
+    What they depend on is made once, by the code before.
+    """
+    pipeline = read_params(Path("dvc.yaml"))["stages"]
+    prepare(before)
+    run_stages(needed(pipeline, stages), before)
+    for folder in ("texts", "data", "models", "metrics", "plots", "samples", "statistics"):
+        copy_tree(before / folder, now / folder)
+    shutil.copy(before / PARAMS_FILE, now)
+    run_stages([stage for stage in pipeline if stage in stages], now)
+    outs = [out for stage in stages for out in outs_of(pipeline[stage])]
+    old, new = (
+        {file: md5 for out in outs for file, md5 in md5_of_out(folder, out).items()}
+        for folder in (before, now)
+    )
+    return sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))
+
+
+def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the code that was changed since each stage ran, from what `dvc status` says.
+
+    Raises ValueError naming a stage that is out of date for anything else.
+    """
+    found = {}
+    for stage, reasons in status.items():
+        changed = [
+            (kind, path)
+            for reason in reasons
+            for kind, paths in (reason.items() if isinstance(reason, dict) else [(reason, [""])])
+            for path in paths
+        ]
+        others = [
+            f"{kind} {path}".strip()
+            for kind, path in changed
+            if kind != "changed deps" or path.split("/")[0] not in CODE
+        ]
+        if others:
+            raise ValueError(
+                f"{stage} is out of date for more than its code ({', '.join(others)}); "
+                "`dvc repro` runs what must run"
+            )
+        found[stage] = [path for _, path in changed]
+    return found
+
+
+def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
+    """Put the code that made what dvc.lock records into a folder, and return its commit.
+
+    Raises ValueError where none of the last commits has it.
+    """
+    locked = locked_stages(Path())
+    wanted = {
+        dep["path"]: dep["md5"]
+        for stage in stages
+        for dep in locked[stage]["deps"]
+        if dep["path"] in stages[stage]
+    }
+    commits = command("git", "rev-list", f"--max-count={COMMITS}", "HEAD", "--", *CODE).split()
+    for commit in commits:
+        archive = subprocess.run(
+            ["git", "archive", commit, "--", *CODE], capture_output=True, check=True
+        ).stdout
+        with TemporaryDirectory() as name:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(name, filter="data")
+            if all(md5_at(Path(name, path)) == md5 for path, md5 in wanted.items()):
+                for part in CODE:
+                    copy_tree(Path(name, part), folder / part)
+                return commit
+    raise ValueError(
+        f"none of the last {len(commits)} commits has the code that made what dvc.lock records: "
+        "commit code before you run it; `dvc repro` runs the stages again"
+    )
+
+
+def md5_at(path: Path) -> str | None:
+    """Return the MD5 that DVC gives a file or folder of code; None where there is none."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in code_files(path)}
+    return folder_md5(files) if files else None
+
+
+def code_files(folder: Path) -> list[Path]:
+    """Return the files that DVC sees in a folder of code."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file for file in files if "__pycache__" not in file.parts)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder of code."""
+    for file in code_files(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+
+
+def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
+    """Return some stages and all they depend on, in the order in which they run."""
+    found = set(stages)
+    for stage in reversed(pipeline):  # dvc.yaml has them in that order
+        outs = outs_of(pipeline[stage])
+        deps = [dep for later in found for dep in pipeline[later]["deps"]]
+        if any(dep == out or dep.startswith(f"{out}/") for out in outs for dep in deps):
+            found.add(stage)
+    return [stage for stage in pipeline if stage in found]
+
+
+def outs_of(stage: dict[str, Any]) -> list[str]:
+    """Return the outputs that dvc.yaml declares of a stage, its metrics included."""
+    return [*stage["outs"], *stage.get("metrics", [])]
+
+
+def prepare(folder: Path) -> None:
+    """Write the params and the documents of the miniature."""
+    write_documents(folder / "texts")
+    with (folder / PARAMS_FILE).open("w", encoding="utf-8") as file:
+        YAML().dump(small(read_params()), file)
+
+
+def run_stages(stages: Iterable[str], folder: Path) -> None:
+    """Run stages in a folder by the code in it. Raises Crashed when one fails."""
+    for stage in stages:
+        done = subprocess.run(
+            [sys.executable, "-m", "stages", stage],
+            cwd=folder,
+            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder / "code")},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise Crashed(f"the miniature fails with the code of {folder.name}: {done.stderr}")
+
+
+def md5_of_out(folder: Path, out: str) -> dict[str, str]:
+    """Return a hash of each file of an output by its path in a folder."""
+    path = folder / out
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(folder).as_posix(): content_md5(file) for file in files}
+
+
+def content_md5(file: Path) -> str:
+    """Return a hash of a file, of lineage.json without what differs from run to run."""
+    content = file.read_bytes()
+    if file.name == "lineage.json":
+        lineage = {k: v for k, v in json.loads(content).items() if k not in OF_THE_RUN}
+        content = json.dumps(lineage, sort_keys=True).encode()
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def small(params: dict[str, Any]) -> dict[str, Any]:
+    """Return params for the miniature: the choices stay, sizes and the corpus are tiny."""
+    corpus: dict[str, Any] = {
+        "source": "files",
+        "path": "texts",
+        "glob": "**/*",
+        "package": None,
+        "urls": [],
+    }
+    params["corpus"] |= {**corpus, "huggingface": None, "mixture": None, "encoding": "utf-8"}
+    params["clean"] |= {"filters": [], "min_bytes": None, "max_bytes": None}
+    if params["tokenize"]["tokenizer"] == "bpe":
+        params["tokenize"]["vocab_size"] = 300
+    params["split"]["val_fraction"] = 0.3
+    params["shard"]["weights"] = None
+    params["model"] |= {"block_size": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    params["model"]["ngram_table"] = min(params["model"]["ngram_table"], 64)
+    params["train"] |= {"init_from": None, "batch_tokens": 256, "max_steps": 6}
+    params["train"] |= {"warmup": 1, "decay": 3, "eval_interval": 3, "eval_tokens": 256}
+    params["evaluate"]["context"] = None
+    params["sample"] |= {"prompts": ["the king"], "samples_per_prompt": 1, "max_new_tokens": 8}
+    params["sample"]["stop"] = []
+    return params
+
+
+def write_documents(folder: Path) -> None:
+    """Write some made-up documents, as text, Markdown, HTML and rows."""
+    folder.mkdir()
+    draw = random.Random(0)
+    words = ["the", "king", "and", "queen", "of", "all", "land", "did", "walk", "by", "night"]
+    texts = ["\n".join(" ".join(draw.choices(words, k=8)) for _ in range(60)) for _ in range(10)]
+    for number, text in enumerate(texts[:6]):
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    (folder / "6.md").write_text(f"# The king\n\n{texts[6]}", encoding="utf-8")
+    (folder / "7.html").write_text(f"<p>{texts[7]}</p>", encoding="utf-8")
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts[8:])
+    (folder / "rows.jsonl").write_text(rows, encoding="utf-8")
+
+
+def record(stages: dict[str, list[str]], before: dict[str, Any]) -> None:
+    """Note which code was accepted in the place of which, for `verify`."""
+    now = locked_stages(Path())
+    entries = read_accepted(Path())
+    for stage, paths in stages.items():
+        md5 = [
+            {dep["path"]: dep["md5"] for dep in locked[stage]["deps"]} for locked in (before, now)
+        ]
+        entries += [
+            {"path": path, "made_by": md5[0][path], "accepted": md5[1][path]} for path in paths
+        ]
+    write_json(ACCEPTED, [dict(entry) for entry in {tuple(e.items()): e for e in entries}.values()])
+
+
+def command(*arguments: str) -> str:
+    """Return what a command prints. Raises ValueError with what it says when it fails."""
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ValueError(f"`{' '.join(arguments)}` failed: {said[-1] if said else ''}")
+    return done.stdout
