@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.installed
+STAMP_DEV := $(VENV)/.installed-dev
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 SHELL := /bin/bash
 UI_PORT ?= 5001
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,15 +18,25 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(STAMP)  ## build .venv with all that is needed (skipped when nothing changed)
+setup: $(STAMP)  ## build .venv with all that running needs (skipped when nothing changed)
 
-$(STAMP): pyproject.toml constraints.txt
+.PHONY: setup-dev
+setup-dev: $(STAMP_DEV)  ## the same with tests, linters and every extra
+
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv $(VENV)
+	$@ -m pip install --quiet --upgrade pip
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) .
 	$(BIN)/python -m stages gpt2-vocabulary
 	@touch $@
+
+$(STAMP_DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[dev]'
+	$(BIN)/python -m stages gpt2-vocabulary
+	@touch $(STAMP) $@
 
 .PHONY: run
 run: setup  ## train what params.yaml says and report: text in, a measured GPT out
@@ -59,21 +71,21 @@ worker: setup  ## deploy the pipeline to that server and work for it
 	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} infra/worker.sh
 
 .PHONY: test
-test: setup  ## the whole suite: unit tests and real miniature pipelines
+test: setup-dev  ## the whole suite: unit tests and real miniature pipelines
 	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
 
 .PHONY: fuzz
-fuzz: setup  ## look for files that the readers cannot take, until Ctrl-C
+fuzz: setup-dev  ## look for files that the readers cannot take, until Ctrl-C
 	HYPOTHESIS_PROFILE=long python -m pytest -x -n3 --dist=load --timeout=0 tests/stages/download/test_fuzz_readers.py
 
 .PHONY: check
-check: setup  ## format, lint and types
+check: setup-dev  ## format, lint and types
 	ruff format --check .
 	ruff check .
 	mypy
 
 .PHONY: format
-format: setup  ## fix what can be fixed automatically
+format: setup-dev  ## fix what can be fixed automatically
 	ruff check --fix --exit-zero .
 	ruff format .
 
