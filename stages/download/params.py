@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, Field, field_serializer, field_validator, m
 from stages.download.encodings import known_encoding
 from stages.lib.params import Section
 from stages.runtime.redaction import redacted_address
+from stages.runtime.yaml_files import read_params
 
 
 def matching(pattern: str, allowed: str) -> AfterValidator:
@@ -37,14 +39,18 @@ def without_password(url: str) -> str:
 NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
 RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
 ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
-# What DVC cannot take for a dependency of the first stage, or does not look into (.dvcignore).
-OUTPUTS = (
-    *("data/corpus", "data/clean", "data/tokens", "data/shards", "data/weights.json", "statistics"),
-    *("models/gpt", "plots", "metrics/evaluate.json", "samples"),
-)
+PIPELINE = Path(__file__).parents[2] / "dvc.yaml"
+# Where DVC does not look (.dvcignore).
 IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 
 SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
+
+
+@lru_cache(maxsize=1)
+def outputs() -> list[str]:
+    """Return what the stages write, which cannot be a dependency of the first one."""
+    stages = read_params(PIPELINE)["stages"].values()
+    return [out for stage in stages for out in (*stage["outs"], *stage.get("metrics", []))]
 
 
 class Package(Section):
@@ -154,8 +160,8 @@ class CorpusParams(Section):
     def path_is_of_texts_alone(cls, path: str) -> str:
         """What the pipeline itself writes is none of its input."""
         root = Path(path).resolve()
-        outputs = [Path(output).resolve() for output in OUTPUTS]
-        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in outputs) or any(
+        written = [Path(output).resolve() for output in outputs()]
+        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in written) or any(
             root.is_relative_to(Path(folder).resolve()) for folder in IGNORED
         ):
             raise ValueError(
