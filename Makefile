@@ -50,6 +50,10 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
+.PHONY: compare
+compare: setup  ## two commits or experiments, side by side: make compare A=main [B=exp-name]
+	@python -m stages compare '$(A)' $(if $(B),'$(B)')
+
 .PHONY: accept
 accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it
 	python -m stages accept
