@@ -53,7 +53,7 @@ def test_only_long_pieces_are_cut(text: str, splitter: Splitter) -> None:
 
 def test_texts_of_words_are_not_cut(splitter: Splitter) -> None:
     texts = [file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("docs/**/*.md"))]
-    texts += [file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("stages/*.py"))]
+    texts += [file.read_text(encoding="utf-8") for file in sorted(ROOT.glob("stages/**/*.py"))]
     texts.append("=" * (PIECE_BYTES - 1) + "\n" + " " * PIECE_BYTES + "漢" * (PIECE_BYTES // 3))
     assert sum(map(len, texts)) > 300_000
     for text in texts:

@@ -143,9 +143,7 @@ def test_a_bpe_vocabulary_is_learned_from_training_documents_alone(
     expected = trained_bpe(train, 300).ranks
     assert learned(*train, *val[:3]).ranks == expected
     assert learned(*val[3:], *train).ranks == expected
-    assert (
-        trained_bpe([*train, *val[:3]], 300).ranks != expected
-    )  # val text would change it
+    assert trained_bpe([*train, *val[:3]], 300).ranks != expected  # val text would change it
     assert learned(*train[5:], *val).ranks != expected
 
 
