@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def passes(self) -> list[Mask]:
-        """Return the documents of each pass of the training stream: in it once, twice, ..."""
+        """Return a mask for each pass of the training stream: documents with 1, 2, ... copies."""
         return [self.copies > number for number in range(int(self.copies.max()))]
 
     def ends(self, passes: Sequence[Mask]) -> NDArray[np.int64]:
@@ -133,7 +133,7 @@ def segments(plan: Plan, tokens: Tokenized) -> Iterator[tuple[TokenizedPart, lis
 
 
 def spread_out(items: Sequence[T], n: int) -> list[T]:
-    """Return the items in an order in which any n consecutive ones were far from each other."""
+    """Return the items in another order, in which n neighbours were far from each other."""
     step = -(-len(items) // n)
     return [item for start in range(step) for item in items[start::step]]
 

@@ -179,13 +179,13 @@ def adversarial() -> Iterator[tuple[str, str]]:
 
 def sample_documents(cleaned: CleanCorpus) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of documents from about SAMPLE_GROUPS places, spread over the corpus."""
-    kept = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
-    parts = list(zip(cleaned.parts, kept, strict=True))
+    sizes = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
+    parts = list(zip(cleaned.parts, sizes, strict=True))
     chosen = parts[:: math.ceil(len(parts) / SAMPLE_GROUPS)]
     for part, n_bytes in chosen:
         for group in spaced_groups(part, n_bytes, round(SAMPLE_GROUPS / len(chosen))):
-            sizes = byte_lengths(group.column("text"))
-            starts = np.cumsum(sizes) - sizes
+            lengths = byte_lengths(group.column("text"))
+            starts = np.cumsum(lengths) - lengths
             head = group.slice(0, int(np.searchsorted(starts, SAMPLE_BYTES)))
             names, texts = head.column("id").to_pylist(), head.column("text").to_pylist()
             yield from zip(names, texts, strict=True)
@@ -193,11 +193,11 @@ def sample_documents(cleaned: CleanCorpus) -> Iterator[tuple[str, str]]:
 
 def spaced_groups(part: CleanPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
     """Yield `count` evenly spaced groups of a part that has n_bytes of text."""
-    passed = taken = 0
+    seen = yielded = 0  # bytes, groups
     for group in part.groups():
-        if passed * count >= taken * n_bytes:
-            taken += 1
+        if seen * count >= yielded * n_bytes:
+            yielded += 1
             yield group
-            if taken == count:
+            if yielded == count:
                 return
-        passed += int(byte_lengths(group.column("text")).sum())
+        seen += int(byte_lengths(group.column("text")).sum())

@@ -21,8 +21,8 @@ class Window:
     """The pieces of some consecutive bytes of a group of texts."""
 
     pieces: pa.DictionaryArray
-    texts: slice  # of the group's offsets, those that lie in this window
-    ends: Positions  # the number of pieces before each of those offsets
+    texts: slice  # which of the group's offsets are in this window
+    ends: Positions  # how many of the pieces are before each of those offsets
 
 
 class PieceEncoder:

@@ -149,7 +149,7 @@ def collect_part(storage: SharedStorage, task: Task) -> Description:
         draft.rename(target)
     description = cached_description(task.target)
     if description is None:
-        raise ConnectionError(f"a part of tokens did not come whole from {storage.uri}; run again")
+        raise ConnectionError(f"a part of tokens arrived damaged from {storage.uri}; run again")
     storage.clear(task.target.stem)
     return description
 

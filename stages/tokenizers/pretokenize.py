@@ -74,7 +74,7 @@ class CharacterClasses:
         }
         self.known = np.zeros(0x110000, np.uint8)  # the class of each code point, or UNKNOWN
         self.learn(range(128))
-        self.of_byte = self.known[:256].tobytes()
+        self.by_byte = self.known[:256].tobytes()
 
     def learn(self, codes: Sequence[int]) -> None:
         """Look up the classes of code points: an encoding drops what its pattern does not match."""
@@ -86,7 +86,7 @@ class CharacterClasses:
 
     def classes_of(self, content: Bytes) -> Bytes:
         """Return the class of the character that each byte of UTF-8 (n,) belongs to."""
-        classes = np.frombuffer(bytearray(content).translate(self.of_byte), np.uint8)
+        classes = np.frombuffer(bytearray(content).translate(self.by_byte), np.uint8)
         high = np.flatnonzero(content >= 0x80)  # bytes of multi-byte characters
         if len(high):
             codes = code_points(content[high].tobytes().decode())

@@ -3,7 +3,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.statistics.contamination import WORST, Overlap, overlap
@@ -18,6 +18,7 @@ def words(seed: int, count: int) -> str:
 
 
 @given(train=TEXTS, val=TEXTS, n=st.integers(1, 4))
+@settings(deadline=None)  # the first call makes the tables
 def test_the_overlap_equals_a_naive_count(train: list[str], val: list[str], n: int) -> None:
     def grams(text: str) -> list[tuple[str, ...]]:
         split = text.split()

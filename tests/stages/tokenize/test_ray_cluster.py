@@ -118,7 +118,7 @@ def test_a_part_that_arrives_damaged_is_refused(
     (workspace / "half").write_bytes((expected / "part-00000.arrow").read_bytes()[:-1])
     storage.upload(workspace / "half", "key/tokens.arrow")
     storage.upload(expected.parent / "cache" / record_name(expected), "key/tokens.json")
-    with pytest.raises(ConnectionError, match="did not come whole"):
+    with pytest.raises(ConnectionError, match="arrived damaged"):
         collect_part(storage, task)
 
 
