@@ -29,7 +29,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 GPT2_PATTERN: str = r50k_pat_str
 
 # Splits text as GPT-4 does (tiktoken's cl100k_base), except that numbers are cut after two digits,
-# not three. With 1,024 tokens it puts 7 % more bytes of Shakespeare into a token than GPT-2's.
+# not three. At a vocabulary of 1,024, its tokens have 7 % more bytes of Shakespeare than GPT-2's.
 BPE_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
