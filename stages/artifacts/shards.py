@@ -1,4 +1,4 @@
-"""What is in a shards folder, for the stages that read it."""
+"""The shards folder, for the stages that read it."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ class Shards:
 
     @classmethod
     def open(cls, folder: Path) -> "Shards":
-        """Read the manifest. Raises ValueError when it is missing or of another version."""
+        """Read the manifest.
+
+        Raises ValueError if it is missing, damaged or of another version.
+        """
         file = folder / "manifest.json"
         if not file.is_file():
             raise ValueError(f"{file} is missing; `dvc repro shard` makes it")
@@ -40,11 +43,14 @@ class Shards:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer of these shards is."""
+        """Return the folder of the tokenizer of these shards."""
         return self.folder / "tokenizer"
 
     def stream(self, split: str) -> "TokenStream":
-        """The tokens of `train` or `val`. Raises ValueError at a file that is not as written."""
+        """Return the tokens of `train` or `val`.
+
+        Raises ValueError if a file does not match the manifest.
+        """
         from nanogpt.data.stream import TokenStream
 
         described = self.manifest["splits"][split]["files"]
@@ -54,9 +60,9 @@ class Shards:
         return TokenStream.open([self.folder / split / file["name"] for file in described])
 
     def ends(self, split: str) -> "NDArray[np.int64]":
-        """(documents,) where each document ends in its stream, after its separator.
+        """Return where each document ends in its stream (documents,), after its end-of-text token.
 
-        Raises ValueError at a file that is not as written.
+        Raises ValueError if the file does not match the manifest.
         """
         file = self.folder / split / "ends.npy"
         check_file(file, self.manifest["splits"][split]["documents"], np.dtype(np.int64))
@@ -65,7 +71,7 @@ class Shards:
 
 
 def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
-    """Raise ValueError when a file does not hold the tokens that the manifest says."""
+    """Raise ValueError unless a file has the length and type that the manifest records."""
     try:
         shard = np.load(file, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Figures that can be counted by hand, on a corpus made for it."""
+"""The figures of a corpus that is small enough to count by hand."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ Make = Callable[[list[str], Path], CleanCorpus]
 
 
 def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
-    """The folder in which tokens and shards, an id for each byte, are next to corpus and clean."""
+    """Add tokens, one for each byte, and shards to the folder of a corpus, and return it."""
     folder = cleaned.corpus.parent
     here = partial(tokenize_here, workers=1)
     tokens = folder / "tokens"
@@ -46,20 +46,20 @@ def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
 
 
 def run(data: Path, out: Path) -> dict[str, Any]:
-    """The stage on such a folder."""
+    """Run the stage on such a folder."""
     shards = Shards.open(data / "shards")
     return statistics.run(data / "corpus", data / "clean", data / "tokens", shards, out)
 
 
 def table(file: Path) -> list[dict[str, int]]:
-    """A CSV file of whole numbers."""
+    """Read a CSV file of integers."""
     with file.open(newline="") as rows:
         return [{key: int(value) for key, value in row.items()} for row in csv.DictReader(rows)]
 
 
 @pytest.fixture(scope="module")
 def data(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty texts of 2 to 41 letters, all `a` but the last, one of them twice, and an empty one."""
+    """Make 40 texts of 2 to 41 letters, all `a` but the last, one duplicate and an empty text."""
     texts = ["a" * n + "b" for n in range(1, 41)]
     folder = tmp_path_factory.mktemp("statistics") / "data"
     return shards_of(make_corpus([*texts, "aaab", " "], folder), split)
@@ -67,7 +67,7 @@ def data(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stage writes about them."""
+    """Return the folder that the stage writes about them."""
     out = tmp_path_factory.mktemp("statistics") / "out"
     run(data, out)
     return out
@@ -75,7 +75,7 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(made: Path) -> dict[str, Any]:
-    """Its figures."""
+    """Return the figures in it."""
     content: dict[str, Any] = json.loads((made / "statistics.json").read_text())
     return content
 
@@ -105,12 +105,12 @@ def test_the_most_frequent_tokens_come_with_text_and_count(figures: dict[str, An
 def test_quantiles_are_lengths_of_documents(figures: dict[str, Any]) -> None:
     lengths = {row["share"]: (row["tokens"], row["bytes"]) for row in figures["lengths"]}
     assert lengths[0.0] == (2, 2)
-    assert lengths[0.25] == (11, 11)  # 10 of 40 are not longer
+    assert lengths[0.25] == (11, 11)  # 10 of 40 are no longer than that
     assert lengths[0.5] == (21, 21)
     assert lengths[1.0] == (41, 41)
 
 
-def test_the_leak_check_is_among_the_figures(figures: dict[str, Any]) -> None:
+def test_the_contamination_is_among_the_figures(figures: dict[str, Any]) -> None:
     assert figures["leak"] == {
         "share": 0.0,
         "words": 13,
@@ -122,7 +122,7 @@ def test_the_leak_check_is_among_the_figures(figures: dict[str, Any]) -> None:
     }
 
 
-def test_splits_are_as_the_shards_hold_them(data: Path, figures: dict[str, Any]) -> None:
+def test_splits_match_the_shards(data: Path, figures: dict[str, Any]) -> None:
     train, val = figures["splits"]
     assert (train["split"], val["split"]) == ("train", "val")
     assert train["documents"] + val["documents"] == 40
@@ -157,7 +157,7 @@ def test_the_same_data_give_the_same_bytes(
 
 
 def has_colour(picture: Any, colour: str) -> bool:
-    """Whether some pixels of a picture (height, width, channels) have a colour."""
+    """Return whether more than 20 pixels of a picture (height, width, channels) have a colour."""
     distance = np.abs(picture[..., :3] - np.array(to_rgb(colour))).max(axis=-1)
     return bool((distance < 0.01).sum() > 20)
 
@@ -181,7 +181,7 @@ def test_any_token_can_be_drawn(tmp_path: Path) -> None:
     assert has_colour(imread(tmp_path / "frequencies.png"), FAINT)
 
 
-def test_each_corpus_of_a_mixture_is_counted_by_itself(
+def test_each_corpus_of_a_mixture_is_counted_separately(
     make_corpus: Make,
     split: SplitParams,
     tmp_path: Path,
@@ -209,49 +209,49 @@ def test_each_corpus_of_a_mixture_is_counted_by_itself(
 
 @pytest.fixture(scope="module")
 def alike(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty texts of twenty words of their own and the same twenty after them."""
+    """Make 40 texts of twenty words of their own followed by the same twenty words."""
     refrain = " ".join(f"refrain{word}" for word in range(20))
     texts = [" ".join(f"own{n}x{word}" for word in range(20)) + f" {refrain}" for n in range(40)]
     folder = tmp_path_factory.mktemp("alike") / "data"
     return shards_of(make_corpus(texts, folder), split)
 
 
-def leak(data: Path) -> dict[str, Any]:
-    """The result of the leak check."""
+def contamination(data: Path) -> dict[str, Any]:
+    """Return the figures of the contamination."""
     shards = Shards.open(data / "shards")
-    return statistics.leak(shards, load_tokenizer(shards.tokenizer_folder))
+    return statistics.measure_contamination(shards, load_tokenizer(shards.tokenizer_folder))
 
 
-def test_what_both_splits_hold_is_found(alike: Path) -> None:
-    found = leak(alike)
+def test_text_in_both_splits_is_found(alike: Path) -> None:
+    figures = contamination(alike)
     documents = len(Shards.open(alike / "shards").ends("val"))
-    assert found["ngrams"] == 28 * documents  # 40 words have 28 runs of 13
-    assert found["found"] == 8 * documents  # and 8 of them are in the refrain
-    assert found["share"] == round(8 / 28, 6)
-    assert (found["train_compared"], found["val_compared"]) == (1.0, 1.0)
-    assert found["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
-    assert statistics.leak_line(found) == "28.57% of the validation text is in the training text"
+    assert figures["ngrams"] == 28 * documents  # 40 words have 28 runs of 13
+    assert figures["found"] == 8 * documents  # and 8 of them are in the refrain
+    assert figures["share"] == round(8 / 28, 6)
+    assert (figures["train_compared"], figures["val_compared"]) == (1.0, 1.0)
+    assert figures["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
+    assert statistics.leak_line(figures) == "28.57% of the validation text is in the training text"
 
 
-def test_of_a_large_corpus_an_even_part_is_compared_and_said_so(
+def test_a_large_corpus_is_sampled_evenly_and_the_share_is_reported(
     alike: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = Shards.open(alike / "shards").stream("train")
-    monkeypatch.setattr(statistics, "LEAK_TOKENS", len(stream) // 2)
-    found = leak(alike)
-    assert 0.2 < found["train_compared"] < 0.6
-    assert found["val_compared"] == 1.0
-    assert found["share"] == round(8 / 28, 6)  # every text has the refrain
-    assert statistics.leak_line(found).endswith("% of it)")
+    monkeypatch.setattr(statistics, "SAMPLE_TOKENS", len(stream) // 2)
+    figures = contamination(alike)
+    assert 0.2 < figures["train_compared"] < 0.6
+    assert figures["val_compared"] == 1.0
+    assert figures["share"] == round(8 / 28, 6)  # every text has the refrain
+    assert statistics.leak_line(figures).endswith("% of it)")
 
 
-def test_of_a_long_document_the_beginning_is_compared(
+def test_only_the_beginning_of_a_long_document_is_compared(
     alike: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "DOCUMENT_TOKENS", 100)
-    found = leak(alike)
-    assert found["found"] == 0  # the refrain comes later
-    assert found["train_compared"] < 0.5
+    figures = contamination(alike)
+    assert figures["found"] == 0  # the refrain comes later
+    assert figures["train_compared"] < 0.5
 
 
 def test_damaged_ends_are_named(data: Path, tmp_path: Path) -> None:
