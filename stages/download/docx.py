@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stages.download.archives import Budget
 from stages.download.paragraphs import Paragraphs
-from stages.download.zip_package import Package, Target, inside, zip_package
+from stages.download.zip_package import Package, Target, resolve_path, zip_package
 
 WORD = (
     "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}",
@@ -41,13 +41,13 @@ class Note(NamedTuple):
 def docx_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
     """Return the text of a .docx. Raises ValueError when it is damaged or a bomb."""
     with zip_package(name, stream, budget) as package:
-        documents = related(package, "")
+        documents = related_parts(package, "")
         if "officeDocument" not in documents:
             raise ValueError(f"{name} is no .docx: it names no document; use one that is whole")
         document = documents["officeDocument"]
         body = WordText()
         package.feed(document, body)
-        parts = related(package, document) if body.references else {}
+        parts = related_parts(package, document) if body.references else {}
         notes: dict[Note, str] = {}
         for kind in {note.kind for note in body.references} & parts.keys():
             found = WordText()
@@ -56,10 +56,10 @@ def docx_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
         return "\n".join([*body.lines, *(notes.get(note, "") for note in body.references)])
 
 
-def related(package: Package, part: str) -> dict[str, str]:
+def related_parts(package: Package, part: str) -> dict[str, str]:
     """Return the parts that a part, or the package itself, refers to, by kind."""
     folder, _, file = part.rpartition("/")
-    relations = inside(folder, f"_rels/{file}.rels")
+    relations = resolve_path(folder, f"_rels/{file}.rels")
     found = Relations(folder)
     if relations in package.parts:
         package.feed(relations, found)
@@ -77,7 +77,7 @@ class Relations(Target):
         """Take note of a relationship inside of the package."""
         if tag.endswith("}Relationship") and attributes.get("TargetMode") != "External":
             kind = attributes.get("Type", "").rpartition("/")[2]
-            self.parts.setdefault(kind, inside(self.folder, attributes.get("Target", "")))
+            self.parts.setdefault(kind, resolve_path(self.folder, attributes.get("Target", "")))
 
 
 class WordText(Paragraphs):
@@ -105,17 +105,17 @@ class WordText(Paragraphs):
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
         """Take note of the beginning of an element that is not skipped."""
-        parent = self.open[-1] if self.open else ""
+        parent = self.open_elements[-1] if self.open_elements else ""
         if name == "p":
             self.paragraphs.append([])
             self.joined = False
         elif name == "r":
             self.hidden = False
-        elif name == "vanish" and parent == "rPr" and self.open[-2:-1] == ["r"]:
-            self.hidden = word(attributes, "val") not in ("0", "false", "off")
+        elif name == "vanish" and parent == "rPr" and self.open_elements[-2:-1] == ["r"]:
+            self.hidden = word_attribute(attributes, "val") not in ("0", "false", "off")
         elif name in CHARACTERS and parent == "r":
             self.write(CHARACTERS[name])
-        elif name in ("del", "moveFrom") and parent == "rPr" and "pPr" in self.open[-2:-1]:
+        elif name in ("del", "moveFrom") and parent == "rPr" and "pPr" in self.open_elements[-2:-1]:
             self.joined = True
         elif name == "del" and parent == "trPr":
             self.deleted_rows.add(len(self.rows))
@@ -124,9 +124,9 @@ class WordText(Paragraphs):
         elif name in FRAMES:
             self.frames.append([])
             if name in ("footnote", "endnote"):
-                self.note = word(attributes, "id")
+                self.note = word_attribute(attributes, "id")
         elif name in NOTES and not self.hidden:
-            self.references.append(Note(NOTES[name], word(attributes, "id")))
+            self.references.append(Note(NOTES[name], word_attribute(attributes, "id")))
 
     def finish(self, name: str) -> None:
         """Take note of the end of an element that is not skipped."""
@@ -166,7 +166,7 @@ class WordText(Paragraphs):
 
     def data(self, text: str, /) -> None:
         """Take characters that are shown."""
-        if self.open and self.open[-1] == "t" and not self.skipping:
+        if self.open_elements and self.open_elements[-1] == "t" and not self.skipping:
             self.write(text)
 
     def write(self, text: str) -> None:
@@ -175,6 +175,6 @@ class WordText(Paragraphs):
             super().write(text)
 
 
-def word(attributes: dict[str, str], name: str) -> str:
+def word_attribute(attributes: dict[str, str], name: str) -> str:
     """Return the attribute of that name, or ""."""
     return next((attributes[space + name] for space in WORD if space + name in attributes), "")

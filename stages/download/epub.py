@@ -9,9 +9,9 @@ import posixpath
 from urllib.parse import unquote
 
 from stages.download.archives import Budget
-from stages.download.encodings import NotText, decoded
+from stages.download.encodings import NotText, decode_stream
 from stages.download.markup import MAX_MARKUP_BYTES, html_text
-from stages.download.zip_package import Package, Target, inside, zip_package
+from stages.download.zip_package import Package, Target, resolve_path, zip_package
 from stages.lib.reasons import ENCRYPTED, LeftOut
 
 CONTAINER = "META-INF/container.xml"
@@ -49,7 +49,7 @@ def encrypted(package: Package) -> set[str]:
     found = Attributes("CipherReference", "URI")
     if ENCRYPTION in package.parts:
         package.feed(ENCRYPTION, found)
-    return {inside("", unquote(path)) for path in found.values}
+    return {resolve_path("", unquote(path)) for path in found.values}
 
 
 def page_text(package: Package, page: str) -> str:
@@ -58,7 +58,7 @@ def page_text(package: Package, page: str) -> str:
     source, length = [], 0
     try:
         with package.open(page) as stream:
-            for chunk in decoded(name, stream, "utf-8"):
+            for chunk in decode_stream(name, stream, "utf-8"):
                 source.append(chunk)
                 length += len(chunk)
                 if length > MAX_MARKUP_BYTES:
@@ -96,7 +96,7 @@ class Book(Target):
         """Take note of an element that begins."""
         name = tag.rpartition("}")[2]
         if name == "item":
-            path = inside(self.folder, unquote(attributes.get("href", "").partition("#")[0]))
+            path = resolve_path(self.folder, unquote(attributes.get("href", "").partition("#")[0]))
             is_page = attributes.get("media-type", "").lower() in PAGES
             is_contents = "nav" in attributes.get("properties", "").split()
             self.items[attributes.get("id", "")] = path if is_page and not is_contents else ""

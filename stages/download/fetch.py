@@ -22,7 +22,7 @@ CHUNK_BYTES = 64 << 10
 TRANSIENT = (408, 425, 429)  # of the 4xx; the others say that the address is wrong
 
 
-class Refused(requests.RequestException):
+class RetryableAnswer(requests.RequestException):
     """An answer that brings nothing, though another try may."""
 
 
@@ -41,7 +41,7 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
             download(url, partial)
         if (found := file_sha256(partial)) != sha256:
             partial.unlink()
-            mark_of(partial).unlink(missing_ok=True)
+            validator_file(partial).unlink(missing_ok=True)
             raise ValueError(
                 f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is "
                 "removed. If you trust the file, write the found one there"
@@ -56,29 +56,29 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
 
 def download(url: str, partial: Path) -> None:
     """Fill `partial` up, in as many tries as it takes."""
-    retries, furthest = Retries(url), size(partial)
+    retries, furthest = Retries(url), size_of(partial)
     while True:
         answer = None
         try:
-            with ask(url, partial) as response:
+            with send_request(url, partial) as response:
                 answer = response.raw
-                take(response, partial)
+                save_response(response, partial)
             return
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ValueError(f"corpus.urls: {url} is no address: {error}") from None
         except requests.TooManyRedirects:
             raise ValueError(f"corpus.urls: {url} leads in a circle; is it right?") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            if size(partial) > furthest:
-                furthest = size(partial)
+            if size_of(partial) > furthest:
+                furthest = size_of(partial)
                 retries.renew()
-            retries.wait(in_words(error, urlsplit(url).netloc), answer)
+            retries.wait(readable_error(error, urlsplit(url).netloc), answer)
 
 
-def in_words(error: Exception, host: str) -> Exception:
+def readable_error(error: Exception, host: str) -> Exception:
     """What a library says of a network's failure, as a user would."""
     match error:
-        case Refused():
+        case RetryableAnswer():
             return error
         case requests.ConnectTimeout():
             return TimeoutError(f"nobody answers at {host} within {TIMEOUT_SECONDS[0]:g} s")
@@ -93,44 +93,44 @@ def in_words(error: Exception, host: str) -> Exception:
     return ConnectionError(f"the connection to {host} broke")
 
 
-def size(file: Path) -> int:
+def size_of(file: Path) -> int:
     """Its bytes, 0 where there is no such file."""
     return file.stat().st_size if file.exists() else 0
 
 
-def mark_of(partial: Path) -> Path:
+def validator_file(partial: Path) -> Path:
     """Where it is noted by which mark the server would know this version of its file again."""
     return partial.with_suffix(".mark")
 
 
-def ask(url: str, partial: Path) -> requests.Response:
+def send_request(url: str, partial: Path) -> requests.Response:
     """The server's answer to a request for what is missing (RFC 9110, sections 13.1.5 and 14)."""
     # Bytes are counted as they are on the server, so nothing may compress them on the way.
     headers = {"Accept-Encoding": "identity"}
-    if size(partial) and (mark := mark_of(partial)).exists():
-        headers |= {"Range": f"bytes={size(partial)}-", "If-Range": mark.read_text()}
+    if size_of(partial) and (mark := validator_file(partial)).exists():
+        headers |= {"Range": f"bytes={size_of(partial)}-", "If-Range": mark.read_text()}
     return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
 
 
-def take(response: requests.Response, partial: Path) -> None:
+def save_response(response: requests.Response, partial: Path) -> None:
     """Write what an answer brings after what is there, or in its place if it is the whole file.
 
     Raises ValueError when the address is wrong, requests' or urllib3's errors when it broke.
     """
-    status, start = response.status_code, size(partial)
+    status, start = response.status_code, size_of(partial)
     if status == 416 or (status == 206 and not continues_at(start, response)):
         partial.unlink(
             missing_ok=True
         )  # not the range that was asked for: from the beginning, then
-        raise Refused(f"it cannot continue at byte {start}")
+        raise RetryableAnswer(f"it cannot continue at byte {start}")
     if 400 <= status < 500 and status not in TRANSIENT:
         raise ValueError(f"corpus.urls: {response.url} answers {status}; is it right?")
     if status not in (200, 206):
-        raise Refused(f"it answers {status}")
+        raise RetryableAnswer(f"it answers {status}")
     if status == 200:
         start = 0
         partial.write_bytes(b"")
-        note_mark(response.headers, mark_of(partial))
+        save_validator(response.headers, validator_file(partial))
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
     with ProgressBar(response.url, total, start) as meter, partial.open("ab") as out:
@@ -144,7 +144,7 @@ def continues_at(start: int, response: requests.Response) -> bool:
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def note_mark(headers: Any, mark: Path) -> None:
+def save_validator(headers: Any, mark: Path) -> None:
     """Keep the strong ETag, or else the date, by which If-Range detects a changed file."""
     etag = headers.get("ETag", "")
     if known := headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag:

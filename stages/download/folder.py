@@ -12,14 +12,14 @@ from pathlib import Path
 
 from stages.download.archives import COMPRESSIONS
 from stages.download.file_groups import TextFile
-from stages.download.file_streams import READABLE, is_hidden, is_readable, unreadable
+from stages.download.file_streams import READABLE, is_hidden, is_readable, skip_reason
 from stages.download.params import CorpusParams
 from stages.lib.reasons import and_left_out
 
 MAX_LISTED = 20  # files in one message
 
 
-def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
+def user_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
     """The user's own files, sorted by path; hidden and other files are counted and left out.
 
     Raises ValueError when there are none.
@@ -28,7 +28,7 @@ def own_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
     if not root.exists():
         raise ValueError(f"corpus.path {params.path!r} is neither a file nor a folder")
     check_names(root)
-    check_is_looked_into(root)
+    check_not_nested_project(root)
     files = text_files(root, params.glob, skipped)
     if not files:
         packed = ", ".join(f".txt{end}" for end in COMPRESSIONS)
@@ -56,7 +56,7 @@ def text_files(root: Path, glob: str, skipped: Counter[str]) -> list[TextFile]:
     shown = [path for path in files if not is_hidden(path.relative_to(root))]
     if len(shown) < len(files):
         skipped["hidden file"] += len(files) - len(shown)
-    skipped.update(unreadable(path.name) for path in shown if not is_readable(path.name))
+    skipped.update(skip_reason(path.name) for path in shown if not is_readable(path.name))
     known = [path for path in shown if is_readable(path.name)]
     return [
         TextFile(name=path.name if path == root else name_in(root, path), path=path)
@@ -72,7 +72,7 @@ def name_in(root: Path, path: Path) -> str:
 def unwatched_folders(root: Path) -> dict[Path, str]:
     """Return the folders in `root` that DVC does not look into, and what to count each as."""
     found: dict[Path, str] = {}
-    for parent, folders, _ in os.walk(root, onerror=refuse):
+    for parent, folders, _ in os.walk(root, onerror=raise_error):
         for name in list(folders):
             path = Path(parent, name)
             if path.is_symlink():
@@ -87,7 +87,7 @@ def unwatched_folders(root: Path) -> dict[Path, str]:
     return found
 
 
-def refuse(error: OSError) -> None:
+def raise_error(error: OSError) -> None:
     """Raise what os.walk would pass over: a folder that cannot be read."""
     raise error
 
@@ -97,8 +97,8 @@ def check_watched(root: Path) -> None:
     if not root.exists():
         raise ValueError(f"there is no {str(root)!r}, which DVC watches; make it, or name another")
     check_names(root)
-    check_is_looked_into(root)
-    for path in everything_in(root):
+    check_not_nested_project(root)
+    for path in walk(root):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ValueError(
                 f"{str(path)!r} is a pipe, socket or device, for which DVC waits; move it elsewhere"
@@ -107,14 +107,14 @@ def check_watched(root: Path) -> None:
 
 def check_names(root: Path) -> None:
     """Raise ValueError naming all files and folders whose names are not UTF-8."""
-    wrong = [escaped(path) for path in everything_in(root) if not is_utf8(path.name)]
+    wrong = [escaped(path) for path in walk(root) if not is_utf8(path.name)]
     if wrong:
         raise ValueError(
-            f"names that are not UTF-8, which DVC cannot watch: {listed(wrong)}; rename them"
+            f"names that are not UTF-8, which DVC cannot watch: {join_names(wrong)}; rename them"
         )
 
 
-def check_is_looked_into(root: Path) -> None:
+def check_not_nested_project(root: Path) -> None:
     """Raise ValueError where a file or folder is, or is in, a DVC project in this one."""
     project = Path.cwd()
     for folder in (root.absolute(), *root.absolute().parents):
@@ -125,11 +125,11 @@ def check_is_looked_into(root: Path) -> None:
             )
 
 
-def everything_in(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Yield all files and folders inside, links to folders not followed; of a file nothing."""
     if root.is_file():
         return
-    for parent, folders, files in os.walk(root, onerror=refuse):
+    for parent, folders, files in os.walk(root, onerror=raise_error):
         yield from (Path(parent, name) for name in (*folders, *files))
 
 
@@ -172,7 +172,7 @@ def check_folder_copy(corpus: CorpusParams, copy: Path, original: Path) -> None:
     if missing:
         raise ValueError(
             f"this experiment runs in a copy without {len(missing):,} of your texts, which neither "
-            f"git nor DVC keeps: {listed(missing)}; `git add {corpus.path}`, or `dvc add "
+            f"git nor DVC keeps: {join_names(missing)}; `git add {corpus.path}`, or `dvc add "
             f"{corpus.path}` as docs/your-own-text.md shows, or leave out --temp and --queue"
         )
 
@@ -185,7 +185,7 @@ def in_git(folder: Path) -> set[str]:
     return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """Return names one after the other, at most MAX_LISTED."""
     more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

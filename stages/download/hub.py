@@ -18,7 +18,7 @@ import pyarrow as pa
 from nanogpt.files import atomic_write, is_whole
 from stages.artifacts.corpus import VERSION
 from stages.download import corpus_writer as parts_of
-from stages.download.corpus_writer import Part, prefixed, write_parts
+from stages.download.corpus_writer import Part, with_prefix, write_parts
 from stages.download.params import HuggingFace
 from stages.download.readers import Document, arrow_values, column_text
 from stages.runtime.progress import ProgressBar
@@ -47,7 +47,7 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
 
 
-def pinned(hub: HuggingFace) -> HuggingFace:
+def pin_revision(hub: HuggingFace) -> HuggingFace:
     """The same with the revision, a branch or a tag, resolved to its commit."""
     if Path(hub.name).exists():
         return hub
@@ -77,7 +77,7 @@ def entry_name(hub: HuggingFace, params: str) -> str:
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
 
 
-class Rows:
+class DatasetReader:
     """The rows of a dataset as documents, from a place on that an earlier reader noted."""
 
     def __init__(self, hub: HuggingFace, column: str, place: dict[str, Any] | None) -> None:
@@ -156,7 +156,7 @@ def text_hash(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noted:
+class LogEntry:
     """What is known after a part, or at the end of a dataset: then `part` is None."""
 
     part: Part | None
@@ -181,27 +181,27 @@ def hub_parts(
     skipped = Counter(done[-1].skipped if done else {})
     if len(parts) < len(done):
         return parts, skipped
-    rows = Rows(hub, column, done[-1].place if done else None)
+    rows = DatasetReader(hub, column, done[-1].place if done else None)
     with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as meter:
         if parts:
             meter.say(f"continuing after {len(parts)} parts that are there")
-        for part in write_parts(prefixed(rows, prefix), entry, corpus, len(parts), skipped):
-            note(entry, Noted(part=part, place=rows.noted(), skipped=dict(skipped)))
+        for part in write_parts(with_prefix(rows, prefix), entry, corpus, len(parts), skipped):
+            note(entry, LogEntry(part=part, place=rows.noted(), skipped=dict(skipped)))
             parts.append(part)
             meter.add(part.bytes)
-    note(entry, Noted(part=None, place=rows.noted(), skipped=dict(skipped)))
+    note(entry, LogEntry(part=None, place=rows.noted(), skipped=dict(skipped)))
     return parts, skipped
 
 
-def note(entry: Path, noted: Noted) -> None:
+def note(entry: Path, noted: LogEntry) -> None:
     """Add a line to the log."""
     with (entry / LOG).open("a", encoding="utf-8") as log:
         log.write(noted.line())
 
 
-def finished(entry: Path) -> list[Noted]:
+def finished(entry: Path) -> list[LogEntry]:
     """What the log says, up to the first part that is not whole or line that is not."""
-    found: list[Noted] = []
+    found: list[LogEntry] = []
     log = entry / LOG
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         try:
@@ -211,5 +211,5 @@ def finished(entry: Path) -> list[Noted]:
         part = content["part"] and Part(**content["part"])
         if part and not is_whole(entry / part.name, part.sha256):
             break
-        found.append(Noted(part=part, place=content["place"], skipped=content["skipped"]))
+        found.append(LogEntry(part=part, place=content["place"], skipped=content["skipped"]))
     return found

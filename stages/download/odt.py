@@ -67,7 +67,7 @@ class OpenText(Paragraphs):
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
         """Take note of the beginning of an element that is not skipped."""
-        if name == "text" and self.open[-1:] == ["body"]:
+        if name == "text" and self.open_elements[-1:] == ["body"]:
             self.is_text = True
         elif name in ("p", "h"):
             self.paragraphs.append([])

@@ -16,7 +16,7 @@ OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
 
 
-def is_missing(kind: str) -> bool:
+def needs_extra(kind: str) -> bool:
     """Whether files of a kind would be read if the extra `office` were installed."""
     return kind == ".pdf" and not is_installed()
 

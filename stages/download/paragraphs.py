@@ -20,7 +20,7 @@ class Paragraphs(Target, ABC):
         self.paragraphs: list[list[str]] = []  # the pieces of those that are open
         self.rows: list[list[str]] = []  # the cells of those that are open
         self.boxes: list[str] = []  # lines that wait for the end of their paragraph
-        self.open: list[str] = []
+        self.open_elements: list[str] = []
         self.skipping = 0  # elements that are open, from the first one skipped on
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
@@ -31,11 +31,11 @@ class Paragraphs(Target, ABC):
             self.begin(name, attributes)
         if self.skipping or name in self.skipped:
             self.skipping += 1
-        self.open.append(name)
+        self.open_elements.append(name)
 
     def end(self, tag: str, /) -> None:
         """Take note of an element that ends."""
-        name = self.open.pop()
+        name = self.open_elements.pop()
         if self.skipping:
             self.skipping -= 1
         else:

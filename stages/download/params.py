@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
-from stages.download.encodings import known_encoding
+from stages.download.encodings import check_encoding
 from stages.lib.params import Section
 from stages.runtime.redaction import redacted_address
 
 
-def matching(pattern: str, allowed: str) -> AfterValidator:
+def pattern_validator(pattern: str, allowed: str) -> AfterValidator:
     """A string of that form; any other is refused with what is allowed, in words."""
 
     def check(text: str) -> str:
@@ -34,9 +34,13 @@ def without_password(url: str) -> str:
     return url
 
 
-NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
-RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
-ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
+NAME = pattern_validator(
+    r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores"
+)
+RELEASE = pattern_validator(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
+ADDRESS = pattern_validator(
+    r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt"
+)
 # What DVC cannot take for a dependency of the first stage, or does not look into (.dvcignore).
 OUTPUTS = (
     *("data/corpus", "data/clean", "data/tokens", "data/shards", "data/weights.json", "statistics"),
@@ -44,7 +48,9 @@ OUTPUTS = (
 )
 IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 
-SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
+SHA256 = pattern_validator(
+    r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints"
+)
 
 
 class Package(Section):
@@ -140,7 +146,7 @@ class CorpusParams(Section):
     @classmethod
     def encoding_is_known(cls, encoding: str) -> str:
         """Checked before anything is fetched."""
-        return known_encoding(encoding)
+        return check_encoding(encoding)
 
     @field_validator("glob")
     @classmethod

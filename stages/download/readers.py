@@ -12,8 +12,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.download.archives import Budget, packing, seekable
-from stages.download.encodings import decoded
+from stages.download.archives import Budget, make_seekable, split_suffixes
+from stages.download.encodings import decode_stream
 from stages.download.file_streams import file_streams
 from stages.download.markup import MAX_MARKUP_BYTES, html_text, markdown_text
 from stages.download.office import OFFICE, office_text
@@ -27,7 +27,7 @@ MAX_DOCUMENT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadOptions:
     """How files become documents, by the keys of the section `corpus`."""
 
     separator: str | None
@@ -43,14 +43,14 @@ class Document(NamedTuple):
     source: str
 
 
-def file_documents(name: str, file: Path, how: Reading, tally: Tally) -> Iterator[Document]:
+def file_documents(name: str, file: Path, options: ReadOptions, tally: Tally) -> Iterator[Document]:
     """The documents of one file or archive.
 
     Raises ValueError naming what is wrong with the file and where.
     """
     for member, stream, budget in file_streams(name, file, tally.skipped):
         try:
-            yield from stream_documents(member, stream, how, budget, tally.guessed)
+            yield from stream_documents(member, stream, options, budget, tally.guessed)
             tally.read += 1
         except LeftOut as reason:
             tally.skipped[str(reason)] += 1
@@ -58,34 +58,40 @@ def file_documents(name: str, file: Path, how: Reading, tally: Tally) -> Iterato
 
 
 def stream_documents(
-    name: str, stream: io.BufferedReader, how: Reading, budget: Budget, guessed: dict[str, str]
+    name: str,
+    stream: io.BufferedReader,
+    options: ReadOptions,
+    budget: Budget,
+    guessed: dict[str, str],
 ) -> Iterator[Document]:
     """The documents of an unpacked file, by the end of its name; one of another kind is text."""
-    kind = packing(name)[1]
+    kind = split_suffixes(name)[1]
     if kind in OFFICE:
         text = iter([office_text(kind, name, stream, budget)])
-        found = text_documents(name, text, how.separator)
+        found = text_documents(name, text, options.separator)
     elif kind == ".parquet":
-        found = parquet_documents(name, stream, how.text_column)
+        found = parquet_documents(name, stream, options.text_column)
     else:
-        text = with_newlines(decoded(name, stream, how.encoding, guessed))
+        text = normalize_newlines(decode_stream(name, stream, options.encoding, guessed))
         if kind == ".jsonl":
-            found = jsonl_documents(name, text, how.text_column)
+            found = jsonl_documents(name, text, options.text_column)
         elif kind in DIALECTS:
-            found = table_documents(name, text, how.text_column, kind)
+            found = table_documents(name, text, options.text_column, kind)
         elif kind in (".html", ".htm"):
-            found = page_documents(name, text, how.separator)
+            found = html_documents(name, text, options.separator)
         else:
-            found = text_documents(name, text, how.separator)
+            found = text_documents(name, text, options.separator)
             if kind == ".md":
-                found = (d._replace(text=shown(markdown_text, d.text, d.id)) for d in found)
+                found = (
+                    d._replace(text=convert_markup(markdown_text, d.text, d.id)) for d in found
+                )
     for document in found:
         if is_too_long(document.text):
-            raise too_long(document.id)
+            raise too_long_error(document.id)
         yield document
 
 
-def with_newlines(text: Iterator[str]) -> Iterator[str]:
+def normalize_newlines(text: Iterator[str]) -> Iterator[str]:
     r"""The same text with its lines ended by "\n", also where Windows ends them by "\r\n"."""
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     yield from map(newlines.decode, text)
@@ -95,20 +101,20 @@ def with_newlines(text: Iterator[str]) -> Iterator[str]:
 def text_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
     """One document, or one for each part between separators."""
     if separator is None:
-        yield Document(name, whole(text, name), name)
+        yield Document(name, read_all(text, name), name)
         return
     separator = separator.replace("\r\n", "\n")
-    for i, part in enumerate(cut(text, separator, lambda i: f"{name}#{i}")):
+    for i, part in enumerate(split_stream(text, separator, lambda i: f"{name}#{i}")):
         yield Document(f"{name}#{i}", part, name)
 
 
-def page_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
+def html_documents(name: str, text: Iterator[str], separator: str | None) -> Iterator[Document]:
     """The same of a page of HTML; the separator is looked for in what a reader sees."""
-    page = shown(html_text, whole(text, name), name)
+    page = convert_markup(html_text, read_all(text, name), name)
     yield from text_documents(name, iter([page]), separator)
 
 
-def shown(convert: Callable[[str], str], source: str, name: str) -> str:
+def convert_markup(convert: Callable[[str], str], source: str, name: str) -> str:
     """The text that markup shows."""
     if len(source) > MAX_MARKUP_BYTES:
         raise ValueError(
@@ -152,7 +158,7 @@ def json_row(line: bytes, place: str) -> Any:
 
 def table_documents(name: str, text: Iterator[str], column: str, kind: str) -> Iterator[Document]:
     """One document a row, named by the line where it begins."""
-    lines = (line + "\n" for line in cut(text, "\n", lambda i: f"{name}, line {i + 1}"))
+    lines = (line + "\n" for line in split_stream(text, "\n", lambda i: f"{name}, line {i + 1}"))
     for line, row in table_texts(name, lines, kind, column, MAX_DOCUMENT_BYTES):
         yield Document(f"{name}#{line}", row, name)
 
@@ -163,7 +169,7 @@ def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iter
     try:
         # Read ahead by pieces: a group of rows can be as large as the file.
         with (
-            seekable(stream) as file,
+            make_seekable(stream) as file,
             pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as reader,
         ):
             column_index(name, reader.schema_arrow.names, column)
@@ -209,7 +215,7 @@ def column_text(row: Any, column: str, where: str) -> str:
     raise ValueError(f"{where} has no text in {column!r} (corpus.text_column); it has {keys}")
 
 
-def cut(text: Iterator[str], separator: str, place: Callable[[int], str]) -> Iterator[str]:
+def split_stream(text: Iterator[str], separator: str, place: Callable[[int], str]) -> Iterator[str]:
     """What `"".join(text).split(separator)` gives, one part at a time.
 
     Raises ValueError on a part that is too long, without waiting for its end; `place` says which.
@@ -227,7 +233,7 @@ def cut(text: Iterator[str], separator: str, place: Callable[[int], str]) -> Ite
         tail = last[end:]
         length += end
         if length > MAX_DOCUMENT_BYTES:
-            raise too_long(place(number))
+            raise too_long_error(place(number))
     yield "".join([*held, tail])
 
 
@@ -247,12 +253,12 @@ def utf8_lines(text: Iterator[str], place: Callable[[int], str]) -> Iterator[byt
             else:
                 length += len(line)
         if length > MAX_DOCUMENT_BYTES:
-            raise too_long(place(number))
+            raise too_long_error(place(number))
     if held:
         yield b"".join(held)
 
 
-def whole(text: Iterator[str], name: str) -> str:
+def read_all(text: Iterator[str], name: str) -> str:
     """All of a text. Raises ValueError when it is too long, without waiting for its end."""
     held: list[str] = []
     length = 0
@@ -260,7 +266,7 @@ def whole(text: Iterator[str], name: str) -> str:
         held.append(chunk)
         length += len(chunk)
         if length > MAX_DOCUMENT_BYTES:
-            raise too_long(name)
+            raise too_long_error(name)
     return "".join(held)
 
 
@@ -271,7 +277,7 @@ def is_too_long(text: str) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_BYTES
 
 
-def too_long(place: str) -> ValueError:
+def too_long_error(place: str) -> ValueError:
     """What to say of a document that is too long."""
     return ValueError(
         f"{place} is longer than {MAX_DOCUMENT_BYTES:,} bytes, the most that one document may "

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from nanogpt.files import atomic_dir, link, write_json
 from stages.artifacts.corpus import VERSION
 from stages.download.corpus_writer import Part, part_name
-from stages.download.file_groups import Named, TextFile, write_files
-from stages.download.folder import own_files
+from stages.download.file_groups import CorpusLabel, TextFile, write_files
+from stages.download.folder import user_files
 from stages.download.params import CorpusParams, Package
-from stages.download.readers import Reading
+from stages.download.readers import ReadOptions
 from stages.download.tally import Tally
 from stages.lib.params import load_section
 from stages.lib.reasons import and_left_out
@@ -27,7 +27,7 @@ OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
 
 
-def fetched_files(params: CorpusParams) -> list[TextFile]:
+def download_files(params: CorpusParams) -> list[TextFile]:
     """Files from the web, which stay in the cache until the whole corpus is written."""
     from stages.download.fetch import fetch
 
@@ -53,14 +53,14 @@ def package_files(package: Package, folder: Path) -> list[TextFile]:
     return files
 
 
-def pinned_params(params: CorpusParams) -> CorpusParams:
+def pin_revisions(params: CorpusParams) -> CorpusParams:
     """The same params with every dataset's revision resolved to its commit."""
     if params.source == "huggingface" and params.huggingface:
-        from stages.download.hub import pinned
+        from stages.download.hub import pin_revision
 
-        return params.model_copy(update={"huggingface": pinned(params.huggingface)})
+        return params.model_copy(update={"huggingface": pin_revision(params.huggingface)})
     if params.source == "mixture" and params.mixture:
-        mixture = {name: pinned_params(part) for name, part in params.mixture.items()}
+        mixture = {name: pin_revisions(part) for name, part in params.mixture.items()}
         return params.model_copy(update={"mixture": mixture})
     return params
 
@@ -79,7 +79,7 @@ def cache_entries(name: str, params: CorpusParams) -> list[Path]:
 
 def corpus_parts(
     params: CorpusParams,
-    named: Named,
+    label: CorpusLabel,
     scratch: Path,
     tally: Tally,
     workers: int,
@@ -88,25 +88,25 @@ def corpus_parts(
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import hub_parts
 
-        (entry,) = cache_entries(named.corpus, params)
+        (entry,) = cache_entries(label.corpus, params)
         hub, column = params.huggingface, params.text_column
-        parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
+        parts, left_out = hub_parts(hub, column, label.corpus, label.prefix, entry)
         tally.skipped.update(left_out)
         yield from ((part, entry / part.name) for part in parts)
         return
     if params.source == "package" and params.package:
         files = package_files(params.package, scratch / "package")
     elif params.source == "url":
-        files = fetched_files(params)
+        files = download_files(params)
     else:
-        files = own_files(params, tally.skipped)
-    how = Reading(
+        files = user_files(params, tally.skipped)
+    options = ReadOptions(
         separator=params.separator, text_column=params.text_column, encoding=params.encoding
     )
-    yield from write_files(files, how, named, scratch, tally, workers)
+    yield from write_files(files, options, label, scratch, tally, workers)
 
 
-def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
+def link_part(part: Part, file: Path, folder: Path, number: int) -> Part:
     """A file as part `number` of the corpus: the same bytes, on the disk but once."""
     name = part_name(number)
     link(file, folder / name)
@@ -115,7 +115,7 @@ def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
 
 def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     """Write the corpus and its manifest. Raises ValueError when there is no text."""
-    params = pinned_params(params)
+    params = pin_revisions(params)
     mixture = params.mixture if params.source == "mixture" else None
     corpora = mixture or {"corpus": params}
     entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
@@ -123,11 +123,11 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     parts: list[Part] = []
     with atomic_dir(out) as folder:
         for name, corpus in corpora.items():
-            named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
+            label = CorpusLabel(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:
-                found = corpus_parts(corpus, named, Path(scratch), tally, workers)
+                found = corpus_parts(corpus, label, Path(scratch), tally, workers)
                 parts += [
-                    placed(part, file, folder, n)
+                    link_part(part, file, folder, n)
                     for n, (part, file) in enumerate(found, len(parts))
                 ]
         manifest = {

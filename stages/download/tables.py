@@ -20,7 +20,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"delimiter": ",", "strict": True},
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
-WAYS_OUT = {
+REMEDIES = {
     ".csv": "a text with a comma or a line break must be quoted",
     ".tsv": "quotation marks are characters in it, so a text with a tab or a line break needs a "
     ".csv or .jsonl file",
@@ -52,7 +52,7 @@ def table_texts(
             elif len(row) != len(columns):
                 raise ValueError(
                     f"{name}, line {line} has {len(row)} fields and the line of column names "
-                    f"{len(columns)}; {WAYS_OUT[kind]}"
+                    f"{len(columns)}; {REMEDIES[kind]}"
                 )
             else:
                 yield line, row[index]
