@@ -128,12 +128,12 @@ class PartWriter:
 
     def write_group(self) -> None:
         """Start writing the collected documents as a row group."""
-        ids, contents, sources = zip(*self.group, strict=True)
+        document_ids, contents, sources = zip(*self.group, strict=True)
         columns = [
-            from_texts(ids).cast(pa.string()),
+            from_texts(document_ids).cast(pa.string()),
             from_texts(contents),
             from_texts(sources).cast(pa.string()),
-            from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
+            from_numbers(np.fromiter(map(len, contents), np.int64, len(document_ids))),
             hash_column(b"".join(map(text_hash, contents))),
         ]
         table = pa.table(columns, schema=SCHEMA)

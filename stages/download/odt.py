@@ -36,7 +36,7 @@ def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
         manifest = Encryption()
         if "META-INF/manifest.xml" in package.parts:
             package.feed("META-INF/manifest.xml", manifest)
-        if manifest.found:
+        if manifest.is_encrypted:
             raise LeftOut(ENCRYPTED)
         body = OpenText()
         package.feed("content.xml", body)
@@ -48,11 +48,11 @@ def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
 class Encryption(Target):
     """Detects an encrypted part in the manifest of a package."""
 
-    found = False
+    is_encrypted = False
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
         """Check an element of the manifest."""
-        self.found = self.found or tag.endswith("}encryption-data")
+        self.is_encrypted = self.is_encrypted or tag.endswith("}encryption-data")
 
 
 class OpenText(Paragraphs):

