@@ -44,7 +44,7 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
             validator_file(partial).unlink(missing_ok=True)
             raise ValueError(
                 f"{url} has sha256 {actual}, params.yaml says {sha256}; what was fetched is "
-                "removed. If you trust the file, write the found one there"
+                "removed. If you trust the file, write the found sha256 there"
             )
     except (ValueError, OSError):
         with suppress(OSError):  # folders that are not empty stay

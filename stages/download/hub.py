@@ -190,7 +190,7 @@ def hub_parts(
     rows = DatasetReader(hub, column, log[-1].place if log else None)
     with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as progress:
         if parts:
-            progress.say(f"continuing after {len(parts)} parts that are there")
+            progress.say(f"continuing after {len(parts)} finished parts")
         for part in write_parts(with_prefix(rows, prefix), entry, corpus, len(parts), skipped):
             place = rows.current_place()
             append_to_log(entry, LogEntry(part=part, place=place, skipped=dict(skipped)))

@@ -28,7 +28,7 @@ CACHE = Path(".cache/download")  # of unfinished downloads; may be deleted at an
 
 
 def download_files(params: CorpusParams) -> list[TextFile]:
-    """Download the files of the source `url` into the cache, where they stay until `run` ends."""
+    """Download the files of the source `url` into the cache, kept until the corpus is written."""
     from stages.download.fetch import fetch
 
     files = []
