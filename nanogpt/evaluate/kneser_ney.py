@@ -2,7 +2,7 @@
 
 Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling" (Harvard
 TR-10-98; also Computer Speech and Language 13, 1999). With h' for a context h without its first
-token and h* for all its continuations:
+token and h* for all its complete_prompts:
 
     p(w|h)   = (c(hw) - D(c(hw))) / c(h*) + gamma(h) p(w|h')
     gamma(h) = (D1 N1(h*) + D2 N2(h*) + D3 N3+(h*)) / c(h*)
@@ -87,8 +87,8 @@ def count(stream: TokenStream, vocab_size: int, eot_token: int, *, order: int = 
             longer_keys(numbers, tokens, k, vocab_size), return_inverse=True
         )
         occurs = np.bincount(of_longer[1:], minlength=len(longer)) > 0
-        continuations = np.bincount(longer[occurs] // vocab_size, minlength=len(keys))
-        levels.append(discounted(keys, continuations, numbers, lower))
+        complete_prompts = np.bincount(longer[occurs] // vocab_size, minlength=len(keys))
+        levels.append(discounted(keys, complete_prompts, numbers, lower))
         keys, numbers, lower = longer, of_longer, numbers
     occurrences = np.bincount(numbers[1:], minlength=len(keys))
     levels.append(discounted(keys, occurrences, numbers, lower))

@@ -24,7 +24,7 @@ MODEL = Path("models/gpt")
 CACHE_BYTES = 1 << 30  # memory for the KV caches and tokens of one batch
 
 
-class WritingParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
+class GenerationParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
     """How a prompt is continued: the section `sample` without the prompts and their number."""
 
     max_new_tokens: int = Field(ge=1, le=1 << 20, description="how long a text may grow, in tokens")
@@ -48,10 +48,10 @@ def open_model(folder: Path, device: "torch.device") -> tuple["GPT", "Tokenizer"
     return model, load_tokenizer(folder / "tokenizer")
 
 
-def continuations(
+def complete_prompts(
     prompts: Sequence[str],
     seeds: Sequence[int],
-    params: WritingParams,
+    params: GenerationParams,
     model: "GPT",
     tokenizer: "Tokenizer",
 ) -> list[str]:
@@ -108,8 +108,8 @@ def rows_per_batch(config: "GPTConfig", max_new_tokens: int) -> int:
     return max(1, CACHE_BYTES // (cached + max_new_tokens * 8))
 
 
-def written(
-    prompts: Sequence[str], params: WritingParams, folder: Path, *, number: int, device: str
+def generate_samples(
+    prompts: Sequence[str], params: GenerationParams, folder: Path, *, number: int, device: str
 ) -> list[dict[str, Any]]:
     """Generate `number` texts for each prompt, those of the first prompt first.
 
@@ -125,14 +125,14 @@ def written(
     for first in range(0, len(rows), size):
         batch = slice(first, first + size)
         batch_prompts = [prompt for prompt, _ in rows[batch]]
-        texts += continuations(batch_prompts, seeds[batch], params, model, tokenizer)
+        texts += complete_prompts(batch_prompts, seeds[batch], params, model, tokenizer)
     return [
         {"prompt": prompt, "number": i, "text": text}
         for (prompt, i), text in zip(rows, texts, strict=True)
     ]
 
 
-def to_read(samples: Sequence[dict[str, Any]]) -> str:
+def format_samples(samples: Sequence[dict[str, Any]]) -> str:
     """Return the samples as one text, each after its prompt, with a rule between them."""
     rule = "\n" + "-" * 72 + "\n\n"
     return rule.join(f"{sample['prompt']}{sample['text']}\n" for sample in samples)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.model import MODEL, to_read
+from stages.artifacts.model import MODEL, format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
@@ -55,7 +55,7 @@ def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
     own = load_section("sample", SampleParams)
     content = {**own.model_dump(), **options, "prompts": [typed(p) for p in given["prompt"]]}
     params = parse_section("sample", SampleParams, content, Path("the command line"))
-    print(to_read(sampled(params, folder, device=settings.device)), end="")
+    print(format_samples(sampled(params, folder, device=settings.device)), end="")
 
 
 def typed(argument: str) -> str:

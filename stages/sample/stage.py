@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import atomic_dir
-from stages.artifacts.model import MODEL, to_read, written
+from stages.artifacts.model import MODEL, format_samples, generate_samples
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
@@ -20,7 +20,7 @@ OUT = Path("samples")
 def sampled(params: SampleParams, model: Path, *, device: str) -> list[dict[str, Any]]:
     """Return the texts that the section asks for."""
     number = params.samples_per_prompt
-    return written(params.prompts, params, model, number=number, device=device)
+    return generate_samples(params.prompts, params, model, number=number, device=device)
 
 
 def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def run(params: SampleParams, model: Path, out: Path, *, device: str) -> list[di
     with atomic_dir(out) as folder:
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
-        (folder / "samples.txt").write_text(to_read(samples), encoding="utf-8")
+        (folder / "samples.txt").write_text(format_samples(samples), encoding="utf-8")
     return samples
 
 

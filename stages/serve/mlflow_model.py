@@ -1,4 +1,4 @@
-"""A model folder as an MLflow model: prompts in, continuations out, as the stage `sample` writes.
+"""A model folder as an MLflow model: prompts in, texts out, as the stage `sample` writes them.
 
 MLflow runs this file, with `nanogpt` and `stages` next to it, when such a model is loaded.
 """
@@ -16,7 +16,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from pydantic import ValidationError
 
 from nanogpt.rng import mix
-from stages.artifacts.model import WritingParams, continuations, open_model
+from stages.artifacts.model import GenerationParams, complete_prompts, open_model
 from stages.lib.params import explain
 
 DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml; with them come the stage's samples
@@ -68,11 +68,11 @@ class ServedModel(PythonModel):
         wanted = {**DEFAULTS, **(params or {})}
         wanted["stop"] = list(wanted["stop"])  # MLflow makes an array of it
         try:
-            checked = WritingParams(**wanted)
+            checked = GenerationParams(**wanted)
             seeds = [mix(checked.seed, 0)] * len(prompts)  # of the first sample of each prompt
-            texts = continuations(prompts, seeds, checked, self.model, self.tokenizer)
+            texts = complete_prompts(prompts, seeds, checked, self.model, self.tokenizer)
         except ValidationError as error:
-            lines = [explain("params", WritingParams, entry) for entry in error.errors()]
+            lines = [explain("params", GenerationParams, entry) for entry in error.errors()]
             raise MlflowException.invalid_parameter_value("; ".join(lines)) from None
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None

@@ -225,7 +225,7 @@ def draw(
     draw_frequencies(zipf, top, folder / "frequencies.png")
 
 
-def leak_line(leak: dict[str, Any]) -> str:
+def contamination_line(leak: dict[str, Any]) -> str:
     """Return the result of `measure_contamination` as a sentence."""
     complete = min(leak["train_compared"], leak["val_compared"]) == 1
     return f"{leak['share']:.2%} of the validation text is in the training text" + (
@@ -238,5 +238,5 @@ def run_stage(settings: Settings) -> None:
     result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
     print(
         f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} ids never occur; "
-        f"{leak_line(result['leak'])}"
+        f"{contamination_line(result['leak'])}"
     )

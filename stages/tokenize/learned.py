@@ -80,7 +80,7 @@ def cut_points(utf8: bytes, bounds: Positions) -> Iterator[int]:
         yield end
 
 
-def trained_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     """Return a byte-pair encoding of vocab_size tokens, learned from the texts.
 
     Raises ValueError if the texts have too few pairs for that.

@@ -17,7 +17,7 @@ def make_part_tokenizer(tokenizer: Path, engine: Engine) -> Callable[[Task], Des
     return lambda task: tokenize_part(task.part, encoder, task.target)
 
 
-def tokenize_here(
+def tokenize_locally(
     tasks: Sequence[Task], tokenizer: Path, engine: Engine, *, workers: int
 ) -> Iterator[Description]:
     """Tokenize parts in `workers` processes, or in this one if that is 1.

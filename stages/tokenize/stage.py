@@ -20,9 +20,9 @@ from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows
 from stages.runtime.settings import Settings
 from stages.tokenize.engine import adversarial, assert_same_tokens, load_encoder, sample_documents
-from stages.tokenize.learned import AUTO_RULE, auto_bpe, trained_bpe
+from stages.tokenize.learned import AUTO_RULE, auto_bpe, train_bpe
 from stages.tokenize.params import AUTO, Engine, TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenize.token_cache import Task, cached_description, make_tasks, prune
 from stages.tokenize.token_parts import Description
 from stages.tokenizers.gpt2 import gpt2_ranks
@@ -58,7 +58,7 @@ def make_tokenizer(params: TokenizeParams, split: SplitParams, cleaned: CleanCor
         return CharTokenizer("".join(sorted(set().union(*cleaned.texts()))))
     assert params.vocab_size is not None  # TokenizeParams checks it
     texts = training_texts(cleaned, split)
-    return auto_bpe(texts) if params.vocab_size == AUTO else trained_bpe(texts, params.vocab_size)
+    return auto_bpe(texts) if params.vocab_size == AUTO else train_bpe(texts, params.vocab_size)
 
 
 class TokenizeParts(Protocol):
@@ -158,7 +158,7 @@ def run(
 def choose_runner(settings: Settings) -> TokenizeParts:
     """Return the runner that the settings name: this machine or a Ray cluster."""
     if settings.runner == "local":
-        return partial(tokenize_here, workers=settings.worker_count)
+        return partial(tokenize_locally, workers=settings.worker_count)
     from stages.tokenize.ray_cluster import tokenize_on_ray
 
     return partial(tokenize_on_ray, workers=settings.worker_count, shared=settings.shared)

@@ -18,7 +18,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
 from stages.sample.stage import OUT as SAMPLES
 from stages.statistics.stage import OUT as STATISTICS
-from stages.statistics.stage import leak_line
+from stages.statistics.stage import contamination_line
 
 DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
@@ -83,7 +83,7 @@ def data_line(statistics: dict[str, Any]) -> str:
         f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
         f"{statistics['bytes_per_token']:.2f} bytes per token; "
         f"{in_words(statistics['dropped'])} dropped;\n"
-        f"{leak_line(statistics['leak'])}"
+        f"{contamination_line(statistics['leak'])}"
     )
 
 

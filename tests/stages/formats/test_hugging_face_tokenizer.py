@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.formats.hugging_face_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.gpt2 import ranks_from_merges
 from stages.tokenizers.pretokenize import BPE_PATTERN
 from stages.tokenizers.tokenizer import (
@@ -43,8 +43,8 @@ def pairs(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     runs = "aa aaaa aaaaaaaa abab ababab abcabcabc bcbcbc cabcab " * 9  # merges overlap in these
     ours = {
         "gpt2": BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes())),
-        "bpe": trained_bpe(documents, 1000),
-        "greedy": trained_bpe([runs], 270),
+        "bpe": train_bpe(documents, 1000),
+        "greedy": train_bpe([runs], 270),
         "bytes": BpeTokenizer.of(r"[\s\S]", {bytes([b]): b for b in range(256)}),
     }
     made = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.artifacts.model import to_read
+from stages.artifacts.model import format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
@@ -63,10 +63,10 @@ def test_what_is_given_counts_and_the_rest_is_as_params_say(built: Any, written:
     changes = {"prompts": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
     expected = sampled(own.model_copy(update=changes), built.folder / "models/gpt", device="cpu")
     given = {"prompt": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
-    assert written(**given) == to_read(expected)
+    assert written(**given) == format_samples(expected)
     assert len(expected) == 2 * own.samples_per_prompt
     assert all(len(one["text"]) <= 7 for one in expected)
-    assert written(**{**given, "seed": 6, "temperature": 1.5}) != to_read(expected)
+    assert written(**{**given, "seed": 6, "temperature": 1.5}) != format_samples(expected)
 
 
 def test_other_sections_may_be_wrong(copy_of_built: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from stages.statistics import stage as statistics
 from stages.statistics.plots import draw_frequencies, draw_lengths
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenizers.tokenizer import load_tokenizer
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
@@ -38,7 +38,7 @@ Make = Callable[[list[str], Path], CleanCorpus]
 def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
     """Add tokens, one for each byte, and shards to the folder of a corpus, and return it."""
     folder = cleaned.corpus.parent
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
     tokens = folder / "tokens"
     tokenize.run(BYTES, split, cleaned, tokens, cache=folder / "cache", tokenize_parts=here)
     run_shard(AS_IT_IS, split, tokens, folder / "shards")
@@ -230,7 +230,10 @@ def test_text_in_both_splits_is_found(alike: Path) -> None:
     assert figures["share"] == round(8 / 28, 6)
     assert (figures["train_compared"], figures["val_compared"]) == (1.0, 1.0)
     assert figures["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
-    assert statistics.leak_line(figures) == "28.57% of the validation text is in the training text"
+    assert (
+        statistics.contamination_line(figures)
+        == "28.57% of the validation text is in the training text"
+    )
 
 
 def test_a_large_corpus_is_sampled_evenly_and_the_share_is_reported(
@@ -242,7 +245,7 @@ def test_a_large_corpus_is_sampled_evenly_and_the_share_is_reported(
     assert 0.2 < figures["train_compared"] < 0.6
     assert figures["val_compared"] == 1.0
     assert figures["share"] == round(8 / 28, 6)  # every text has the refrain
-    assert statistics.leak_line(figures).endswith("% of it)")
+    assert statistics.contamination_line(figures).endswith("% of it)")
 
 
 def test_only_the_beginning_of_a_long_document_is_compared(

@@ -26,7 +26,7 @@ from stages.tokenize.engine import (
     sample_documents,
 )
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenizers.pretokenize import BPE_PATTERN
 from stages.tokenizers.tokenizer import (
     SEPARATOR,
@@ -185,7 +185,7 @@ def test_both_engines_write_the_same_parts_and_share_the_cache(
     monkeypatch.chdir(gpt2_file.parents[1])  # the folder of `.cache/gpt2.tiktoken`
     texts = [f"{n}:{text}" for n, text in enumerate(ADVERSARIAL)]
     corpus = make_parts([texts[:40], texts[40:]], tmp_path / "made")
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
 
     def made(engine: str, cache: str) -> dict[str, str]:
         params = TokenizeParams.model_validate(

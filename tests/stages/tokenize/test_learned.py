@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from stages.tokenize import learned
-from stages.tokenize.learned import PIECE_BYTES, learn_ranks, split_long_pieces, trained_bpe
+from stages.tokenize.learned import PIECE_BYTES, learn_ranks, split_long_pieces, train_bpe
 from stages.tokenizers.pretokenize import BPE_PATTERN, Splitter
 
 ROOT = Path(__file__).parents[3]
@@ -66,7 +66,7 @@ def test_texts_of_words_are_not_cut(splitter: Splitter) -> None:
 def test_a_run_of_any_length_is_learned_from(unit: str) -> None:
     """At a million white spaces rustbpe by itself panics without raising an Exception."""
     text = "Name" + unit * (1_200_000 // len(unit)) + "Amount, Name, Amount"
-    bpe = trained_bpe([text, "Name"], 258)
+    bpe = train_bpe([text, "Name"], 258)
     assert bpe.n_vocab == 258
     assert bpe.decode(bpe.encode(text[-2000:]).tolist()) == text[-2000:]
 

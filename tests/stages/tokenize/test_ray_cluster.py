@@ -19,7 +19,7 @@ from stages.lib.split import SplitParams
 from stages.tokenize import ray_cluster
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenize.ray_cluster import (
     SharedStorage,
     collect_part,
@@ -47,7 +47,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> C
 def expected(corpus: CleanCorpus) -> Path:
     """Return the tokens that this machine makes of the corpus without Ray."""
     folder = corpus.corpus.parent
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
     tokenize.run(
         BYTES, SPLIT, corpus, folder / "tokens", cache=folder / "cache", tokenize_parts=here
     )

@@ -15,9 +15,9 @@ from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows, text_hash
 from stages.tokenize import stage as tokenize
-from stages.tokenize.learned import auto_bpe, auto_vocab_size, trained_bpe
+from stages.tokenize.learned import auto_bpe, auto_vocab_size, train_bpe
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenize.stage import make_tokenizer
 from stages.tokenizers.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
@@ -32,7 +32,7 @@ MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 def run(params: TokenizeParams, corpus: CleanCorpus, out: Path, *, workers: int = 1) -> None:
     """Tokenize on this machine, with a cache next to the tokens."""
-    here = partial(tokenize_here, workers=workers)
+    here = partial(tokenize_locally, workers=workers)
     tokenize.run(
         params, SPLIT, corpus, out, cache=out.with_name(f"{out.name}-cache"), tokenize_parts=here
     )
@@ -140,10 +140,10 @@ def test_a_bpe_vocabulary_is_learned_from_training_documents_alone(
         assert isinstance(tokenizer, BpeTokenizer)
         return tokenizer
 
-    expected = trained_bpe(train, 300).ranks
+    expected = train_bpe(train, 300).ranks
     assert learned(*train, *val[:3]).ranks == expected
     assert learned(*val[3:], *train).ranks == expected
-    assert trained_bpe([*train, *val[:3]], 300).ranks != expected  # val text would change it
+    assert train_bpe([*train, *val[:3]], 300).ranks != expected  # val text would change it
     assert learned(*train[5:], *val).ranks != expected
 
 
@@ -178,12 +178,12 @@ def test_an_automatic_vocabulary_equals_one_of_its_size() -> None:
     texts = [f"{hashlib.sha256(bytes([n])).hexdigest()} naïve " * 30 for n in range(100)]
     size = auto_vocab_size(sum(len(text.encode()) for text in texts))
     assert size == 362
-    assert auto_bpe(texts).ranks == trained_bpe(texts, size).ranks
+    assert auto_bpe(texts).ranks == train_bpe(texts, size).ranks
 
 
 def test_an_automatic_vocabulary_is_no_larger_than_the_pairs_of_the_text_allow() -> None:
     bpe = auto_bpe(["ab cd " * 100_000])  # text for 293 tokens, but no word longer than " ab"
-    assert bpe.n_vocab == len(trained_bpe(["ab cd " * 100_000], bpe.n_vocab).ranks) + 1
+    assert bpe.n_vocab == len(train_bpe(["ab cd " * 100_000], bpe.n_vocab).ranks) + 1
     assert 257 < bpe.n_vocab < 265
     assert auto_bpe(["a", "b"]).n_vocab == 257
 

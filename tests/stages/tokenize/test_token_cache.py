@@ -19,7 +19,7 @@ from stages.lib.split import SplitParams
 from stages.runtime.yaml_files import read_params
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import Engine, TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenize.token_cache import Task, cached_description, part_key
 from stages.tokenize.token_parts import Description
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
@@ -44,7 +44,7 @@ class CountingRunner:
         self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
     ) -> Iterator[Description]:
         self.names += [task.part.texts.name for task in tasks]
-        return tokenize_here(tasks, tokenizer, engine, workers=1)
+        return tokenize_locally(tasks, tokenizer, engine, workers=1)
 
 
 def made(corpus: CleanCorpus, folder: Path, params: TokenizeParams = BYTES) -> list[str]:
@@ -168,7 +168,7 @@ def test_a_refused_text_leaves_no_part(corpus: CleanCorpus, tmp_path: Path) -> N
     save_tokenizer(tmp_path / "char", CharTokenizer("abc"))
     task = Task(part=corpus.parts[0], target=tmp_path / "part.arrow")
     with pytest.raises(ValueError, match="is not in the vocabulary"):
-        list(tokenize_here([task], tmp_path / "char", "tiktoken", workers=1))
+        list(tokenize_locally([task], tmp_path / "char", "tiktoken", workers=1))
     assert cached_description(task.target) is None
     assert not list(tmp_path.glob("*part.arrow*"))
 
@@ -189,7 +189,7 @@ def expected(long: CleanCorpus, digests: Digests) -> dict[str, str]:
 def test_seven_workers_make_the_same_bytes(
     long: CleanCorpus, expected: dict[str, str], tmp_path: Path, digests: Digests
 ) -> None:
-    seven = partial(tokenize_here, workers=7)
+    seven = partial(tokenize_locally, workers=7)
     tokenize.run(
         BYTES, SPLIT, long, tmp_path / "out", cache=tmp_path / "cache", tokenize_parts=seven
     )

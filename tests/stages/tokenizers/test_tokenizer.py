@@ -11,7 +11,7 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.artifacts.clean import CleanCorpus
 from stages.lib.split import SplitParams
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenize.params import TokenizeParams
 from stages.tokenize.stage import make_tokenizer
 from stages.tokenizers.tokenizer import (
@@ -43,7 +43,7 @@ def gpt2(gpt2_file: Path) -> BpeTokenizer:
 
 @pytest.fixture(scope="session")
 def bpe() -> BpeTokenizer:
-    return trained_bpe(SENTENCES, 300)
+    return train_bpe(SENTENCES, 300)
 
 
 @pytest.fixture(scope="session")
@@ -164,7 +164,7 @@ def test_different_tokenizers_have_different_fingerprints(
 
 
 def test_training_again_gives_the_same_tokenizer(bpe: BpeTokenizer) -> None:
-    assert fingerprint(trained_bpe(SENTENCES, 300)) == fingerprint(bpe)
+    assert fingerprint(train_bpe(SENTENCES, 300)) == fingerprint(bpe)
 
 
 def test_a_trained_bpe_has_the_size_asked_for_and_shortens_its_own_text(bpe: BpeTokenizer) -> None:

@@ -28,7 +28,7 @@ from stages.__main__ import parsed
 from stages.runtime.entry import run_command
 from stages.runtime.settings import Settings
 from stages.sample.prompt import write_texts
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.gpt2 import CACHE
 from stages.tokenizers.tokenizer import (
     CharTokenizer,
@@ -61,7 +61,7 @@ def model(workspace: Path) -> Path:
         for p in gpt.parameters():
             p.add_(torch.randn_like(p), alpha=0.1)
     save_model(folder, gpt)
-    save_tokenizer(folder / "tokenizer", trained_bpe(SENTENCES, 300))
+    save_tokenizer(folder / "tokenizer", train_bpe(SENTENCES, 300))
     (folder / "lineage.json").write_text('{"fingerprint": "abc"}\n')
     return folder
 

@@ -22,7 +22,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, parse_params
 from stages.shard import stage as shard
 from stages.shard.params import ShardParams
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.tools.convert import from_nanogpt
 from stages.tools.preset import preset_text
@@ -183,7 +183,7 @@ def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) 
 
 def test_tokens_of_another_kind_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
-    save_tokenizer(initial / "tokenizer", trained_bpe(["ab ab"], 257))
+    save_tokenizer(initial / "tokenizer", train_bpe(["ab ab"], 257))
     with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*set `tokenize`"):
         launch(shards, model_params())
     assert not Path("runs").exists()
