@@ -38,6 +38,10 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
+.PHONY: plan
+plan: setup  ## what a run will take, before it runs: make plan PRESET=own-text HARDWARE=8xH100
+	@python -m stages plan $(if $(PRESET),'$(PRESET)') $(if $(HARDWARE),--hardware '$(HARDWARE)')
+
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	python -m stages ui $(UI_PORT)

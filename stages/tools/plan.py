@@ -14,13 +14,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psutil import virtual_memory
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from stages.artifacts.shards import Shards
 from stages.runtime.allocator import KEEP_FREED_MEMORY
-from stages.runtime.pool import in_environment
+from stages.runtime.pool import in_environment, interrupts_waiting
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.tokenizers.ids import token_dtype
@@ -62,6 +63,8 @@ TRAIN_TOKENS = {  # by GPT-2's tokenizer: the data set's card, nanoGPT's data/op
 }
 N_VOCAB = {"gpt2": 50_257, "bytes": 257, "char": 100, "auto": 2048}  # the last two are guesses
 TEXT_BYTES = 3.9  # of a token of GPT-2's, in prose (docs/scale.md)
+DATA = ("corpus", "clean", "tokenize", "split", "shard")  # the sections that decide the shards
+STATE_BYTES = 16  # per parameter: weight, gradient, AdamW's moments
 CORPUS_SHARE = 0.55  # of the text's bytes, compressed (docs/scale.md)
 
 
@@ -74,7 +77,7 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     if LOCK.exists() and (SHARDS / "manifest.json").exists():
         for stage in read_params(LOCK)["stages"].values():
             made |= stage.get("params", {}).get(str(PARAMS_FILE), {})
-    if all(made.get(k) == content[k] for k in ("corpus", "clean", "tokenize", "split", "shard")):
+    if all(made.get(k) == content[k] for k in DATA):
         manifest = Shards.open(SHARDS).manifest
         train, val = manifest["splits"]["train"], manifest["splits"]["val"]
         tokens, text_bytes = (train[key] + val[key] for key in ("tokens", "bytes"))
@@ -83,13 +86,13 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     hub = content["corpus"]["huggingface"] if content["corpus"]["source"] == "huggingface" else {}
     published = 0
     if kind == "gpt2" and not hub.get("max_documents"):
-        published = TRAIN_TOKENS.get((hub.get("name"), hub.get("config")), 0)
+        published = TRAIN_TOKENS.get((hub.get("name", ""), hub.get("config", "")), 0)
     tokens = published / (1 - content["split"]["val_fraction"])
     return N_VOCAB.get(size or kind, size), published, tokens, TEXT_BYTES * tokens
 
 
 def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
-    """Yield what does not depend on the machine."""
+    """Yield what does not depend on the machine; `known` tokens are one epoch."""
     tokens, flops = train.batch_tokens * train.max_steps, size.flops_per_token
     yield "parameters", f"{size.n_params:,}, of a vocabulary of {size.config.vocab_size:,} tokens"
     yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
@@ -118,146 +121,98 @@ def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
     yield "together", decimal(round(sum(n for n, _ in places.values()))), "as far as known"
 
 
-def runtime_on(name: str, train: TrainParams, settings: Settings, windows: int) -> "Runtime":
-    """Return how one process trains on a machine: an update's windows must divide by its GPUs."""
+def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -> "list[Runtime]":
+    """Return how a process may train on a machine: ddp and, where that is another way, fsdp.
+
+    An update's windows must divide by the GPUs.
+    """
     import torch
 
-    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+    from nanogpt.runtime import Runtime
     from stages.runtime.torchrun import largest_divisor
     from stages.train.worker import DTYPES
 
-    here, dtype = name == HERE, DTYPES[train.precision]
-    device = choose_device(settings.device) if here else torch.device("cuda")
-    gpus = 1 if here else largest_divisor(windows, MACHINES[name][0])
-    return Runtime(
-        device=device,
-        dtype=dtype or (fastest_dtype(device) if here else torch.bfloat16),
-        compile=device.type == "cuda" if settings.compile is None else settings.compile,
+    gpus, dtype = largest_divisor(windows, MACHINES[name][0]), DTYPES[train.precision]
+    ddp = Runtime(
+        device=torch.device("cuda"),
+        dtype=dtype or torch.bfloat16,
         world_size=gpus,
         distributed=gpus > 1,
-        recompute=settings.recompute,
+        recompute=recompute,
     )
+    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs whole matrices
+    return [ddp, replace(ddp, parallel="fsdp")] if shardable else [ddp]
 
 
 def memory(
-    size: "ModelSize", train: TrainParams, settings: Settings, name: str, runtime: "Runtime"
-) -> Iterator[Row]:
-    """Yield GiB on each GPU by purpose, of the largest micro-batch that fits, else the smallest."""
+    size: "ModelSize", batch_tokens: int, most: int | None, name: str, runtime: "Runtime"
+) -> Row:
+    """Return GiB on each GPU by purpose, of the largest micro-batch that fits or the smallest."""
     from nanogpt.estimate import fitted_memory
 
-    most, micro_tokens = MACHINES[name][2], settings.micro_batch_tokens
-    runtimes = {"ddp": runtime}
-    if runtime.distributed and train.optimizer == "adamw":  # muon needs whole matrices
-        runtimes["fsdp"] = replace(runtime, parallel="fsdp")
-    for parallel, one in runtimes.items():
-        rows, found = fitted_memory(
-            size, train.batch_tokens, one, micro_tokens, USABLE * most * GIB
-        )
-        gib = [n_bytes / GIB for n_bytes in (*found.values(), sum(found.values()))]
-        over = "over " if gib[-1] > USABLE * most else ""
-        yield name, parallel, f"{rows}", *(f"{x:.2f}" for x in gib), f"{over}{most}"
+    there = MACHINES[name][2]
+    rows, found = fitted_memory(size, batch_tokens, runtime, most, USABLE * there * GIB)
+    gib = [n_bytes / GIB for n_bytes in (*found.values(), sum(found.values()))]
+    room = f"{'over ' if gib[-1] > USABLE * there else ''}{there}"
+    return name, runtime.parallel, f"{rows}", *(f"{x:.2f}" for x in gib), room
 
 
-def speed(
-    size: "ModelSize",
-    train: TrainParams,
-    settings: Settings,
-    name: str,
-    runtime: "Runtime",
-    mfu: float,
+def gpu_speed(
+    size: "ModelSize", batch_tokens: int, name: str, runtime: "Runtime", mfu: float
 ) -> tuple[float, float]:
-    """Return the seconds of an update, and of a token's forward and backward pass.
-
-    Raises ValueError where no peak of the GPUs is known.
-    """
-    from nanogpt.estimate import measure_updates
+    """Return the seconds of an update and of a token; NaN where no peak of the GPU is known."""
     from nanogpt.flops import peak_flops
-    from stages.train.worker import train_config
 
-    if name == HERE:
-        optim, most = train_config(train).optim, settings.micro_batch_tokens
-        with (
-            in_environment(KEEP_FREED_MEMORY),  # as the processes of a training are started
-            ProcessPoolExecutor(1, get_context("spawn")) as process,
-        ):
-            return process.submit(
-                measure_updates, size.config, optim, train.batch_tokens, runtime, most
-            ).result()
-    peak = peak_flops(MACHINES[name][1], runtime.dtype)
-    if peak is None:
-        raise ValueError(f"no peak is known in {train.precision}; plan --hardware {HERE} measures")
+    peak = peak_flops(MACHINES[name][1], runtime.dtype) or math.nan
     token = size.flops_per_token / (runtime.world_size * peak * mfu)
-    return max(train.batch_tokens * token, LEAST_UPDATE_SECONDS), token
+    return max(batch_tokens * token, LEAST_UPDATE_SECONDS), token
 
 
-def time_row(
-    train: TrainParams, name: str, update: float, token: float, price: float | None
-) -> Row:
+def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple[float, float]:
+    """Return the seconds of an update and of a token on this machine; NaN where memory lacks."""
+    from nanogpt.estimate import measure_updates
+    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+    from stages.train.worker import DTYPES, train_config
+
+    device, compile = choose_device(settings.device), settings.compile
+    runtime = Runtime(
+        device=device,
+        dtype=DTYPES[train.precision] or fastest_dtype(device),
+        compile=device.type == "cuda" if compile is None else compile,
+        recompute=settings.recompute,
+    )
+    if device.type == "cpu" and STATE_BYTES * size.n_params > virtual_memory().available:
+        return math.nan, math.nan
+    optim, most = train_config(train).optim, settings.micro_batch_tokens
+    arguments = size.config, optim, train.batch_tokens, runtime, most
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with in_environment(KEEP_FREED_MEMORY), interrupts_waiting():  # as a training's are started
+            speed = process.submit(measure_updates, *arguments)
+        return speed.result()
+
+
+def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
     """Return how long a machine trains, evaluations included, how fast, and at which cost."""
+    update, token = speed
     evaluated = math.ceil(train.max_steps / train.eval_interval) * train.eval_tokens
-    seconds = (
-        train.max_steps * update + evaluated * token / 3
-    )  # of both passes one third is forward
+    seconds = train.max_steps * update + evaluated * token / 3  # no backward pass: a third
+    if math.isnan(seconds):
+        return name, "too large" if name == HERE else f"no peak known in {train.precision}"
     units = {"days": 86_400, "h": 3600, "min": 60}
     unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "s")
     tokens = train.batch_tokens * train.max_steps
-    gpus, _, _, listed, source = MACHINES.get(name, (1, "", 0, None, ""))
-    hour, source = (listed, source) if price is None else (price, "--price")
-    cost = (
-        ("", "")
-        if hour is None
-        else (f"${seconds / 3600 * gpus * hour:,.2f}", f"${hour:.2f} per GPU hour ({source})")
-    )
-    return (
+    row = (
         name,
         f"{seconds / units.get(unit, 1):.3g} {unit}",
         f"{update:.3g}",
         f"{tokens / seconds:,.0f}",
-        *cost,
     )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-    parser.add_argument("preset", nargs="?", choices=presets, help=f"by default {PARAMS_FILE}")
-    parser.add_argument("--hardware", choices=[*MACHINES, HERE], help="by default all of these")
-    parser.add_argument("--mfu", type=float, default=MFU, help=f"share of a GPU's peak ({MFU})")
-    parser.add_argument("--price", type=float, help="US dollars for an hour of one GPU")
-
-
-def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages plan [PRESET] [--hardware NAME]`."""
-    from nanogpt.estimate import model_size  # torch takes seconds
-    from nanogpt.model.gpt import GPTConfig
-    from stages.train.worker import train_config
-
-    if not 0 < options.mfu <= 1:
-        raise ValueError(f"--mfu {options.mfu} is not a share, such as {MFU}")
-    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
-    content = read_params(file)
-    sections = check_content(content, file)
-    model, train = sections["model"], sections["train"]
-    assert isinstance(model, ModelParams)
-    assert isinstance(train, TrainParams)
-    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
-    config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
-    size = model_size(config, train_config(train).optim)
-    show([f"{file}", ""], facts(size, train, train_tokens))
-    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
-    names = [options.hardware] if options.hardware else [*MACHINES, HERE]
-    runtimes = {
-        n: runtime_on(n, train, settings, train.batch_tokens // model.block_size) for n in names
-    }
-    purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
-    shown = (
-        row for n, r in runtimes.items() if n != HERE for row in memory(size, train, settings, n, r)
-    )
-    show(["memory per GPU", "", "rows", *purposes], shown)
-    speeds = {n: speed(size, train, settings, n, r, options.mfu) for n, r in runtimes.items()}
-    rows = (time_row(train, n, *both, options.price) for n, both in speeds.items())
-    show(["training", "time", "s per update", "tokens/s", "cost", ""], rows)
-    print(f"time of GPUs: by an MFU of {options.mfu:g}; {HERE}: measured")
+    gpus, _, _, hour, source = MACHINES.get(name, (1, "", 0, None, ""))
+    if price is not None:
+        hour, source = price, "--price"
+    if hour is None:
+        return row
+    return *row, f"${seconds / 3600 * gpus * hour:,.2f}", f"${hour:.2f} per GPU hour ({source})"
 
 
 def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -266,3 +221,52 @@ def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=98).print(table, "", sep="\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    machines, add = [*MACHINES, HERE], parser.add_argument
+    default = f"{PARAMS_FILE} if not given, else {', '.join(presets)}"
+    add("preset", metavar="PRESET", nargs="?", choices=presets, help=default)
+    add("--hardware", metavar="NAME", choices=machines, help=", ".join(machines))
+    add("--mfu", type=float, default=MFU, help=f"share of a GPU's peak, {MFU} if not given")
+    add("--price", type=float, help="US dollars for an hour of one GPU")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages plan [PRESET] [--hardware NAME]`."""
+    if not 0 < options.mfu <= 1:
+        raise ValueError(f"--mfu {options.mfu} is not a share, such as {MFU}")
+    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
+    content = read_params(file)
+    sections = check_content(content, file)
+    model, train = sections["model"], sections["train"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    from nanogpt.estimate import model_size  # torch takes seconds
+    from nanogpt.model.gpt import GPTConfig
+    from stages.train.worker import train_config
+
+    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
+    config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
+    size = model_size(config, train_config(train).optim)
+    show(["plan", str(file)], facts(size, train, train_tokens))
+    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+    memories, speeds = [], {}
+    for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
+        if name == HERE:
+            speeds[name] = measured(size, train, settings)
+            continue
+        windows = train.batch_tokens // model.block_size
+        runtimes = gpu_runtimes(name, train, windows, settings.recompute)
+        most = settings.micro_batch_tokens
+        memories += [memory(size, train.batch_tokens, most, name, one) for one in runtimes]
+        speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
+    purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
+    show(["memory per GPU", "", "rows", *purposes], memories)
+    show(
+        ["training", "time", "s per update", "tokens/s", "cost", ""],
+        (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
+    )
+    print(f"times of GPUs are of an MFU of {options.mfu:g}; {HERE} is measured, on one device")
