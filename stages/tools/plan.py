@@ -61,6 +61,7 @@ TRAIN_TOKENS = {  # by GPT-2's tokenizer: the data set's card, nanoGPT's data/op
     ("HuggingFaceFW/fineweb-edu", "sample-10BT"): 10_000_000_000,
     ("Skylion007/openwebtext", "plain_text"): 9_035_582_198,
 }
+UNKNOWN = "epochs, and the size of a vocabulary that is learned, are known once there are shards"
 N_VOCAB = {"gpt2": 50_257, "bytes": 257, "char": 100, "auto": 2048}  # the last two are guesses
 TEXT_BYTES = 3.9  # of a token of GPT-2's, in prose (docs/scale.md)
 DATA = ("corpus", "clean", "tokenize", "split", "shard")  # the sections that decide the shards
@@ -94,10 +95,10 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
 def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
     """Yield what does not depend on the machine; `known` tokens are one epoch."""
     tokens, flops = train.batch_tokens * train.max_steps, size.flops_per_token
-    yield "parameters", f"{size.n_params:,}, of a vocabulary of {size.config.vocab_size:,} tokens"
+    yield "parameters", f"{size.n_params:,}, with a vocabulary of {size.config.vocab_size:,} tokens"
     yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
     yield "tokens", f"{tokens:,}: {train.max_steps:,} updates of {train.batch_tokens:,}"
-    yield "", f"{tokens / known:.3g} epochs of {known:,}" if known else "epochs: not known yet"
+    yield "", f"{tokens / known:.3g} epochs of {known:,}" if known else UNKNOWN
     yield "FLOPs", f"{tokens * flops:.3g}: {flops:,} per token, 6 N + 12 L C T"
     yield "", "(PaLM, appendix B; N without looked-up tables, as in Kaplan et al. 2020)"
     files = f"weights {size.weights_file:,}, optimizer {size.optimizer_file:,}"
@@ -264,7 +265,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         memories += [memory(size, train.batch_tokens, most, name, one) for one in runtimes]
         speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
-    show(["memory per GPU", "", "rows", *purposes], memories)
+    show(["GiB per GPU", "", "micro-batch", *purposes], memories)
     show(
         ["training", "time", "s per update", "tokens/s", "cost", ""],
         (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
