@@ -58,6 +58,10 @@ compare: setup  ## two commits or experiments, side by side: make compare A=main
 accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it
 	python -m stages accept
 
+.PHONY: plan
+plan: setup  ## what a run will take, before it runs: make plan PRESET=own-text HARDWARE=8xH100
+	@python -m stages plan $(if $(PRESET),'$(PRESET)') $(if $(HARDWARE),--hardware '$(HARDWARE)')
+
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	python -m stages ui $(UI_PORT)
