@@ -21,6 +21,7 @@ from nanogpt.train.checkpoint import Progress, copy_state, optimizer_tensors, sa
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
 from stages.tools.plan import DATA, known_data, run_tool
+from stages.tools.preset import use
 from tests.tiny import ADAMW, GPT2, MODERN
 
 ROOT = Path(__file__).parents[3]
@@ -96,7 +97,7 @@ def test_an_update_here_takes_as_long_as_its_measurement_says() -> None:
 @pytest.fixture
 def project(workspace: Path) -> Path:
     shutil.copytree(PRESETS, workspace / "presets")
-    shutil.copy(PRESETS / "shakespeare.yaml", workspace / "params.yaml")
+    use("shakespeare", PRESETS, workspace / "params.yaml")
     return workspace
 
 
