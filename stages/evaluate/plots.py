@@ -20,6 +20,7 @@ MARKERS = 20  # of the validation curve: more would hide it
 NAMES = {"kneser_ney": "Kneser-Ney", "ppmd": "PPMd"}
 BAR = 0.7  # height of a bar, of the distance between two
 LABEL_GAP = 0.062  # of the height of a panel: below this, names of lines would touch
+LEGEND = 0.26  # height of the legend, of a panel
 LEADER = 0.04  # of the width of a panel: from the end of a line to its name
 
 Curve = tuple[list[int], list[float]]  # steps and losses
@@ -106,7 +107,7 @@ def draw_run(train: Path, val: Path, result: dict[str, Any], file: Path) -> None
             1, 2, figsize=(9, 4), width_ratios=(7, 5), layout=ConstrainedLayoutEngine(wspace=0.04)
         )
         draw_curves(left, *curves, theme)
-        draw_lines(left, losses, theme)
+        draw_legend(left, draw_lines(left, losses, theme))
         draw_bars(right, result, theme)
         return figure
 
@@ -144,11 +145,13 @@ def draw_curves(axes: Axes, train: Curve, val: Curve, theme: Theme) -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.margins(x=0.01)
     axes.set_ylim(*padded([*losses[len(losses) // START :], *val_losses]))
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.95))  # below the line of the unigram
 
 
-def draw_lines(axes: Axes, losses: dict[str, float], theme: Theme) -> None:
-    """Draw the loss of each baseline but the uniform as a line, its name next to the panel."""
+def draw_lines(axes: Axes, losses: dict[str, float], theme: Theme) -> list[float]:
+    """Draw the loss of each baseline but the uniform as a line, its name next to the panel.
+
+    Return the heights of the lines, as shares of the panel's.
+    """
     shown = {name: loss for name, loss in losses.items() if name != "uniform"}
     if shown:
         axes.set_ylim(*padded([*axes.get_ylim(), *shown.values()]))
@@ -174,6 +177,14 @@ def draw_lines(axes: Axes, losses: dict[str, float], theme: Theme) -> None:
                 "linewidth": 1,
             },
         )
+    return ends
+
+
+def draw_legend(axes: Axes, ends: list[float]) -> None:
+    """Name the curves on the right, as high as no line of a baseline at `ends` is behind it."""
+    tops = [1.0, *(end - 0.02 for end in ends if end > 0.6)]  # lower down are the curves
+    free = [top for top in tops if not any(top - LEGEND < end < top for end in ends)]
+    axes.legend(loc="upper right", bbox_to_anchor=(1, max(free, default=1)), borderaxespad=0)
 
 
 def draw_bars(axes: Axes, result: dict[str, Any], theme: Theme) -> None:

@@ -17,6 +17,7 @@ from stages.evaluate import plots
 from stages.evaluate.plots import (
     draw_bars,
     draw_curves,
+    draw_legend,
     draw_lines,
     draw_run,
     half_window,
@@ -95,6 +96,7 @@ def axes() -> Any:
 
 def test_the_legend_names_the_raw_line_and_the_mean(axes: Axes) -> None:
     draw_curves(axes, CURVE, ([40, 80], [4.4, 4.1]), LIGHT)
+    draw_legend(axes, [])
     legend = axes.get_legend()
     assert legend is not None
     names = [text.get_text() for text in legend.get_texts()]
@@ -104,6 +106,24 @@ def test_the_legend_names_the_raw_line_and_the_mean(axes: Axes) -> None:
     assert list(mean.get_ydata()) == moving_mean(CURVE[1])
     assert [list(line.get_xdata()) for line in axes.lines] == [CURVE[0], CURVE[0], [40, 80]]
     assert (raw.get_marker(), mean.get_marker(), val.get_marker()) == ("None", "None", "o")
+
+
+@pytest.mark.parametrize(
+    ("ends", "top"),
+    [
+        ([], 1.0),
+        ([0.97, 0.4], 0.95),
+        ([0.85, 0.3], 0.83),
+        ([0.97, 0.75, 0.4], 0.73),
+        ([0.97, 0.85, 0.75, 0.65, 0.55], 1.0),  # no room between any
+    ],
+)
+def test_the_legend_is_between_the_lines(axes: Axes, ends: list[float], top: float) -> None:
+    draw_curves(axes, CURVE, ([40, 80], [4.4, 4.1]), LIGHT)
+    draw_legend(axes, ends)
+    box = axes.get_legend().get_window_extent().transformed(axes.transAxes.inverted())
+    assert box.y1 == pytest.approx(top)
+    assert box.height < plots.LEGEND
 
 
 def test_of_a_run_of_a_few_updates_the_raw_line_is_all(axes: Axes) -> None:

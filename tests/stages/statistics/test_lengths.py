@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.statistics.lengths import length_histogram, linear_edges, logarithmic_edges
@@ -40,6 +40,7 @@ def test_lengths_that_differ_little_have_equal_bins(
 lengths = st.lists(st.integers(1, 10**9), min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(train=lengths, val=lengths)
 def test_each_document_is_in_the_bin_of_its_length(train: list[int], val: list[int]) -> None:
     splits = {"train": np.array(train), "val": np.array(val)}
