@@ -140,8 +140,9 @@ def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, 
 def draw(
     model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
 ) -> None:
-    """The picture of a run, and the tables behind it for `dvc plots`."""
-    from stages.lib.plots import draw_run, write_table
+    """Draw the picture of a run, and write the tables behind it for `dvc plots`."""
+    from stages.evaluate.plots import draw_run
+    from stages.lib.plots import write_table
 
     scores = {name: b["bits_per_byte"] for name, b in result["baselines"].items()}
     scores["model"] = result["bits_per_byte"]

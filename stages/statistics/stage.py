@@ -20,6 +20,7 @@ from nanogpt.files import atomic_dir, file_sha256
 from stages.artifacts.shards import Shards
 from stages.artifacts.tokens import Tokenized
 from stages.runtime.settings import Settings
+from stages.statistics.lengths import Histogram, length_histogram
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
@@ -62,26 +63,6 @@ def length_quantiles(n_tokens: Counts, n_bytes: Counts) -> list[dict[str, float]
         {"share": share, "tokens": length, "bytes": size}
         for share, length, size in zip(QUANTILES, tokens, sizes, strict=True)
     ]
-
-
-def length_bins(longest: int) -> Counts:
-    """Return edges 1, 2, 3, 4, 6, 8, 11, 16, ... past the longest document: two per doubling."""
-    steps = np.arange(2 * math.log2(longest + 1) + 2)
-    return np.unique(np.round(2 ** (steps / 2)).astype(np.int64))
-
-
-def length_histogram(lengths: dict[str, Counts]) -> list[tuple[int, int, int]]:
-    """Return (least length, training documents, validation documents) of each bin.
-
-    Empty bins are left out only at both ends.
-    """
-    edges = length_bins(max(int(of_split.max()) for of_split in lengths.values()))
-    train, val = (np.histogram(lengths[split], edges)[0] for split in SPLITS)
-    filled = np.flatnonzero(train + val)
-    bins = slice(filled[0], filled[-1] + 1)
-    return list(
-        zip(edges[:-1][bins].tolist(), train[bins].tolist(), val[bins].tolist(), strict=True)
-    )
 
 
 def most_frequent(counts: Counts, tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -209,16 +190,16 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
 
 
 def draw(
-    lengths: list[tuple[int, int, int]],
+    lengths: Histogram,
     zipf: list[tuple[int, int]],
     result: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write the pictures, and their data as tables for `dvc plots`."""
+    """Draw the pictures, and write the tables behind them for `dvc plots`."""
     from stages.lib.plots import write_table
     from stages.statistics.plots import draw_frequencies, draw_lengths
 
-    write_table(folder / "lengths.csv", ("tokens", *SPLITS), lengths)
+    write_table(folder / "lengths.csv", ("tokens", *lengths.documents), lengths.rows())
     write_table(folder / "tokens.csv", ("rank", "count"), zipf)
     draw_lengths(lengths, folder / "lengths.png")
     top = [(token["text"], token["count"]) for token in result["top_tokens"]]
