@@ -242,7 +242,7 @@ def reduce_loss_and_stop(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[fl
 
 
 def check_same_step(step: int, runtime: Runtime) -> None:
-    """Raise ValueError when processes resume from different steps, as a lagging disk may cause."""
+    """Raise ValueError when processes resume from different steps (a lagging file system)."""
     bounds = runtime.all_reduce_max(torch.tensor([step, -step], device=runtime.device))
     newest, oldest = bounds[0].item(), -bounds[1].item()
     if newest != oldest:
