@@ -52,10 +52,15 @@ def ours(stream: TokenStream, batch: int, block_size: int) -> Read:
 
     def read(count: int) -> None:
         nonlocal done
-        numbers = range(done, done + count)
+        indices = range(done, done + count)
         done += count
         for _ in micro_batches(
-            stream, order, numbers=numbers, micro=batch, vocab_size=VOCAB_SIZE, runtime=RUNTIME
+            stream,
+            order,
+            indices=indices,
+            micro_batch=batch,
+            vocab_size=VOCAB_SIZE,
+            runtime=RUNTIME,
         ):
             pass
 

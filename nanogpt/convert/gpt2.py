@@ -198,7 +198,7 @@ def with_new_row(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add an embedding, the mean of the others, for a token that the weights lack.
 
     With a tied head its logit is the mean of all logits, so the new token is never likelier than
-    1 / V and the model's predictions hardly change (Hewitt 2021). As an input it is neutral.
+    1 / V and predictions hardly change (Hewitt 2021). As an input it stands for no character.
     """
     return {
         name: torch.cat((value, value.mean(0, keepdim=True)))

@@ -31,36 +31,33 @@ def micro_batches(
     stream: TokenStream,
     order: WindowOrder,
     *,
-    numbers: range,
-    micro: int,
+    indices: range,
+    micro_batch: int,
     vocab_size: int,
     runtime: Runtime,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield inputs and targets (micro, T) and dropout keys (micro,) for each of `numbers`.
+    """Yield inputs and targets (B, T) and dropout keys (B,) for each of `indices`.
 
-    They are int64 views on the device. Micro-batch m of this process holds windows [n * micro,
-    (n + 1) * micro) of the order, where n = m * world_size + rank. Raises ValueError at a token
+    They are int64 views on the device. Micro-batch m of this process holds windows [n B, (n + 1) B)
+    of the order, where n = m * world_size + rank and B = micro_batch. Raises ValueError at a token
     beyond the vocabulary.
     """
-    size = max(
-        1, min(CHUNK_TOKENS // order.block_size, CHUNK_WINDOWS) // micro
-    )  # micro-batches per chunk
+    chunk_windows = min(CHUNK_TOKENS // order.block_size, CHUNK_WINDOWS)
+    size = max(1, chunk_windows // micro_batch)  # micro-batches per chunk
 
     def chunks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield the starts and the keys of the windows of each chunk, (micro-batches, micro)."""
-        for i in range(0, len(numbers), size * ORDERED_CHUNKS):
-            mine = (
-                np.asarray(numbers[i : i + size * ORDERED_CHUNKS]) * runtime.world_size
-                + runtime.rank
-            )
-            windows = mine[:, None] * micro + np.arange(micro)
+        """Yield the starts and the keys of the windows of each chunk, (micro-batches, B)."""
+        for i in range(0, len(indices), size * ORDERED_CHUNKS):
+            m = np.asarray(indices[i : i + size * ORDERED_CHUNKS])
+            n = m * runtime.world_size + runtime.rank
+            windows = n[:, None] * micro_batch + np.arange(micro_batch)
             starts = order.starts(windows.ravel()).reshape(windows.shape)
             keys = order.keys(windows)
             for j in range(0, len(starts), size):
                 yield starts[j : j + size], keys[j : j + size]
 
     def read(chunk: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
-        """Read a chunk: rows (micro-batches, micro, 1 + T) in the dtype of the files, and keys."""
+        """Read a chunk: rows (micro-batches, B, 1 + T) in the dtype of the files, and keys."""
         starts, keys = chunk
         rows = stream.read_rows(starts.ravel(), order.block_size + 1)
         check_vocabulary(rows, vocab_size)
@@ -84,7 +81,6 @@ def micro_batches(
 def to_indices(rows: Tensor, device: torch.device) -> Tensor:
     """Convert to int64 on the device, on CUDA without waiting for the copy."""
     if device.type == "cuda":
-        return rows.to(
-            device, non_blocking=True
-        ).long()  # cast after the copy: a quarter of the bytes
+        # cast after the copy, which then has a quarter of the bytes
+        return rows.to(device, non_blocking=True).long()
     return rows.long().to(device)

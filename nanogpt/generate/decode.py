@@ -154,10 +154,8 @@ def generate(
     lengths = [len(prompt) for prompt in prompts]
     sequences = pad_right(prompts, max(lengths) + max_new_tokens).to(weight.device)
     stops = torch.tensor(stop_tokens, dtype=torch.long, device=weight.device)
-    tokens, stopped = (
-        sequences[:, 0],
-        torch.zeros(len(rows), dtype=torch.bool, device=weight.device),
-    )
+    tokens = sequences[:, 0]
+    stopped = torch.zeros(len(rows), dtype=torch.bool, device=weight.device)
     for i in range(max_new_tokens):
         if i > 0:
             truncate_full_rows(model, cache, sequences, [n + i - 1 for n in lengths])

@@ -153,8 +153,8 @@ def train(
         batches = micro_batches(
             train_stream,
             order,
-            numbers=range(progress.step * accumulation, config.max_steps * accumulation),
-            micro=micro_batch,
+            indices=range(progress.step * accumulation, config.max_steps * accumulation),
+            micro_batch=micro_batch,
             vocab_size=model.config.vocab_size,
             runtime=runtime,
         )
