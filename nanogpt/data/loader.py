@@ -22,9 +22,7 @@ from nanogpt.runtime import Runtime
 CHUNK_TOKENS = 1 << 20  # read at once, so that the fixed cost of a read hardly counts
 CHUNK_WINDOWS = 1 << 11  # rows per chunk at most: with many thousands of slices, each costs more
 PREFETCHED_CHUNKS = 2
-ORDERED_CHUNKS = (
-    8  # whose windows are computed at once, at hardly more than the cost of one chunk's
-)
+ORDERED_CHUNKS = 8  # whose windows are computed at once, at hardly more than the cost of one's
 
 
 def micro_batches(

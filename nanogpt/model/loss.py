@@ -100,9 +100,7 @@ class MeanLoss(torch.autograd.Function):
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
             grad = log_p.exp_()  # with respect to the logits: softmax, minus one at the target
-            if (
-                torch.compiler.is_compiling()
-            ):  # then all of this fuses into one pass; a scatter does not
+            if torch.compiler.is_compiling():  # fuses with all the rest, which a scatter does not
                 grad -= (vocabulary == target).to(grad)
             else:
                 grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))

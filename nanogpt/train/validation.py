@@ -109,9 +109,7 @@ class LossAccumulator:
 
     def __init__(self, n_tokens: int, block_size: int, stride: int) -> None:
         self.block_size = block_size
-        self.repeated = (
-            block_size - stride
-        )  # targets at the start of a window that the one before has counted
+        self.repeated = block_size - stride  # first targets of a window, counted by the one before
         self.runs = torch.zeros(2, math.ceil(n_tokens / block_size), dtype=torch.float64)
         self.positions = torch.zeros(2, block_size, dtype=torch.float64)  # (losses, tokens)
 
