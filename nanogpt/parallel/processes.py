@@ -89,9 +89,9 @@ def sync_gradients(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[
 
 @contextmanager
 def full_weights(model: GPT, runtime: Runtime) -> Iterator[None]:
-    """Gather all weights, so that inside, processes may run the model unequally often.
+    """Gather all weights for this context, in which processes may run the model unequally often.
 
-    Otherwise every forward pass would need every process, to gather the weights of each block.
+    Otherwise every forward pass needs every process, to gather the weights of each block.
     """
     if not runtime.sharded:
         yield
