@@ -27,11 +27,11 @@ from nanogpt.parallel.processes import wrap
 from nanogpt.parallel.threads import default_workers, worker_pool
 from nanogpt.runtime import Runtime
 from nanogpt.train.checkpoint import optimizer_tensors
-from nanogpt.train.loop import clip_gradients, micro_batch_sizes, unscale, update
+from nanogpt.train.loop import clip_gradients, micro_batch_sizes, unscale, update_weights
 from nanogpt.train.micro_batch import (
+    can_try_sizes,
     default_micro_batch_tokens,
     find_micro_batch_size,
-    tries_what_fits,
 )
 
 PARTS = ("wte", "wpe", "ngrams", "attn", "mlp", "ln_", "lm_head")  # in the names of parameters
@@ -155,7 +155,7 @@ def measure_updates(
     runtime = replace(runtime, workers=default_workers(model, batch_tokens, runtime))
     most = most or default_micro_batch_tokens(runtime)
     sizes = micro_batch_sizes(batch_tokens, config.block_size, runtime.workers, most)
-    if tries_what_fits(runtime):
+    if can_try_sizes(runtime):
         sizes = [find_micro_batch_size(model, sizes, runtime)]
     scaler = torch.amp.GradScaler(device.type, enabled=runtime.dtype == torch.float16)
     with worker_pool(runtime.workers) as pool:
@@ -173,7 +173,7 @@ def measure_updates(
             passed = time.perf_counter()
             unscale(optimizers, scaler)
             clip_gradients(model, optim.grad_clip)
-            update(optimizers, scaler, skipped=False)
+            update_weights(optimizers, scaler, skipped=False)
             return passed - started, time.perf_counter() - passed
 
         micro, ended = sizes[-1], time.perf_counter() + 2

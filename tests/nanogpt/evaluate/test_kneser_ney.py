@@ -47,10 +47,10 @@ class Reference:
             before = {tuple(led[i - k : i + 1]) for i in ends}
             self.counts[k] = Counter(gram[1:] for gram in before)
         self.discounts = [self.estimate(counts) for counts in self.counts]
-        self.complete_prompts: dict[Gram, list[int]] = defaultdict(list)
+        self.continuations: dict[Gram, list[int]] = defaultdict(list)
         for counts in self.counts:
             for gram, c in counts.items():
-                self.complete_prompts[gram[:-1]].append(c)
+                self.continuations[gram[:-1]].append(c)
 
     @staticmethod
     def estimate(counts: Counter[Gram]) -> list[float]:
@@ -67,11 +67,11 @@ class Reference:
         """Probability of w after h."""
         k = len(h) + 1
         lower = self.p(w, h[1:]) if h else 1 / self.vocab_size
-        if not self.complete_prompts[h]:
+        if not self.continuations[h]:
             return lower
-        total = sum(self.complete_prompts[h])
+        total = sum(self.continuations[h])
         c = self.counts[k][(*h, w)]
-        gamma = sum(self.discounts[k][min(c, 3)] for c in self.complete_prompts[h]) / total
+        gamma = sum(self.discounts[k][min(c, 3)] for c in self.continuations[h]) / total
         return max(c - self.discounts[k][min(c, 3)], 0) / total + gamma * lower
 
 
