@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanogpt.config import GPTConfig, OptimConfig
 from nanogpt.flops import flops_per_token
-from nanogpt.model.attention import MAX_PAIRS
+from nanogpt.model.attention import MAX_SCORES
 from nanogpt.model.gpt import GPT
 from nanogpt.model.loss import chunks
 from nanogpt.optim.optimizers import build_optimizers
@@ -124,7 +124,7 @@ def activation_bytes(c: GPTConfig, sequences: int, dtype: torch.dtype, recompute
     rest = channels * (residual + FLOAT32 + 2 * value)  # outside of layers
     if recompute:
         return c.n_layer * channels * residual + layer + weights + rest
-    return c.n_layer * layer + weights * (1 if pairs > MAX_PAIRS else c.n_layer) + rest
+    return c.n_layer * layer + weights * (1 if pairs > MAX_SCORES else c.n_layer) + rest
 
 
 def fitted_memory(
