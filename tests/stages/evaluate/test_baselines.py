@@ -37,7 +37,7 @@ def test_each_has_a_name_a_loss_and_what_it_sees(shards: Shards) -> None:
 
 def test_bits_of_the_compressor_are_nats_of_the_tokens(shards: Shards) -> None:
     n_tokens = shards.manifest["splits"]["val"]["tokens"]
-    expected = ppmd.code(shards).val_bits * math.log(2) / n_tokens
+    expected = ppmd.encode(shards).val_bits * math.log(2) / n_tokens
     assert measure(shards)["ppmd"].loss == expected
 
 

@@ -50,7 +50,7 @@ def test_the_bits_are_those_that_the_validation_text_adds(
     shards: Shards, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", chunk)
-    coded = ppmd.code(shards)
+    coded = ppmd.encode(shards)
     assert coded.train_bytes == len(joined(TRAIN))
     expected = added_bytes(joined(TRAIN), joined(VAL))
     assert expected > 500
@@ -62,7 +62,7 @@ def test_text_like_the_training_text_costs_less_than_other_text(
 ) -> None:
     other = ["".join(reversed(text)) for text in VAL]
     bits = [
-        ppmd.code(make_shards({"train": TRAIN, "val": val}, tmp_path / name)).val_bits
+        ppmd.encode(make_shards({"train": TRAIN, "val": val}, tmp_path / name)).val_bits
         for name, val in (("like", VAL), ("unlike", other))
     ]
     assert bits[0] < 0.95 * bits[1]
@@ -73,7 +73,7 @@ def test_of_a_long_text_the_most_recent_bytes_are_read(
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", 100)
     monkeypatch.setattr(ppmd, "TEXT_BYTES", 2_000)
-    coded = ppmd.code(shards)
+    coded = ppmd.encode(shards)
     assert coded.train_bytes in (1_999, 2_000)  # a letter of two bytes is not cut in half
     expected = added_bytes(joined(TRAIN)[-coded.train_bytes :], joined(VAL))
     assert abs(coded.val_bits / 8 - expected) <= 10
@@ -98,14 +98,14 @@ def test_the_end_of_a_stream_by_its_bytes(
 def test_memory_grows_with_the_text_between_bounds(n_bytes: int, memory: int) -> None:
     described = {"bytes": n_bytes - 100, "documents": 50}
     splits = {"train": described, "val": {"bytes": 0, "documents": 50}}
-    assert ppmd.memory_for(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
+    assert ppmd.memory_limit(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
 
 
 def test_more_memory_than_it_takes_changes_nothing_and_less_does(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coded = ppmd.code(shards)
-    monkeypatch.setattr(ppmd, "memory_for", lambda shards: 1 << 26)
-    assert ppmd.code(shards) == coded
-    monkeypatch.setattr(ppmd, "memory_for", lambda shards: 1 << 14)  # it is full, and forgets
-    assert ppmd.code(shards).val_bits > 1.2 * coded.val_bits
+    coded = ppmd.encode(shards)
+    monkeypatch.setattr(ppmd, "memory_limit", lambda shards: 1 << 26)
+    assert ppmd.encode(shards) == coded
+    monkeypatch.setattr(ppmd, "memory_limit", lambda shards: 1 << 14)  # it is full, and forgets
+    assert ppmd.encode(shards).val_bits > 1.2 * coded.val_bits

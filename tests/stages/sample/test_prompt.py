@@ -13,7 +13,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
 from stages.sample import stage as sample
 from stages.sample.params import SampleParams
-from stages.sample.prompt import typed, write_texts
+from stages.sample.prompt import decode_argument, print_samples
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(device="cpu")
@@ -25,7 +25,7 @@ def written(built: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs the command in this process; what it prints."""
 
     def run(**given: Any) -> str:
-        write_texts(given, SETTINGS)
+        print_samples(given, SETTINGS)
         return capsys.readouterr().out
 
     monkeypatch.chdir(built.folder)
@@ -74,7 +74,7 @@ def test_what_is_given_counts_and_the_rest_is_as_params_say(built: Any, written:
 def test_other_sections_may_be_wrong(copy_of_built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_of_built.set_params(max_steps="many")
     monkeypatch.chdir(copy_of_built.folder)
-    write_texts({"prompt": ["the"]}, SETTINGS)
+    print_samples({"prompt": ["the"]}, SETTINGS)
 
 
 def test_an_empty_prompt_is_the_beginning_of_a_text(built: Any, written: Any) -> None:
@@ -160,6 +160,9 @@ def test_options_that_make_no_sense_are_refused(
     ],
 )
 def test_a_character_given_as_surrogates_is_that_character(argument: str) -> None:
-    content = {**read_params(ROOT / "params.yaml")["sample"], "prompts": [typed(f"a{argument}")]}
+    content = {
+        **read_params(ROOT / "params.yaml")["sample"],
+        "prompts": [decode_argument(f"a{argument}")],
+    }
     params = parse_section("sample", SampleParams, {**content, "stop": ["\ud83d\ude00"]}, ROOT)
     assert (params.prompts, params.stop) == (["a😀"], ["😀"])

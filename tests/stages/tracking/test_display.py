@@ -20,7 +20,7 @@ from stages.tracking.display import (
     COLUMNS,
     Display,
     LossCurve,
-    Smoothed,
+    SmoothedLoss,
     duration,
     sample_lines,
 )
@@ -38,8 +38,8 @@ for step in range(1, 401):
     display.update(step, 8 - step / 100, 0.01, 12345.0, 400 - step)
     if step == 200:
         display.bits_per_byte = 2.5
-        display.say("an evaluation")
-        display.say_sample("To be\\x1b[31m")
+        display.log("an evaluation")
+        display.log_sample("To be\\x1b[31m")
 time.sleep(0.3)
 display.redraw()
 display.close()
@@ -139,7 +139,7 @@ def test_a_character_that_the_output_lacks_ends_no_training(
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", output)
     display = Display(max_steps=5, interval=2)
-    display.say_sample("naïve")
+    display.log_sample("naïve")
     output.flush()
     assert output.buffer.getvalue() == b"    | na?ve\n"
 
@@ -170,7 +170,7 @@ def test_a_falling_loss_is_drawn_falling(updates: int, columns: int) -> None:
 
 
 def test_a_loss_that_is_no_number_is_not_shown() -> None:
-    curve, smoothed = LossCurve(), Smoothed()
+    curve, smoothed = LossCurve(), SmoothedLoss()
     for loss in (2.0, math.nan, math.inf, 2.0):
         curve.add(loss)
         smoothed.add(loss)
@@ -179,7 +179,7 @@ def test_a_loss_that_is_no_number_is_not_shown() -> None:
 
 
 def test_the_smoothed_loss_begins_at_the_first_and_follows_slowly() -> None:
-    smoothed = Smoothed()
+    smoothed = SmoothedLoss()
     smoothed.add(8.0)
     assert smoothed.value == pytest.approx(8.0)
     smoothed.add(4.0)

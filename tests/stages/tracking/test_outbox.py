@@ -32,17 +32,17 @@ def test_entries_come_back_in_order_with_the_time(outbox: Outbox) -> None:
 
 
 def test_what_is_delivered_waits_no_more_even_for_another_process(outbox: Outbox) -> None:
-    assert not outbox.is_waiting()
+    assert not outbox.has_pending()
     for n in range(2):
         outbox.append("tags", n=n)
     (_, first_end), (_, second_end) = outbox.batches(3)
-    assert outbox.is_waiting()
+    assert outbox.has_pending()
     outbox.set_delivered(first_end)
     again = Outbox(outbox.folder)
     assert again.delivered() == first_end
     assert waiting(again) == [[1]]
     again.set_delivered(second_end)
-    assert not again.is_waiting()
+    assert not again.has_pending()
     again.append("tags", n=2)
     assert waiting(again) == [[2]]
 
@@ -84,7 +84,7 @@ def test_a_line_that_is_being_written_is_left_for_later(outbox: Outbox) -> None:
 
 def test_a_file_that_holds_a_torn_line_alone_is_emptied(outbox: Outbox) -> None:
     outbox.file.write_text("{")
-    assert not Outbox(outbox.folder).is_waiting()
+    assert not Outbox(outbox.folder).has_pending()
     assert outbox.file.read_bytes() == b""
 
 

@@ -133,7 +133,7 @@ def test_a_run_that_is_gone_for_good_is_recorded_again(outbox: Outbox) -> None:
     assert deliver(outbox, "model") is None
     assert_all_is_there()
     assert only_run()[1].info.run_id != run.info.run_id
-    assert not outbox.is_waiting()
+    assert not outbox.has_pending()
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "zeros"])
