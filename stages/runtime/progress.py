@@ -31,7 +31,7 @@ class ProgressBar:
 
     def __enter__(self) -> "ProgressBar":
         if self.total is not None:
-            self.log(f"{decimal(self.total)} to fetch")
+            self.say(f"{decimal(self.total)} to fetch")
         if self.console.is_terminal:
             self.bar.start()
         return self
@@ -53,8 +53,8 @@ class ProgressBar:
             self.last_line = time.monotonic()
             speed = self.done / (self.last_line - self.started)
             of = f" of {decimal(self.total)}" if self.total is not None else ""
-            self.log(f"{decimal(self.done)}{of}, {decimal(round(speed))}/s")
+            self.say(f"{decimal(self.done)}{of}, {decimal(round(speed))}/s")
 
-    def log(self, line: str) -> None:
+    def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
         self.console.print(f"{self.label}: {line}", highlight=False, markup=False, soft_wrap=True)

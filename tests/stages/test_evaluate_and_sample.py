@@ -1,4 +1,4 @@
-"""The last two stages on a finished model: the same again, and refusals."""
+"""The stages `evaluate` and `sample` on a trained model: determinism and refusals."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def evaluated(
     stride: int | float | None = None,
     adapt_rate: float = 0.0,
 ) -> dict[str, Any]:
-    """The figures of the built model."""
+    """Return the metrics of the built model."""
     params = EvaluateParams(context=context, stride=stride, adapt_rate=adapt_rate)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
     return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
@@ -55,7 +55,7 @@ def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
     assert first == kept
 
 
-def test_a_model_that_learns_as_it_reads_is_measured_apart(built: Any, tmp_path: Path) -> None:
+def test_a_model_that_learns_as_it_reads_is_reported_separately(built: Any, tmp_path: Path) -> None:
     plain = evaluated(built, tmp_path / "a")
     assert "adaptive" not in plain
     both = evaluated(built, tmp_path / "b", adapt_rate=0.2)
@@ -72,7 +72,7 @@ def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
     assert short["val_loss"] > evaluated(built, tmp_path / "c")["val_loss"]
 
 
-def test_more_context_than_the_model_takes_is_refused(built: Any, tmp_path: Path) -> None:
+def test_a_context_longer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evaluate\.context is 17, the model takes 16"):
         evaluated(built, tmp_path, context=17)
 
@@ -132,7 +132,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) ->
     assert not (tmp_path / "m.json").exists()
 
 
-def test_samples_depend_on_seed_and_prompt_alone(built: Any, tmp_path: Path) -> None:
+def test_samples_depend_only_on_seed_and_prompt(built: Any, tmp_path: Path) -> None:
     model = built.folder / "models/gpt"
     first = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
     again = sample.run(SAMPLE, model, tmp_path / "b", device="cpu")
@@ -145,7 +145,7 @@ def test_samples_depend_on_seed_and_prompt_alone(built: Any, tmp_path: Path) -> 
     assert first[0]["prompt"] + first[0]["text"] in (tmp_path / "a/samples.txt").read_text()
 
 
-def test_samples_do_not_depend_on_what_shares_their_batch(
+def test_samples_do_not_depend_on_the_others_in_their_batch(
     built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = built.folder / "models/gpt"
@@ -157,7 +157,7 @@ def test_samples_do_not_depend_on_what_shares_their_batch(
     assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
 
 
-def test_texts_end_before_the_first_stop_string(built: Any, tmp_path: Path) -> None:
+def test_samples_end_before_the_first_stop_string(built: Any, tmp_path: Path) -> None:
     model = built.folder / "models/gpt"
     free = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
     stop = [free[0]["text"][10:14], free[1]["text"][20:22]]  # longer than a token, both of them
@@ -169,7 +169,7 @@ def test_texts_end_before_the_first_stop_string(built: Any, tmp_path: Path) -> N
         assert after["text"] == before["text"][: min(ends, default=None)]
 
 
-def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
+def test_a_stop_string_is_detected_with_its_last_token() -> None:
     tokenizer = CharTokenizer("abé")
     ids = tokenizer.encode("abéab").tolist()
     found = [n for n in range(1, 6) if sample.stopped(ids[:n], ["éa"], tokenizer)]
@@ -178,7 +178,7 @@ def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
     assert not sample.stopped([tokenizer.eot_token, 0], [], tokenizer)
 
 
-def test_an_empty_prompt_leaves_the_beginning_to_the_model(built: Any, tmp_path: Path) -> None:
+def test_an_empty_prompt_lets_the_model_begin(built: Any, tmp_path: Path) -> None:
     params = SAMPLE.model_copy(update={"prompts": [""], "temperature": 0.0})
     first, second = sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
     assert (first["prompt"], len(first["text"])) == ("", 40)
@@ -186,14 +186,14 @@ def test_an_empty_prompt_leaves_the_beginning_to_the_model(built: Any, tmp_path:
     assert (tmp_path / "out/samples.txt").read_text().startswith(first["text"] + "\n")
 
 
-def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: Path) -> None:
+def test_a_prompt_with_unknown_characters_is_refused(built: Any, tmp_path: Path) -> None:
     params = SAMPLE.model_copy(update={"prompts": ["König"]})
     with pytest.raises(ValueError, match="'K' is not in the vocabulary"):
         sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
-def test_long_texts_share_no_more_memory_than_short_ones(built: Any) -> None:
+def test_long_samples_need_no_more_memory_than_short_ones(built: Any) -> None:
     config = read_config(built.folder / "models/gpt")
     long, short = (sample.rows_per_batch(config, tokens) for tokens in (1 << 20, 30))
     assert long * (1 << 20) * 8 <= sample.CACHE_BYTES < short * (1 << 20) * 8

@@ -1,4 +1,4 @@
-"""The compressor as a baseline: what is coded, and how many bits that takes."""
+"""The compressor as a baseline: what it encodes, and the bits it needs."""
 
 import random
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Make = Callable[[dict[str, list[str]], Path], Shards]
 
 
 def documents(n: int, seed: int) -> list[str]:
-    """Texts of made-up sentences; some letters take two bytes."""
+    """Return documents of made-up sentences; some characters take two bytes."""
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=200)) for _ in range(n)]
 
 
 def joined(texts: list[str]) -> bytes:
-    """Documents, each followed by a NUL."""
+    """Return the documents, each followed by a NUL byte."""
     return b"".join(text.encode() + b"\0" for text in texts)
 
 
@@ -37,7 +37,7 @@ def shards(make_shards: Make, tmp_path: Path) -> Shards:
 
 
 def added_bytes(train: bytes, val: bytes) -> int:
-    """How much longer the code of both texts is than that of the first, each whole."""
+    """Return how many bytes `val` adds to the compressed size of `train`."""
     sizes = []
     for text in (train, train + val):
         encoder = Ppmd7Encoder(8, 1 << 26)
@@ -46,7 +46,7 @@ def added_bytes(train: bytes, val: bytes) -> int:
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 18])
-def test_the_bits_are_those_that_the_validation_text_adds(
+def test_the_bits_are_those_added_by_the_validation_text(
     shards: Shards, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", chunk)
@@ -57,7 +57,7 @@ def test_the_bits_are_those_that_the_validation_text_adds(
     assert abs(coded.val_bits / 8 - expected) <= 10
 
 
-def test_text_like_the_training_text_costs_less_than_other_text(
+def test_text_like_the_training_text_needs_fewer_bits_than_other_text(
     make_shards: Make, tmp_path: Path
 ) -> None:
     other = ["".join(reversed(text)) for text in VAL]
@@ -68,7 +68,7 @@ def test_text_like_the_training_text_costs_less_than_other_text(
     assert bits[0] < 0.95 * bits[1]
 
 
-def test_of_a_long_text_the_most_recent_bytes_are_read(
+def test_the_last_bytes_of_a_long_text_are_used(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", 100)
@@ -101,7 +101,7 @@ def test_memory_grows_with_the_text_between_bounds(n_bytes: int, memory: int) ->
     assert ppmd.memory_limit(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
 
 
-def test_more_memory_than_it_takes_changes_nothing_and_less_does(
+def test_only_too_little_memory_changes_the_result(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coded = ppmd.encode(shards)
