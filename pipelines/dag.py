@@ -34,7 +34,7 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
         if target is not None:
             if target not in known:
                 raise ValueError(
-                    f"{target!r} is no stage of dvc.yaml; there are {', '.join(known)}"
+                    f"{target!r} is not a stage of dvc.yaml; its stages are {', '.join(known)}"
                 )
             target_stage = next(stage for stage in ordered if stage.name == target)
             needed = networkx.descendants(graph, target_stage) | {target_stage}

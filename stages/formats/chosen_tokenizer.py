@@ -32,5 +32,5 @@ def own_tokenizer(folder: Path) -> Tokenizer:
         return load_tokenizer(folder)
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{folder} holds no tokenizer as `models/gpt/tokenizer` is one: {error!r}"
+            f"{folder} holds no tokenizer like `models/gpt/tokenizer`: {error!r}"
         ) from None

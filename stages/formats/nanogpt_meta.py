@@ -31,7 +31,7 @@ def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
     """Return the tokenizer that a meta.pkl describes, and its vocabulary size in that file.
 
     That counts the characters, and an end-of-text token if nanoGPT was trained on tokens exported
-    from here. No code in the file is run. Raises ValueError if it is no meta.pkl, or its ids are
+    from here. No code in the file is run. Raises ValueError if it is not a meta.pkl, or its ids are
     not in the order of the characters.
     """
     try:
@@ -41,7 +41,7 @@ def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
     stoi = content.get("stoi") if isinstance(content, dict) else None
     if not is_vocabulary(stoi):
         raise ValueError(
-            f"{file} is no meta.pkl of nanoGPT: it must hold a dict whose `stoi` gives each "
+            f"{file} is not a meta.pkl of nanoGPT: it must hold a dict whose `stoi` gives each "
             "character its id, and nothing but dicts, strings and whole numbers; nothing in it was "
             "run"
         )

@@ -61,7 +61,7 @@ def read_settings() -> Settings:
     given = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(
-            f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}"
+            f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}"
         )
     try:
         return Settings.model_validate({known[name]: text for name, text in given.items()})

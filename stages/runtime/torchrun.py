@@ -50,7 +50,9 @@ def process_count(settings: Settings, windows: int) -> int:
         used = largest_divisor(windows, available)
         if used < available:
             some = f"{used} of {available} GPUs"
-            print(f"train: {some}; {windows} windows per update divide by no more", flush=True)
+            print(
+                f"train: {some}; {windows} windows per update cannot be shared by more", flush=True
+            )
         return used
     if on_gpu and settings.processes > available:
         raise ValueError(

@@ -72,7 +72,7 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
         tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
         if tokenizer.n_vocab != config.vocab_size:
             raise ValueError(
-                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} ids"
+                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} tokens"
             )
     if tokenizer_name is None:
         check_vocabulary(folder)
@@ -154,7 +154,7 @@ def to_hf(folder: Path, out: Path) -> None:
     tokenizer = own_tokenizer(folder / "tokenizer")
     if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.n_vocab} ids, the model {config.vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model {config.vocab_size}"
         )
     with prefix_errors(folder / "config.json"):
         hf_config = config_to_hf(config, eot_token=tokenizer.eot_token)
@@ -265,9 +265,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
+        raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} does not hold a JSON object")
     return content
 
 

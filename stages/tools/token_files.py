@@ -199,7 +199,7 @@ def checked_header(file: Path, file_format: Format) -> int:
     if header[:1] == [LLAMA_MAGIC]:
         raise ValueError(f"{file} holds 32-bit ids of Llama 3, only 16-bit ids are read")
     if size < HEADER_BYTES or header[0] != MAGIC:
-        raise ValueError(f"{file} is no file of llm.c: it does not begin with {MAGIC}")
+        raise ValueError(f"{file} is not a file of llm.c: it does not begin with {MAGIC}")
     if header[1] != LLMC_VERSION:
         raise ValueError(f"{file} has version {header[1]}, not {LLMC_VERSION}")
     expected = HEADER_BYTES + header[2] * TOKEN_DTYPE.itemsize

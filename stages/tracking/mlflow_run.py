@@ -77,7 +77,7 @@ class Tracker:
         self.thread.join()
         if self.problem:
             log(
-                f"{shown_uri()} took not everything ({self.problem}); what is left waits in "
+                f"{shown_uri()} did not accept everything ({self.problem}); the rest is kept in "
                 f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
 
@@ -195,7 +195,7 @@ def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[
         refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
         if isinstance(error, MlflowException) and (not refused or is_deleted(client, run_id)):
             raise
-        log(f"MLflow refused {batch[0]['kind']} and goes without: {error}")
+        log(f"MLflow refused {batch[0]['kind']}, which will be missing: {error}")
 
 
 def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:

@@ -191,5 +191,5 @@ def start_lines(plan: Plan, event: Started) -> list[str]:
             f"{event.micro_batch} sequences{among}"
         )
     if event.too_large:
-        lines.append(f"there is no memory for {event.too_large} sequences in one pass")
+        lines.append(f"there is not enough memory for {event.too_large} sequences in one pass")
     return lines

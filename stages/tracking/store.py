@@ -122,7 +122,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
         return None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
-        log(f"the experiment {EXPERIMENT} was deleted; it is restored, for a run of it goes on")
+        log(f"the experiment {EXPERIMENT} was deleted; it is restored, as a run of it continues")
     ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
     runs = client.search_runs([experiment.experiment_id], ours, run_view_type=ViewType.ALL)
     if not runs:
@@ -130,7 +130,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
     run = min(runs, key=lambda run: run.info.lifecycle_stage != LifecycleStage.ACTIVE).info
     if run.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_run(run.run_id)
-        log(f"the run {run.run_name} was deleted; it is restored, for it goes on")
+        log(f"the run {run.run_name} was deleted; it is restored, as it continues")
     return str(run.run_id)
 
 

@@ -24,21 +24,21 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
     check_initial_folder(folder)
     initial = vars(read_config(folder))
     differing = [
-        f"model.{key} is {model[key]!r}, there {initial[key]!r}"
+        f"model.{key} is {model[key]!r}, its own is {initial[key]!r}"
         for key in model
         if key not in FREE and model[key] != initial[key]
     ]
     if model["block_size"] > initial["block_size"]:
         differing.append(
-            f"model.block_size is {model['block_size']}, there {initial['block_size']} at most"
+            f"model.block_size is {model['block_size']}, its own is {initial['block_size']}"
         )
     if differing:
-        raise ValueError(f"train.init_from {folder} is another model: {'; '.join(differing)}")
+        raise ValueError(f"train.init_from {folder} is a different model: {'; '.join(differing)}")
     if tokenizer_files(folder / "tokenizer") != tokenizer_files(tokenizer):
         advice = describe_character_mismatch(folder / "tokenizer", tokenizer) or (
             "set `tokenize` to what its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
         )
-        raise ValueError(f"train.init_from {folder} knows other tokens than {tokenizer}; {advice}")
+        raise ValueError(f"train.init_from {folder} has other tokens than {tokenizer}; {advice}")
 
 
 def describe_character_mismatch(folder: Path, corpus: Path) -> str | None:

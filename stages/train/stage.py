@@ -122,7 +122,7 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     if stderr and reports_full_disk(stderr[-1]):
         raise disk_full_error(stderr[-1], folder)
     tail = "\n".join(stderr[-SHOWN_LINES:])
-    raise Crashed(f"a training process died; {log} has all it said, which ends in:\n{tail}")
+    raise Crashed(f"a training process died; {log} has all its output, which ends in:\n{tail}")
 
 
 def remove_finished(*, except_for: Path) -> None:

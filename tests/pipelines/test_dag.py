@@ -23,7 +23,7 @@ def test_a_target_includes_its_dependencies(template: Any) -> None:
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones(template: Any) -> None:
-    with pytest.raises(ValueError, match="'shards' is no stage"):
+    with pytest.raises(ValueError, match="'shards' is not a stage"):
         read_stages(template.folder, "shards")
 
 

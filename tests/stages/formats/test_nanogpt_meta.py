@@ -73,7 +73,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     Path("run").rmdir()  # so the pickle does what it is made for
     with pytest.raises(ValueError, match="nothing but dicts, strings and whole numbers") as caught:
         meta_tokenizer(write(content, protocol))
-    assert str(caught.value).startswith("meta.pkl is no meta.pkl of nanoGPT")
+    assert str(caught.value).startswith("meta.pkl is not a meta.pkl of nanoGPT")
     assert not Path("run").exists()
 
 
@@ -86,7 +86,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     ],
 )
 def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no meta\.pkl of nanoGPT"):
+    with pytest.raises(ValueError, match=r"X of nanoGPT"):
         meta_tokenizer(write(content))
 
 
@@ -107,7 +107,7 @@ def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
 )
 def test_a_damaged_or_contrived_file_is_refused(content: bytes) -> None:
     Path("meta.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"is no meta\.pkl of nanoGPT"):
+    with pytest.raises(ValueError, match=r"X of nanoGPT"):
         meta_tokenizer(Path("meta.pkl"))
 
 

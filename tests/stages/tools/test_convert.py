@@ -281,7 +281,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
     refused("from-nanogpt", "ckpt.pt", "out", "--text", "less.txt", words=words)
     arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer")
     refused(*arguments, "none.pkl", words="No such file or directory: 'none.pkl'")
-    refused(*arguments, "input.txt", words="input.txt is no meta.pkl of nanoGPT")
+    refused(*arguments, "input.txt", words="input.txt is not a meta.pkl of nanoGPT")
     save_tokenizer(Path("less"), CharTokenizer(ALPHABET[2:]))
     words = f"ckpt.pt: vocab_size is {ids}, the tokenizer has {ids - 1} ids"
     refused(*arguments, "less", words=words)
@@ -312,9 +312,9 @@ def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(
     tiny_gpt2(Path("theirs"), vocab_size=301)
     own = model / "tokenizer"
     refused("from-hf", "theirs", "out", words="vocab_size is 301, GPT-2's is 50257; name")
-    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, the tokenizer has 300 ids")
-    refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer as")
-    refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer as")
+    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, the tokenizer has 300")
+    refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer like")
+    refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer like")
     torch.save({"model": {}, "model_args": {"vocab_size": 65}}, "ckpt.pt")
     refused("from-nanogpt", "ckpt.pt", "out", words="ckpt.pt: vocab_size is 65")
 
@@ -325,7 +325,7 @@ def test_an_unsupported_import_is_refused(refused: Callable[..., None], workspac
     tiny_gpt2(Path("theirs"), activation_function="relu")
     refused("from-hf", "theirs", "out", words="theirs/config.json: activation_function is 'relu'")
     Path("theirs/config.json").write_text("{")
-    refused("from-hf", "theirs", "out", words="theirs/config.json is no JSON")
+    refused("from-hf", "theirs", "out", words="theirs/config.json is not JSON")
     refused("from-nanogpt", "none.pt", "out", words="none.pt")
 
 
@@ -404,7 +404,7 @@ def test_damaged_weights_are_refused(refused: Callable[..., None], model: Path) 
     ("change", "words"),
     [
         ({"norm": "rmsnorm", "qk_norm": True}, "norm is 'rmsnorm', GPT-2's 'layernorm'; qk_norm"),
-        ({"vocab_size": 301}, "the tokenizer has 300 ids, the model 301"),
+        ({"vocab_size": 301}, "the tokenizer has 300 tokens, the model 301"),
         ({"n_heads": 2}, "config.json is no model's of ours"),
     ],
 )

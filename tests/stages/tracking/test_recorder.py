@@ -93,7 +93,7 @@ def test_a_start_prints_only_what_is_relevant() -> None:
     assert start_lines(four, resumed)[1:] == [
         "continuing after step 1",
         "each update reads its tokens in 2 passes of 8 sequences on each of 4 processes",
-        "there is no memory for 16 sequences in one pass",
+        "there is not enough memory for 16 sequences in one pass",
     ]
     done = Started(step=2, micro_batch=16, accumulation=1)
     assert start_lines(PLAN, done)[1:] == ["trained before; its model is written again"]

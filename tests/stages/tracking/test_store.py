@@ -150,7 +150,9 @@ def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     done = run_python("-c", BACKGROUND)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert line.startswith("tracking: mlflow.db took not everything (it is damaged; `mv mlflow.db ")
+    assert line.startswith(
+        "tracking: mlflow.db did not accept everything (it is damaged; `mv mlflow.db "
+    )
     database.rename("mlflow.db.damaged")
     done = run_python("-m", "stages", "deliver")
     assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
@@ -170,7 +172,9 @@ def test_a_missing_driver_is_reported_in_one_line(run_python: Callable[..., Any]
     done = run_python("-c", hidden + BACKGROUND, MLFLOW_TRACKING_URI=uri)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert line.startswith("tracking: postgresql://127.0.0.1:9/runs took not everything (it needs ")
+    assert line.startswith(
+        "tracking: postgresql://127.0.0.1:9/runs did not accept everything (it needs "
+    )
     assert "`pip install 'psycopg" in line
 
 
@@ -187,7 +191,7 @@ with Tracker("model", enabled=True) as tracker:
     done = run_python("-c", script, MLFLOW_TRACKING_URI=uri)
     curves, line = done.stdout.splitlines()
     assert curves == f"{dead_url} (make watch: this run)"
-    assert line.startswith(f"tracking: {dead_url} took not everything")
+    assert line.startswith(f"tracking: {dead_url} did not accept everything")
     watched = run_python("-m", "stages", "watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri)
     assert watched.returncode == 75
     assert f"{dead_url} does not answer" in watched.stderr

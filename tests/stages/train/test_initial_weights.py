@@ -156,16 +156,16 @@ def launch(shards: Path, model: ModelParams) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_layer": 2}, "model.n_layer is 2, there 1"),
-        ({"bias": False}, "model.bias is False, there True"),
-        ({"norm": "rmsnorm", "qk_norm": True}, "model.qk_norm is True, there False"),
-        ({"block_size": 32}, "model.block_size is 32, there 16 at most"),
+        ({"n_layer": 2}, "model.n_layer is 2, its own is 1"),
+        ({"bias": False}, "model.bias is False, its own is True"),
+        ({"norm": "rmsnorm", "qk_norm": True}, "model.qk_norm is True, its own is False"),
+        ({"block_size": 32}, "model.block_size is 32, its own is 16"),
     ],
 )
 def test_a_model_of_another_shape_is_refused_before_it_starts(
     changes: dict[str, Any], words: str, initial: Path, shards: Path
 ) -> None:
-    with pytest.raises(ValueError, match="weights/tiny is another model") as caught:
+    with pytest.raises(ValueError, match="weights/tiny is a different model") as caught:
         launch(shards, model_params(**changes))
     assert words in str(caught.value)
     assert not Path("runs").exists()
@@ -174,7 +174,7 @@ def test_a_model_of_another_shape_is_refused_before_it_starts(
 def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer("abc"))
-    with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*your texts must"):
+    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*your texts must"):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
@@ -182,7 +182,7 @@ def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) 
 def test_tokens_of_another_kind_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", trained_bpe(["ab ab"], 257))
-    with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*set `tokenize`"):
+    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*set `tokenize`"):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
@@ -191,7 +191,7 @@ def test_characters_that_the_weights_lack_are_named(initial: Path, shards: Path)
     known = json.loads((shards / "tokenizer/tokenizer.json").read_text())["characters"]
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer(known[1:] + "ü"))
-    with pytest.raises(ValueError, match="knows other tokens than") as caught:
+    with pytest.raises(ValueError, match="has other tokens than") as caught:
         launch(shards, model_params())
     assert f"they lack ['ü'], and also have [{known[0]!r}]" in str(caught.value)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.tracking.description import changed_tag
 from stages.train.lineage import code_state
-from stages.train.worker import changed_tag
 
 
 def git(*arguments: str) -> str:
@@ -27,7 +27,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "project"
-    (folder / "stages").mkdir(parents=True)
+    (folder / "stages/train").mkdir(parents=True)
     (folder / "stages/train/stage.py").write_text("print('train')\n")
     monkeypatch.chdir(folder)
     return folder
