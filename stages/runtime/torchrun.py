@@ -49,10 +49,8 @@ def process_count(settings: Settings, windows: int) -> int:
     if settings.processes is None:
         used = largest_divisor(windows, available)
         if used < available:
-            some = f"{used} of {available} GPUs"
-            print(
-                f"train: {some}; {windows} windows per update cannot be shared by more", flush=True
-            )
+            reason = f"{windows} windows per update cannot be shared by more"
+            print(f"train: {used} of {available} GPUs; {reason}", flush=True)
         return used
     if on_gpu and settings.processes > available:
         raise ValueError(

@@ -86,7 +86,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     ],
 )
 def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match=r"X of nanoGPT"):
+    with pytest.raises(ValueError, match=r"is not a meta\.pkl of nanoGPT"):
         meta_tokenizer(write(content))
 
 
@@ -107,7 +107,7 @@ def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
 )
 def test_a_damaged_or_contrived_file_is_refused(content: bytes) -> None:
     Path("meta.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"X of nanoGPT"):
+    with pytest.raises(ValueError, match=r"is not a meta\.pkl of nanoGPT"):
         meta_tokenizer(Path("meta.pkl"))
 
 

@@ -111,7 +111,7 @@ def test_the_commit_of_another_project_around_it_is_not_taken(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = repository / "downloads/project"
-    (inner / "stages").mkdir(parents=True)
+    (inner / "stages/train").mkdir(parents=True)
     (inner / "stages/train/stage.py").write_text("print('train')\n")
     monkeypatch.chdir(inner)
     assert problem() == f"the repository in {repository} is another project's"
