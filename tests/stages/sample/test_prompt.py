@@ -49,9 +49,9 @@ def test_it_prints_the_samples_of_the_stage_and_writes_nothing_to_disk(copy_of_b
 
 def test_it_imports_no_slow_library_it_does_not_need(built: Any) -> None:
     script = (
-        "import sys; from stages.sample.prompt import write_texts; "
+        "import sys; from stages.sample.prompt import print_samples; "
         "from stages.runtime.settings import Settings; "
-        "write_texts({'prompt': ['the'], 'max_new_tokens': 1}, Settings(device='cpu')); "
+        "print_samples({'prompt': ['the'], 'max_new_tokens': 1}, Settings(device='cpu')); "
         "print(sorted({'mlflow', 'matplotlib', 'pyarrow', 'rich'} & sys.modules.keys()))"
     )
     done = built.run("python", "-c", script)
@@ -61,7 +61,7 @@ def test_it_imports_no_slow_library_it_does_not_need(built: Any) -> None:
 def test_options_override_the_params(built: Any, written: Any) -> None:
     own = load_section("sample", SampleParams, built.folder / "params.yaml")
     changes = {"prompts": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
-    expected = sample.written(
+    expected = sample.generate_samples(
         own.model_copy(update=changes), built.folder / "models/gpt", device="cpu"
     )
     given = {"prompt": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
@@ -139,8 +139,8 @@ def test_the_command_reports_a_missing_model_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "--seed", "1"], "--seed goes with --prompt"),
-        (["sample", "--max-new-tokens", "9"], "--max-new-tokens goes with --prompt"),
+        (["sample", "--seed", "1"], "arguments are required: --prompt"),
+        (["sample", "--max-new-tokens", "9"], "arguments are required: --prompt"),
         (["sample", "--prompt", "a", "--seed", "one"], "argument --seed: invalid int value"),
         (["train", "--prompt", "a"], "unrecognized arguments: --prompt"),
     ],

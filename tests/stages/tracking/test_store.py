@@ -233,14 +233,14 @@ def test_a_database_is_created_at_the_users_uri(
     assert not (workspace / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("module", ["ui", "watch"])
+@pytest.mark.parametrize("tool", ["ui", "watch"])
 def test_make_ui_and_watch_report_a_damaged_database_in_one_line(
-    run_python: Callable[..., Any], workspace: Path, module: str
+    run_python: Callable[..., Any], workspace: Path, tool: str
 ) -> None:
     (workspace / "mlflow.db").write_bytes(b"no database" * 1000)
     server = [sys.executable, "-m", "stages", "ui", "1"]
-    arguments = ["1"] if module == "ui" else ["http://127.0.0.1:1", "--", *server]
-    done = run_python("-m", f"stages.{module}", *arguments)
+    arguments = ["1"] if tool == "ui" else ["http://127.0.0.1:1", "--", *server]
+    done = run_python("-m", "stages", tool, *arguments)
     assert done.returncode == 75
     assert len(done.stderr.splitlines()) == 1
     assert "it is damaged; `mv mlflow.db" in done.stderr
