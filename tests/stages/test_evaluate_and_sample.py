@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nanogpt.model.files import load_model, read_config
+from stages.artifacts import model as model_files
 from stages.artifacts.shards import Shards
 from stages.evaluate import stage as evaluate
 from stages.evaluate.params import EvaluateParams
@@ -152,8 +153,8 @@ def test_samples_do_not_depend_on_the_others_in_their_batch(
     together = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
     fewer = SAMPLE.model_copy(update={"prompts": ["and"], "samples_per_prompt": 1})
     assert sample.run(fewer, model, tmp_path / "b", device="cpu") == [together[2]]
-    monkeypatch.setattr(sample, "CACHE_BYTES", 1)
-    assert sample.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
+    monkeypatch.setattr(model_files, "CACHE_BYTES", 1)
+    assert model_files.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
     assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
 
 
@@ -172,10 +173,10 @@ def test_samples_end_before_the_first_stop_string(built: Any, tmp_path: Path) ->
 def test_a_stop_string_is_detected_with_its_last_token() -> None:
     tokenizer = CharTokenizer("abé")
     ids = tokenizer.encode("abéab").tolist()
-    found = [n for n in range(1, 6) if sample.stopped(ids[:n], ["éa"], tokenizer)]
+    found = [n for n in range(1, 6) if model_files.stopped(ids[:n], ["éa"], tokenizer)]
     assert found[0] == 4
-    assert sample.stopped([0, tokenizer.eot_token], [], tokenizer)
-    assert not sample.stopped([tokenizer.eot_token, 0], [], tokenizer)
+    assert model_files.stopped([0, tokenizer.eot_token], [], tokenizer)
+    assert not model_files.stopped([tokenizer.eot_token, 0], [], tokenizer)
 
 
 def test_an_empty_prompt_lets_the_model_begin(built: Any, tmp_path: Path) -> None:
@@ -195,5 +196,5 @@ def test_a_prompt_with_unknown_characters_is_refused(built: Any, tmp_path: Path)
 
 def test_long_samples_need_no_more_memory_than_short_ones(built: Any) -> None:
     config = read_config(built.folder / "models/gpt")
-    long, short = (sample.rows_per_batch(config, tokens) for tokens in (1 << 20, 30))
-    assert long * (1 << 20) * 8 <= sample.CACHE_BYTES < short * (1 << 20) * 8
+    long, short = (model_files.rows_per_batch(config, tokens) for tokens in (1 << 20, 30))
+    assert long * (1 << 20) * 8 <= model_files.CACHE_BYTES < short * (1 << 20) * 8

@@ -26,7 +26,7 @@ from nanogpt.model.gpt import GPT
 from stages.__main__ import parsed
 from stages.runtime.entry import run_command
 from stages.runtime.settings import Settings
-from stages.sample.prompt import write_texts
+from stages.sample.prompt import print_samples
 from stages.tokenize.learned import trained_bpe
 from stages.tokenizers.gpt2 import CACHE
 from stages.tokenizers.tokenizer import (
@@ -266,7 +266,7 @@ def test_a_character_model_of_nanogpt_gets_an_end_of_text_token(
     }
     shutil.copy(ROOT / "presets/own-text.yaml", "params.yaml")
     given = {"prompt": ["", "the"], "model": Path("ours"), "max_new_tokens": 20}
-    write_texts(given, Settings(device="cpu"))
+    print_samples(given, Settings(device="cpu"))
 
 
 def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
