@@ -1,4 +1,4 @@
-"""What a run came to, as markdown for Prefect's UI."""
+"""The result of a run as Markdown for Prefect's UI."""
 
 import json
 
@@ -10,7 +10,7 @@ SHOWN_SAMPLES = 2
 
 
 def result_markdown() -> str:
-    """The figures next to the baselines, and the first samples."""
+    """Return the metrics next to the baselines, and the first samples, as Markdown."""
     metrics = read_json(METRICS)
     rows = [
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"

@@ -108,7 +108,7 @@ def rows_per_batch(config: "GPTConfig", max_new_tokens: int) -> int:
     return max(1, CACHE_BYTES // (cached + max_new_tokens * 8))
 
 
-def generate_samples(
+def generate_texts(
     prompts: Sequence[str], params: GenerationParams, folder: Path, *, number: int, device: str
 ) -> list[dict[str, Any]]:
     """Generate `number` texts for each prompt, those of the first prompt first.

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from stages.artifacts.shards import Shards
 from stages.runtime.allocator import KEEP_FREED_MEMORY
-from stages.runtime.pool import in_environment, interrupts_waiting
+from stages.runtime.pool import environment_defaults, sigint_blocked
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.tokenizers.tokens import token_dtype
@@ -187,7 +187,10 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     optim, most = train_config(train).optim, settings.micro_batch_tokens
     arguments = size.config, optim, train.batch_tokens, runtime, most
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        with in_environment(KEEP_FREED_MEMORY), interrupts_waiting():  # as a training's are started
+        with (
+            environment_defaults(KEEP_FREED_MEMORY),
+            sigint_blocked(),
+        ):  # as a training's are started
             speed = process.submit(measure_updates, *arguments)
         return speed.result()
 

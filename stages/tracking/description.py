@@ -1,4 +1,4 @@
-"""What a run in MLflow says of a training before its first update: names, params, data."""
+"""The description of a training in MLflow, recorded before its first update."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def describe(
     n_params: int,
     tags: Mapping[str, str],
 ) -> None:
-    """Record where a model comes from, as in `lineage.json`, and the user's own tags."""
+    """Record a model's lineage (`origin`) as tags, params and datasets, and the user's own tags."""
     code, hardware = origin["code"], origin["hardware"]
     tracker.record("status", status="RUNNING")
     tracker.record(
@@ -52,7 +52,7 @@ def describe(
 
 
 def changed_tag(code: Mapping[str, Any]) -> str:
-    """Return which tracked files differ from the commit, or why that is not known."""
+    """Return the tracked files that differ from the commit, or why they are unknown."""
     if code["git_changed"] is None:
         return f"unknown: {code['git_problem']}"
     return " ".join(code["git_changed"]) or "nothing"

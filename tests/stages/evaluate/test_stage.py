@@ -22,7 +22,7 @@ def evaluated(
     stride: int | float | None = None,
     adapt_rate: float = 0.0,
 ) -> dict[str, Any]:
-    """The figures of the built model."""
+    """Return the metrics of the built model."""
     params = EvaluateParams(context=context, stride=stride, adapt_rate=adapt_rate)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
     return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
@@ -37,7 +37,7 @@ def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
     assert first == kept
 
 
-def test_a_model_that_learns_as_it_reads_is_measured_apart(built: Any, tmp_path: Path) -> None:
+def test_a_model_that_learns_as_it_reads_is_reported_separately(built: Any, tmp_path: Path) -> None:
     plain = evaluated(built, tmp_path / "a")
     assert "adaptive" not in plain
     both = evaluated(built, tmp_path / "b", adapt_rate=0.2)
@@ -54,7 +54,7 @@ def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
     assert short["val_loss"] > evaluated(built, tmp_path / "c")["val_loss"]
 
 
-def test_more_context_than_the_model_takes_is_refused(built: Any, tmp_path: Path) -> None:
+def test_a_context_longer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evaluate\.context is 17, the model takes 16"):
         evaluated(built, tmp_path, context=17)
 
