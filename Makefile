@@ -50,6 +50,10 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
+.PHONY: experiments
+experiments: setup  ## the runs that DVC knows, each with its figures and the params that differ
+	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error'
+
 .PHONY: compare
 compare: setup  ## two commits or experiments, side by side: make compare A=main [B=exp-name]
 	@python -m stages compare '$(A)' $(if $(B),'$(B)')

@@ -2,7 +2,7 @@
 
 import json
 
-from stages.evaluate.stage import METRICS
+from stages.evaluate.stage import RESULT
 from stages.sample.stage import OUT as SAMPLES
 from stages.tools.report import read_json
 
@@ -11,7 +11,7 @@ SHOWN_SAMPLES = 2
 
 def result_markdown() -> str:
     """Return the metrics next to the baselines, and the first samples, as Markdown."""
-    metrics = read_json(METRICS)
+    metrics = read_json(RESULT)
     rows = [
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
         for name, s in [("**this model**", metrics), *metrics["baselines"].items()]

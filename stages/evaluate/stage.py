@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
+RESULT = Path("metrics/evaluation.json")  # all figures, those of the baselines included
 STATISTICS = Path("statistics")  # of the training data; recorded with the model
 
 BATCH_TOKENS = 8_192  # fits any device in float32; nothing probes the memory before
@@ -107,10 +108,26 @@ def run(
             for name, baseline in measure(shards).items()
         },
     }
-    atomic_write(metrics, json.dumps(result, indent=2) + "\n")
+    atomic_write(metrics.with_name(RESULT.name), json.dumps(result, indent=2) + "\n")
+    atomic_write(metrics, json.dumps(headline(result), indent=2) + "\n")
     with atomic_dir(plots) as folder:
         draw(model, result, evaluation.loss_by_position, folder)
     return result
+
+
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """Return the deciding figures, flat, for the columns of `dvc metrics show` and `dvc exp show`.
+
+    `margin` is how many bits per byte the best baseline needs more.
+    """
+    from stages.evaluate.baselines import best
+
+    names = ("bits_per_byte", "perplexity", "val_loss", "standard_error")
+    flat = {name: round(result[name], 5) for name in names}
+    if "adaptive" in result:
+        flat["adaptive_bits_per_byte"] = round(result["adaptive"]["bits_per_byte"], 5)
+    _, least = best(result["baselines"])
+    return {**flat, "margin": round(least - result["bits_per_byte"], 5)}
 
 
 def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
@@ -163,7 +180,8 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         flat[f"evaluate/{name}/bits_per_byte"] = scores["bits_per_byte"]
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
         tracker.record("metrics", step=origin["step"], values=flat)
-        tracker.record_files("artifacts", METRICS, path="evaluate")
+        for file in (METRICS, RESULT):
+            tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
         if STATISTICS.is_dir():  # tokens imported by stages.tools.token_files have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")

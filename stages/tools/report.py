@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.evaluate.baselines import SEES
-from stages.evaluate.stage import METRICS, MODEL, SHARDS
+from stages.evaluate.stage import MODEL, RESULT, SHARDS
 from stages.lib.reasons import in_words
 from stages.runtime.entry import TIMES
 from stages.runtime.settings import Settings
@@ -115,7 +115,7 @@ def first_sample() -> str:
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """`python -m stages report`."""
-    metrics, manifest = read_json(METRICS), read_json(SHARDS / "manifest.json")
+    metrics, manifest = read_json(RESULT), read_json(SHARDS / "manifest.json")
     console = Console(width=96)
     console.print()
     console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))

@@ -31,7 +31,7 @@ def evaluated(
 def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
     first = evaluated(built, tmp_path / "a", stride=0.5, adapt_rate=0.2)
     assert evaluated(built, tmp_path / "b", stride=0.5, adapt_rate=0.2) == first
-    kept = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    kept = json.loads((built.folder / "metrics/evaluation.json").read_text())
     # Learned on another number of threads there: sums in bfloat16 are rounded in another order.
     assert first.pop("adaptive") == pytest.approx(kept.pop("adaptive"), rel=2**-9)
     assert first == kept

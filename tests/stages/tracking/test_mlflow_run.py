@@ -60,7 +60,7 @@ def test_a_run_has_checkpoint_metrics_and_samples(built: Any) -> None:
         return {Path(item.path).name for item in client.list_artifacts(run.info.run_id, path)}
 
     assert names("checkpoints/best") == {"model.safetensors", "config.json"}
-    assert {"evaluate.json", "run.png"} <= names("evaluate")
+    assert {"evaluate.json", "evaluation.json", "run.png", "run-dark.png"} <= names("evaluate")
     assert {"statistics.json", "lengths.png", "frequencies.png"} <= names("statistics")
     assert names("samples") == {"samples.txt", "samples.jsonl"}
 
