@@ -16,6 +16,15 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """What the manifest says of one split."""
+
+    documents: int
+    tokens: int
+    bytes: int  # of its text in UTF-8
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shards:
     """A shards folder: two splits, the tokenizer and the manifest."""
 
@@ -40,6 +49,23 @@ class Shards:
         if manifest["version"] != VERSION:
             raise ValueError(f"{file} has version {manifest['version']}, not {VERSION}")
         return cls(folder=folder, manifest=manifest)
+
+    @property
+    def n_vocab(self) -> int:
+        """The size of the vocabulary."""
+        size: int = self.manifest["n_vocab"]
+        return size
+
+    @property
+    def eot_token(self) -> int:
+        """The token that follows every document."""
+        token: int = self.manifest["separator"]
+        return token
+
+    def split(self, name: str) -> Split:
+        """Return what the manifest says of `train` or `val`."""
+        described = self.manifest["splits"][name]
+        return Split(**{key: described[key] for key in ("documents", "tokens", "bytes")})
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -42,18 +42,18 @@ def measure(shards: Shards) -> dict[str, Baseline]:
 def simple_losses(shards: Shards) -> dict[str, float]:
     """Return the losses of the baselines that see at most one token, in nats per token."""
     train, val = shards.stream("train"), shards.stream("val")
-    counts = ngram.count_tokens(train, shards.manifest["n_vocab"])
+    counts = ngram.count_tokens(train, shards.n_vocab)
     return {
         "uniform": ngram.uniform_loss(len(counts)),
         "unigram": ngram.unigram_loss(counts, val),
-        "bigram": ngram.bigram_loss(counts, train, val, shards.manifest["separator"]),
+        "bigram": ngram.bigram_loss(counts, train, val, shards.eot_token),
     }
 
 
 def measure_kneser_ney(shards: Shards) -> Baseline:
     """Measure modified Kneser-Ney, with counts of the training split only."""
-    train, manifest = shards.stream("train"), shards.manifest
-    model = kneser_ney.count(train, manifest["n_vocab"], manifest["separator"])
+    train = shards.stream("train")
+    model = kneser_ney.count(train, shards.n_vocab, shards.eot_token)
     truncated = len(train) > kneser_ney.MAX_TOKENS
     read = {"train_tokens": kneser_ney.MAX_TOKENS} if truncated else {}
     return Baseline(loss=model.loss(shards.stream("val")), read=read)
@@ -62,10 +62,10 @@ def measure_kneser_ney(shards: Shards) -> Baseline:
 def measure_ppmd(shards: Shards) -> Baseline:
     """Measure PPMd, with its bits converted to nats per token."""
     encoded = ppmd.encode(shards)
-    train, val = shards.manifest["splits"]["train"], shards.manifest["splits"]["val"]
-    truncated = encoded.train_bytes < train["bytes"] + train["documents"]
+    train, val = shards.split("train"), shards.split("val")
+    truncated = encoded.train_bytes < train.bytes + train.documents
     read = {"train_bytes": encoded.train_bytes} if truncated else {}
-    return Baseline(loss=encoded.val_bits * math.log(2) / val["tokens"], read=read)
+    return Baseline(loss=encoded.val_bits * math.log(2) / val.tokens, read=read)
 
 
 def best(baselines: dict[str, dict[str, float]]) -> tuple[str, float]:

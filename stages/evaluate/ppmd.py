@@ -48,8 +48,8 @@ def encode(shards: Shards) -> Encoded:
 
 def memory_limit(shards: Shards) -> int:
     """Return the memory limit of the encoder in bytes; when it is full, the model restarts."""
-    splits = shards.manifest["splits"].values()
-    n_bytes = sum(split["bytes"] + split["documents"] for split in splits)
+    splits = shards.split("train"), shards.split("val")
+    n_bytes = sum(split.bytes + split.documents for split in splits)
     return int(min(max(MEMORY_PER_BYTE * n_bytes, MIN_MEMORY), MAX_MEMORY))
 
 

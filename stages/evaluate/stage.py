@@ -86,14 +86,14 @@ def run(
         evaluation = evaluate_split(
             gpt,
             shards.stream("val"),
-            eot_token=shards.manifest["separator"],
+            eot_token=shards.eot_token,
             runtime=runtime,
             batch_tokens=batch_tokens,
             block_size=context,
             stride=stride,
             pool=pool,
         )
-    n_bytes = shards.manifest["splits"]["val"]["bytes"]
+    n_bytes = shards.split("val").bytes
     adaptive = adaptive_metrics(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
     result = {
         **loss_metrics(evaluation.loss, evaluation.tokens, n_bytes),
@@ -140,18 +140,18 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
     steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # a constant learning rate
     names = [field.name for field in fields(OptimConfig) if field.name not in steps]
     optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
-    split, runtime = shards.manifest["splits"]["val"], adaptive_runtime(gpt)
+    split, runtime = shards.split("val"), adaptive_runtime(gpt)
     with worker_pool(runtime.workers) as pool:
         loss = adaptive_loss(
             gpt,
             shards.stream("val"),
             optim,
-            eot_token=shards.manifest["separator"],
+            eot_token=shards.eot_token,
             runtime=runtime,
             rate=rate,
             pool=pool,
         )
-    return {"adaptive": loss_metrics(loss, split["tokens"], split["bytes"])}
+    return {"adaptive": loss_metrics(loss, split.tokens, split.bytes)}
 
 
 def draw(

@@ -153,7 +153,7 @@ def windows(
         return training_windows(stream, model.block_size, seed, count, rng)
     evaluate = load_section("evaluate", EvaluateParams)
     context = evaluate.context or model.block_size
-    eot_token = shards.manifest["separator"]
+    eot_token = shards.eot_token
     return evaluation_windows(
         stream, eot_token, context, stride_in(context, evaluate.stride), count, rng
     )

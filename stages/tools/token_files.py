@@ -49,7 +49,7 @@ Format = Literal["nanogpt", "llmc"]
 
 def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
     """Write both splits in another program's format, the tokenizer, and the hash of the shards."""
-    n_vocab = shards.manifest["n_vocab"]
+    n_vocab = shards.n_vocab
     if shards.manifest["dtype"] != "uint16":
         raise ValueError(
             f"{shards.folder} has {n_vocab:,} ids, these files hold {1 << 16:,} at most; tokenize "
@@ -58,11 +58,11 @@ def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
     with atomic_dir(out) as folder:
         for split in SPLITS:
             write = write_nanogpt if file_format == "nanogpt" else write_llmc
-            write(folder, split, shards.stream(split), shards.manifest["separator"])
+            write(folder, split, shards.stream(split), shards.eot_token)
         shutil.copytree(shards.tokenizer_folder, folder / "tokenizer")
         sha256 = file_sha256(shards.folder / "manifest.json")
         write_json(folder / "source.json", {"shards_manifest_sha256": sha256})
-    print(f"token_files: {out} holds {shards.manifest['splits']['train']['tokens']:,} tokens")
+    print(f"token_files: {out} holds {shards.split('train').tokens:,} tokens")
     if n_vocab != GPT2_VOCAB_SIZES[0]:
         print(
             f"token_files: the {n_vocab:,} ids are not GPT-2's, which nanoGPT and llm.c assume; "

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from stages.artifacts.shards import Shards
@@ -34,10 +35,9 @@ def describe(
     )
     sections = {**origin["params"], "split": shards.manifest["split"]}
     params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}
-    sizes = {"vocab_size": shards.manifest["n_vocab"], "n_params": n_params}
+    sizes = {"vocab_size": shards.n_vocab, "n_params": n_params}
     tracker.record("params", values={**params, **sizes})
     for name, context in (("train", "training"), ("val", "validation")):
-        split = shards.manifest["splits"][name]
         tracker.record(
             "dataset",
             context=context,
@@ -46,7 +46,7 @@ def describe(
                 "digest": origin["data"]["shards_manifest_sha256"][:32],
                 "source_type": "local",
                 "source": json.dumps({"uri": str(shards.folder / name)}),
-                "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
+                "profile": json.dumps(asdict(shards.split(name))),
             },
         )
 
