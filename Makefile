@@ -50,9 +50,21 @@ run: setup  ## train what params.yaml says and report: text in, a measured GPT o
 use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
+.PHONY: experiments
+experiments: setup  ## the runs that DVC knows, each with its figures and the params that differ
+	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error'
+
+.PHONY: compare
+compare: setup  ## two commits or experiments, side by side: make compare A=main [B=exp-name]
+	@python -m stages compare '$(A)' $(if $(B),'$(B)')
+
 .PHONY: accept
 accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it
 	python -m stages accept
+
+.PHONY: plan
+plan: setup  ## what a run will take, before it runs: make plan PRESET=own-text HARDWARE=8xH100
+	@python -m stages plan $(if $(PRESET),'$(PRESET)') $(if $(HARDWARE),--hardware '$(HARDWARE)')
 
 .PHONY: ui
 ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001

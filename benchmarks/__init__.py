@@ -1,1 +1,1 @@
-"""How fast, measured; see README.md."""
+"""Benchmarks; see README.md."""

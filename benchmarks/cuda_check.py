@@ -1,10 +1,9 @@
-"""That CUDA computes what the CPU does.
+"""A check that CUDA computes what the CPU does.
 
-In float32 and uncompiled, where sums are made in the same order every time: losses, evaluation and
-samples nearly equal, a resume bit for bit. Then other ways one by one: bfloat16, the same compiled,
-float16, recomputed activations, gradients averaged and weights sharded by NCCL (of one process, all
-that one GPU takes); dropout, which is the same on either device, compiled or not; and a micro-batch
-there is no room for.
+In float32 and uncompiled, where sums are deterministic: losses, evaluation and samples nearly
+equal, a resume bit for bit. Then, one by one: bfloat16, the same compiled, float16, activation
+recomputation, DDP and FSDP over NCCL (with one process, as many as one GPU takes); dropout, which
+is the same on either device, compiled or not; and a micro-batch that does not fit into memory.
 """
 
 import os
@@ -31,7 +30,7 @@ from nanogpt.train.micro_batch import find_micro_batch_size
 from nanogpt.train.validation import evaluate_split
 
 STEPS = 10
-# Of losses ten updates apart. Muon multiplies in bfloat16, so another order of sums shows: by up to
+# Of losses over ten updates. Muon multiplies in bfloat16, so another order of sums shows: by up to
 # 1.9e-3 on a CPU.
 LOSS_TOLERANCE = {"adamw": 1e-4, "muon": 1e-2}
 HALF_TOLERANCE = 5e-3  # of losses near 6; on a CPU 1e-3
@@ -41,7 +40,7 @@ CPU = Runtime(device=torch.device("cpu"), dtype=torch.float32)
 CUDA = Runtime(device=torch.device("cuda"), dtype=torch.float32)
 
 
-def trained(
+def train_small(
     folder: Path,
     runtime: Runtime,
     optimizer: str,
@@ -50,7 +49,7 @@ def trained(
     dropout: float = 0.0,
     micro_batch_tokens: int = 1024,
 ) -> tuple[GPT, list[float]]:
-    """A small model trained on a repeating pattern, and its losses."""
+    """Train a small model on a repeating pattern; return it and the loss of each update."""
     torch.manual_seed(0)
     model = GPT(config_of("default", "modern", dropout)).to(runtime.device)
     stream = TokenStream([(np.arange(1 << 16) ** 2 % 1000).astype(np.uint16)])
@@ -77,22 +76,25 @@ def trained(
     return model, losses
 
 
-def largest_difference(some: list[float], others: list[float]) -> float:
-    """Of two trainings' losses, update by update."""
-    return max(abs(a - b) for a, b in zip(some, others, strict=True))
+def largest_difference(losses: list[float], expected: list[float]) -> float:
+    """Return the largest difference between the losses of two trainings, update by update."""
+    return max(abs(a - b) for a, b in zip(losses, expected, strict=True))
 
 
 def check_training(root: Path, optimizer: str) -> tuple[GPT, GPT]:
-    """The model as each device trained it, nearly equal, and equal to one that was interrupted."""
-    on_cpu, cpu_losses = trained(root / f"{optimizer}-cpu", CPU, optimizer)
-    on_cuda, cuda_losses = trained(root / f"{optimizer}-cuda", CUDA, optimizer)
+    """Check that both devices train alike, and that resuming equals no interruption.
+
+    Returns the models trained on the CPU and on CUDA.
+    """
+    on_cpu, cpu_losses = train_small(root / f"{optimizer}-cpu", CPU, optimizer)
+    on_cuda, cuda_losses = train_small(root / f"{optimizer}-cuda", CUDA, optimizer)
     difference = largest_difference(cpu_losses, cuda_losses)
     print(f"{optimizer}: largest difference of losses {difference:.2e}")
     assert difference < LOSS_TOLERANCE[optimizer]
 
     folder = root / f"{optimizer}-resumed"
-    _, first = trained(folder, CUDA, optimizer, stop_after=4)
-    resumed, rest = trained(folder, CUDA, optimizer)
+    _, first = train_small(folder, CUDA, optimizer, stop_after=4)
+    resumed, rest = train_small(folder, CUDA, optimizer)
     assert first + rest == cuda_losses
     pairs = zip(resumed.parameters(), on_cuda.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -101,78 +103,88 @@ def check_training(root: Path, optimizer: str) -> tuple[GPT, GPT]:
 
 
 @contextmanager
-def alone_by_nccl() -> Iterator[None]:
-    """A process group of this process."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "RANK": "0", "WORLD_SIZE": "1"}
-    os.environ.update(place)
+def nccl_group_of_one() -> Iterator[None]:
+    """Open an NCCL process group of this process alone."""
+    environment = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29511",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+    }
+    os.environ.update(environment)
     torch.cuda.set_device(0)
     dist.init_process_group("nccl", device_id=torch.device("cuda", 0))
     yield
     dist.destroy_process_group()
 
 
-def stays_near(
-    plain: list[float], folder: Path, name: str, runtime: Runtime, tolerance: float
+def is_close(
+    expected: list[float], folder: Path, name: str, runtime: Runtime, tolerance: float
 ) -> bool:
-    """Whether a way to train stays within a tolerance of the plain one's losses; printed."""
-    _, losses = trained(folder, runtime, "adamw")
-    difference = largest_difference(losses, plain)
+    """Train with a runtime; print and return whether its losses are within the tolerance."""
+    _, losses = train_small(folder, runtime, "adamw")
+    difference = largest_difference(losses, expected)
     print(f"{name}: largest difference of losses {difference:.2e}, allowed {tolerance:.0e}")
     return difference < tolerance
 
 
-def check_ways(root: Path) -> None:
-    """Each of these ways to train gives the plain one's losses, up to its number format."""
-    _, plain = trained(root / "plain", CUDA, "adamw")
+def check_runtimes(root: Path) -> None:
+    """Check that other runtimes give the losses of plain float32, up to their number format."""
+    _, expected = train_small(root / "plain", CUDA, "adamw")
     half = replace(CUDA, dtype=torch.bfloat16)
-    ways = {
+    runtimes = {
         "bfloat16": (half, HALF_TOLERANCE),
         "bfloat16, compiled": (replace(half, compile=True), HALF_TOLERANCE),
         "float16, scaled": (replace(CUDA, dtype=torch.float16), HALF_TOLERANCE),
         "recomputed": (replace(CUDA, recompute=True), LOSS_TOLERANCE["adamw"]),
     }
-    many = replace(CUDA, device=torch.device("cuda", 0), distributed=True)
-    ways_of_many = {
-        "ddp by NCCL": (many, LOSS_TOLERANCE["adamw"]),
-        "fsdp by NCCL": (replace(many, parallel="fsdp"), LOSS_TOLERANCE["adamw"]),
+    distributed = replace(CUDA, device=torch.device("cuda", 0), distributed=True)
+    distributed_runtimes = {
+        "ddp by NCCL": (distributed, LOSS_TOLERANCE["adamw"]),
+        "fsdp by NCCL": (replace(distributed, parallel="fsdp"), LOSS_TOLERANCE["adamw"]),
     }
-    found = [stays_near(plain, root / name, name, *way) for name, way in ways.items()]
-    with alone_by_nccl():
-        found += [stays_near(plain, root / name, name, *way) for name, way in ways_of_many.items()]
-    assert all(found)
+    close = [is_close(expected, root / name, name, *setting) for name, setting in runtimes.items()]
+    with nccl_group_of_one():
+        close += [
+            is_close(expected, root / name, name, *setting)
+            for name, setting in distributed_runtimes.items()
+        ]
+    assert all(close)
 
 
 def check_dropout(root: Path) -> None:
-    """The losses with dropout are the CPU's, for any micro-batch, compiled or not."""
-    _, expected = trained(root / "dropout-cpu", CPU, "adamw", dropout=0.2)
+    """Check that losses with dropout equal the CPU's, for any micro-batch, compiled or not."""
+    _, expected = train_small(root / "dropout-cpu", CPU, "adamw", dropout=0.2)
     half = replace(CUDA, dtype=torch.bfloat16)
-    ways = {
+    runtimes = {
         "float32": (CUDA, 1024, LOSS_TOLERANCE["adamw"]),
         "twice the micro-batch": (CUDA, 2048, LOSS_TOLERANCE["adamw"]),
         "compiled": (replace(CUDA, compile=True), 1024, LOSS_TOLERANCE["adamw"]),
         "recomputed": (replace(CUDA, recompute=True), 1024, LOSS_TOLERANCE["adamw"]),
         "bfloat16, compiled": (replace(half, compile=True), 2048, HALF_TOLERANCE),
     }
-    for name, (runtime, micro, tolerance) in ways.items():
+    for name, (runtime, micro_batch_tokens, tolerance) in runtimes.items():
         folder = root / f"dropout-{name}"
-        _, losses = trained(folder, runtime, "adamw", dropout=0.2, micro_batch_tokens=micro)
+        _, losses = train_small(
+            folder, runtime, "adamw", dropout=0.2, micro_batch_tokens=micro_batch_tokens
+        )
         difference = largest_difference(losses, expected)
         print(f"dropout, {name}: largest difference of losses {difference:.2e}")
         assert difference < tolerance
 
 
 def check_memory() -> None:
-    """Ten times the GPU's memory does not fit, and what is taken instead does."""
+    """Check that a micro-batch of ten times the GPU's memory is passed over for one that fits."""
     model = GPT(config_of("gpt2", "gpt2")).to(CUDA.device)
     total = torch.cuda.get_device_properties(0).total_memory
-    far_too_many = 10 * total // (12 * 1024 * 768 * 2)  # counting one vector per token and layer
-    found = find_micro_batch_size(model, [far_too_many, 1], replace(CUDA, dtype=torch.bfloat16))
-    print(f"memory: {far_too_many} sequences of 1,024 do not fit, {found} does")
-    assert found == 1
+    too_many = 10 * total // (12 * 1024 * 768 * 2)  # counting one vector per token and layer
+    micro_batch = find_micro_batch_size(model, [too_many, 1], replace(CUDA, dtype=torch.bfloat16))
+    print(f"memory: {too_many} sequences of 1,024 do not fit, {micro_batch} does")
+    assert micro_batch == 1
 
 
-def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
-    """The same weights give the same evaluation and text."""
+def check_inference(on_cpu: GPT, on_cuda: GPT) -> None:
+    """Check that the same weights give the same evaluation; print how alike greedy samples are."""
     on_cuda.load_state_dict(on_cpu.state_dict())
     stream = TokenStream([(np.arange(5000) ** 2 % 1000).astype(np.uint16)])
     losses = [
@@ -181,7 +193,7 @@ def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
     ]
     print(f"evaluation: {losses[0]:.6f} and {losses[1]:.6f}")
     assert abs(losses[0] - losses[1]) < EVALUATION_TOLERANCE
-    texts = [
+    samples = [
         torch.stack(
             list(
                 generate(
@@ -195,16 +207,16 @@ def check_reading(on_cpu: GPT, on_cuda: GPT) -> None:
         ).cpu()
         for model, runtime in ((on_cpu, CPU), (on_cuda, CUDA))
     ]
-    print(f"greedy sample: {(texts[0] == texts[1]).float().mean():.1%} of tokens equal")
+    print(f"greedy sample: {(samples[0] == samples[1]).float().mean():.1%} of tokens equal")
 
 
 def main() -> None:
-    """`python -m benchmarks.cuda_check`."""
+    """Run `python -m benchmarks.cuda_check`."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         models = [check_training(root, optimizer) for optimizer in LOSS_TOLERANCE]
-        check_reading(*models[-1])
-        check_ways(root)
+        check_inference(*models[-1])
+        check_runtimes(root)
         check_dropout(root)
         check_memory()
 

@@ -1,15 +1,15 @@
-"""What a newcomer gets: `make run` in a fresh clone, compared with nanoGPT's recipe for CPUs.
+"""What a new user gets: `make run` in a fresh clone, compared with nanoGPT's recipe for CPUs.
 
     python -m benchmarks.first_run --peer-nanogpt ../nanoGPT --like-avx2
 
-The committed state of this repository is cloned into a temporary folder and `make run` runs there
-as README says. The peer's train.py then trains by its README's command for a CPU on the characters
-of the same training documents; both are measured on the same validation documents, all of them, in
-bits per byte. The time of the set-up is measured apart; `--venv .venv` takes this one instead.
+The committed state of this repository is cloned into a temporary folder, and `make run` runs there
+as the README says. The peer's train.py then trains by its README's command for a CPU on the
+characters of the same training documents; both are measured in bits per byte on all of the same
+validation documents. The set-up is timed separately; `--venv .venv` uses this environment instead.
 
-A machine hides other machines: most laptops have no instructions for bfloat16, and what is slow
-there is fast where developers work. `--like-avx2` runs all of it with the kernels of a processor
-that has AVX2 and nothing beyond, on any x86 processor that has more. Prints one line of JSON.
+Most laptops have no instructions for bfloat16, so what is fast where developers work may be slow
+there. `--like-avx2` runs everything with the kernels of a processor that has AVX2 and nothing
+beyond, on any x86 processor that has more. Prints one line of JSON.
 """
 
 import argparse
@@ -33,15 +33,15 @@ CPU = torch.device("cpu")
 
 LIKE_AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",  # bfloat16 is emulated then, as on such a processor
+    "ONEDNN_MAX_CPU_ISA": "AVX2",  # then bfloat16 is emulated, as on such a processor
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
 
 
 def processor() -> dict[str, Any]:
-    """Return this processor's name, the number format it is fast in, and how fast."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
+    """Describe this processor: its name, its fastest number format, its speed in float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": names[0] if names else "unknown",
@@ -53,7 +53,7 @@ def processor() -> dict[str, Any]:
 
 
 def clone(folder: Path, venv: Path | None) -> float:
-    """Clone what is committed and set it up; return the seconds of the set-up."""
+    """Clone the committed state and set it up; return the seconds that the set-up took."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     if venv is not None:
         (folder / ".venv").symlink_to(venv.resolve())
@@ -64,7 +64,7 @@ def clone(folder: Path, venv: Path | None) -> float:
 
 
 def make_run(folder: Path) -> dict[str, Any]:
-    """Run all stages and the report; return what they took and came to."""
+    """Run all stages and the report; return their times and results."""
     environment = {**os.environ, "PYTHONPATH": ""}  # the clone's own code, not this one's
     started = time.perf_counter()
     commands = ("dvc", "repro"), ("python", "-m", "stages", "report")
@@ -86,7 +86,7 @@ def make_run(folder: Path) -> dict[str, Any]:
 
 
 def split_texts(folder: Path) -> tuple[Text, int]:
-    """Return the clone's two splits as characters, and the bytes of the validation text."""
+    """Return the clone's two splits as characters, and the size of the validation text in bytes."""
     from stages.artifacts.shards import Shards
     from stages.tokenizers.tokenizer import load_tokenizer
 
@@ -101,16 +101,16 @@ def split_texts(folder: Path) -> tuple[Text, int]:
 
 
 def measure_peer(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Train the peer on the same documents."""
+    """Train the peer on the same documents; return its time and bits per byte."""
     text, n_bytes = split_texts(folder)
     options.recipe = options.device = "cpu"
     result = peer(options, text)
-    found = bits_per_byte(result["loss"], len(text.val), n_bytes)
-    return {"train_seconds": round(result["seconds"], 1), "bits_per_byte": found}
+    score = bits_per_byte(result["loss"], len(text.val), n_bytes)
+    return {"train_seconds": round(result["seconds"], 1), "bits_per_byte": score}
 
 
 def parse_options() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -121,7 +121,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """`python -m benchmarks.first_run`."""
+    """Run `python -m benchmarks.first_run`."""
     options = parse_options()
     if options.like_avx2 and any(os.environ.get(k) != v for k, v in LIKE_AVX2.items()):
         again = [sys.executable, "-m", "benchmarks.first_run", *sys.argv[1:]]
@@ -133,8 +133,8 @@ def main() -> None:
         if options.peer_nanogpt:
             result["nanogpt"] = measure_peer(options, folder)
     commit = ["git", "rev-parse", "--short", "HEAD"]
-    described = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True, check=True)
-    print(json.dumps({**result, "commit": described.stdout.strip(), "torch": torch.__version__}))
+    git = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True, check=True)
+    print(json.dumps({**result, "commit": git.stdout.strip(), "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

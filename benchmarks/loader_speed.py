@@ -2,11 +2,11 @@
 
     python -m benchmarks.loader_speed --files 90 --peer-nanogpt ../nanoGPT
 
-A byte is one of the files: two per token, each token counted once. A core's second is one of the
-process's time on processors: what the thread that reads ahead does is counted, waiting is not. The
-files are in memory: the disk is not what is measured. Readers take turns, several times, each time
-in a process of its own; ours with the memory settings that the stage `train` gives its processes.
-nanoGPT's train.py trains when it is imported, so its get_batch alone is taken out of the file.
+Bytes are those of the files: two per token, each token counted once. A core's second is one second
+of the process's CPU time: the work of the prefetching thread counts, waiting does not. The files
+are in the page cache, as the disk is not what is measured. Readers alternate for several rounds,
+each in a fresh process; ours has the memory settings that the stage `train` gives its processes.
+nanoGPT's train.py trains when it is imported, so only its get_batch is taken out of the file.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.side_by_side import in_turn, middle, spread
+from benchmarks.side_by_side import median_of, spread, take_turns
 from nanogpt.data.loader import micro_batches
 from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
@@ -36,26 +36,31 @@ Read = Callable[[int], None]
 
 
 def write_files(folder: Path, n_tokens: int, count: int) -> None:
-    """Random tokens in `count` files, and all of them as nanoGPT keeps them in `train.bin`."""
+    """Write random tokens to `count` files of ours, and all of them to nanoGPT's `train.bin`."""
     draw = np.random.default_rng(0)
-    with (folder / "train.bin").open("wb") as whole:
+    with (folder / "train.bin").open("wb") as train_bin:
         for number in range(count):
             tokens = draw.integers(VOCAB_SIZE, size=n_tokens // count).astype(np.uint16)
             np.save(folder / f"{number:05d}.npy", tokens)
-            tokens.tofile(whole)
+            tokens.tofile(train_bin)
 
 
 def ours(stream: TokenStream, batch: int, block_size: int) -> Read:
-    """Read so many batches as training does, continuing where the last call ended."""
+    """Return a function that reads batches as training does, from where its last call ended."""
     order = WindowOrder(n_tokens=len(stream), block_size=block_size, seed=0)
     done = 0
 
     def read(count: int) -> None:
         nonlocal done
-        numbers = range(done, done + count)
+        indices = range(done, done + count)
         done += count
         for _ in micro_batches(
-            stream, order, numbers=numbers, micro=batch, vocab_size=VOCAB_SIZE, runtime=RUNTIME
+            stream,
+            order,
+            indices=indices,
+            micro_batch=batch,
+            vocab_size=VOCAB_SIZE,
+            runtime=RUNTIME,
         ):
             pass
 
@@ -63,19 +68,19 @@ def ours(stream: TokenStream, batch: int, block_size: int) -> Read:
 
 
 def nanogpt(clone: Path, data: Path, batch: int, block_size: int) -> Read:
-    """Read so many batches by the peer's own get_batch, from `train.bin` in the folder `data`."""
+    """Return a function that reads batches with the peer's get_batch from `data`/train.bin."""
     script = ast.parse((clone / "train.py").read_text())
-    found: list[ast.stmt] = [
+    functions: list[ast.stmt] = [
         node
         for node in script.body
         if isinstance(node, ast.FunctionDef) and node.name == "get_batch"
     ]
-    if not found:
+    if not functions:
         raise ValueError(f"{clone / 'train.py'} has no get_batch; is this karpathy/nanoGPT?")
-    names = {"data_dir": str(data), "batch_size": batch, "block_size": block_size}
-    names |= {"device": "cpu", "device_type": "cpu"}
-    scope: dict[str, Any] = {"np": np, "os": os, "torch": torch, **names}
-    exec(compile(ast.Module(found, type_ignores=[]), "get_batch", "exec"), scope)
+    variables = {"data_dir": str(data), "batch_size": batch, "block_size": block_size}
+    variables |= {"device": "cpu", "device_type": "cpu"}
+    scope: dict[str, Any] = {"np": np, "os": os, "torch": torch, **variables}
+    exec(compile(ast.Module(functions, type_ignores=[]), "get_batch", "exec"), scope)
 
     def read(count: int) -> None:
         for _ in range(count):
@@ -85,18 +90,18 @@ def nanogpt(clone: Path, data: Path, batch: int, block_size: int) -> Read:
 
 
 def gigabytes_per_second(read: Read, count: int, n_bytes: int) -> tuple[float, float]:
-    """(per core's second, per second on the clock) of reading so many batches."""
-    started, used = time.perf_counter(), time.process_time()
+    """Read `count` batches; return GB per second of CPU time and per second of wall time."""
+    started, cpu_seconds = time.perf_counter(), time.process_time()
     read(count)
-    used, seconds = time.process_time() - used, time.perf_counter() - started
-    return n_bytes / used / 1e9, n_bytes / seconds / 1e9
+    cpu_seconds, seconds = time.process_time() - cpu_seconds, time.perf_counter() - started
+    return n_bytes / cpu_seconds / 1e9, n_bytes / seconds / 1e9
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Every shape's gigabytes per core's second, and with " clock" after it per second, here."""
+    """Measure every shape here: GB per core's second, and per second of wall time ("… clock")."""
     torch.set_num_threads(1)
     files = sorted(options.folder.glob("*.npy"))
-    found = {}
+    speeds = {}
     for batch, block_size in SHAPES:
         if options.measure == "ours":
             read = ours(TokenStream.open(files), batch, block_size)
@@ -105,12 +110,12 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         count = max(1, options.read_tokens // (batch * block_size))
         read(max(1, count // 4))  # warm up
         shape, n_bytes = f"{batch}x{block_size}", count * batch * block_size * 2
-        found[shape], found[f"{shape} clock"] = gigabytes_per_second(read, count, n_bytes)
-    return found
+        speeds[shape], speeds[f"{shape} clock"] = gigabytes_per_second(read, count, n_bytes)
+    return speeds
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -125,7 +130,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """`python -m benchmarks.loader_speed`."""
+    """Run `python -m benchmarks.loader_speed`."""
     options = parse_options()
     if options.measure:
         print(json.dumps(measure(options)))
@@ -133,7 +138,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), options.tokens, options.files)
         sides = ("ours", "peer") if options.peer_nanogpt else ("ours",)
-        runs = in_turn(dict.fromkeys(sides, ("--folder", folder)), options.rounds)
+        runs = take_turns(dict.fromkeys(sides, ("--folder", folder)), options.rounds)
     print("| batch | reader | GB per core's second | lowest to highest | GB/s on the clock |")
     print("|---|---|---|---|---|")
     for batch, block_size in SHAPES:
@@ -141,8 +146,8 @@ def main() -> None:
         for who, measured in runs.items():
             low, high = spread(measured, shape)
             print(
-                f"| {shape} | {who} | {middle(measured, shape):.3f} | {low:.3f} to {high:.3f} "
-                f"| {middle(measured, f'{shape} clock'):.3f} |"
+                f"| {shape} | {who} | {median_of(measured, shape):.3f} | {low:.3f} to {high:.3f} "
+                f"| {median_of(measured, f'{shape} clock'):.3f} |"
             )
     about = {"torch": torch.__version__, "numpy": np.__version__, "results": runs}
     print(json.dumps({**vars(options), **about}, default=str))

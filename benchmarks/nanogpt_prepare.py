@@ -1,9 +1,9 @@
-"""Text to token files in the way of nanoGPT's data/openwebtext/prepare.py, rewritten.
+"""Text to token files as nanoGPT's data/openwebtext/prepare.py makes them, rewritten.
 
     python -m benchmarks.nanogpt_prepare TEXTS.jsonl… --out FOLDER
 
-`datasets` reads the documents, sets a few aside, maps tiktoken over them one by one in num_proc
-processes, and the ids of each split are written through a memory map in 1,024 pieces.
+`datasets` reads the documents, holds a few out and maps tiktoken over them one by one in num_proc
+processes; the tokens of each split are written through a memory map in 1,024 batches.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.tokenizers.tokenizer import SEPARATOR, parse_ranks
 
-PIECES = 1024
+BATCHES = 1024
 VAL_FRACTION = 0.0005
 
 
 def encoding(ranks: Path) -> tiktoken.Encoding:
-    """GPT-2's encoding as `tiktoken.get_encoding` makes it, without its download."""
+    """Build GPT-2's encoding as `tiktoken.get_encoding` does, without its download."""
     return tiktoken.Encoding(
         "gpt2",
         explicit_n_vocab=50257,
@@ -33,13 +33,13 @@ def encoding(ranks: Path) -> tiktoken.Encoding:
 
 
 def prepare(files: list[str], ranks: Path, out: Path, num_proc: int) -> None:
-    """Write train.bin and val.bin."""
+    """Tokenize the documents in `files`; write train.bin and val.bin."""
     gpt2 = encoding(ranks)
 
     def encode(document: dict[str, str]) -> dict[str, Any]:
-        ids = gpt2.encode_ordinary(document["text"])
-        ids.append(gpt2.eot_token)
-        return {"ids": ids, "len": len(ids)}
+        tokens = gpt2.encode_ordinary(document["text"])
+        tokens.append(gpt2.eot_token)
+        return {"ids": tokens, "len": len(tokens)}
 
     documents = load_dataset("json", data_files=files, split="train")
     splits = documents.train_test_split(test_size=VAL_FRACTION, seed=2357, shuffle=True)
@@ -47,19 +47,19 @@ def prepare(files: list[str], ranks: Path, out: Path, num_proc: int) -> None:
     encoded = splits.map(encode, remove_columns=["text"], num_proc=num_proc)
     for name, rows in encoded.items():
         length = int(np.sum(rows["len"], dtype=np.uint64))
-        ids = np.memmap(out / f"{name}.bin", dtype=np.uint16, mode="w+", shape=(length,))
-        pieces = min(PIECES, len(rows))
-        filled = 0
-        for index in range(pieces):
-            piece = rows.shard(num_shards=pieces, index=index, contiguous=True)
-            batch = np.concatenate(piece.with_format("numpy")["ids"][:])
-            ids[filled : filled + len(batch)] = batch
-            filled += len(batch)
-        ids.flush()
+        tokens = np.memmap(out / f"{name}.bin", dtype=np.uint16, mode="w+", shape=(length,))
+        n_batches = min(BATCHES, len(rows))
+        written = 0
+        for index in range(n_batches):
+            shard = rows.shard(num_shards=n_batches, index=index, contiguous=True)
+            batch = np.concatenate(shard.with_format("numpy")["ids"][:])
+            tokens[written : written + len(batch)] = batch
+            written += len(batch)
+        tokens.flush()
 
 
 def main() -> None:
-    """`python -m benchmarks.nanogpt_prepare`."""
+    """Run `python -m benchmarks.nanogpt_prepare`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""How fast text becomes shards of GPT-2 ids, compared with nanoGPT's way.
+"""How fast text becomes shards of GPT-2 tokens, compared with nanoGPT's way.
 
     python -m benchmarks.prepare_speed --texts FOLDER --copies 20 --rounds 5
 
-All .txt and .md files in FOLDER are cut into documents of about 5 kB at line ends, as often as
+All .txt and .md files in FOLDER are cut at line ends into documents of about 5 kB, as many times as
 `--copies` says, each document with a first line of its own. Ours is four stages, each a process as
 DVC starts it: download from these files, clean, tokenize, shard; hashes and fsync included. Theirs
-is benchmarks/nanogpt_prepare.py. Both use as many worker processes and write the same number of ids
-(checked). Memory is that of all processes together, without what they share, sampled.
+is benchmarks/nanogpt_prepare.py. Both use the same number of worker processes and write the same
+number of tokens (checked). Memory is sampled over all processes, without the pages they share.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from benchmarks.side_by_side import in_turn, middle, spread
+from benchmarks.side_by_side import median_of, spread, take_turns
 from stages.tools.preset import preset_text
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +36,12 @@ STAGES = ("download", "clean", "tokenize", "shard")
 SIDES = ("gigatoken", "tiktoken", "nanoGPT")
 DOCUMENT_CHARACTERS = 5_000
 FILES = 8
-SAMPLE_SECONDS = 0.5  # more often than that slows what is measured: nanoGPT by a tenth at 0.1
+SAMPLE_SECONDS = 0.5  # a shorter interval slows down what is measured: nanoGPT by a tenth at 0.1
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 
-def write_texts(source: Path, folder: Path, copies: int) -> int:
-    """Write the documents as FILES files of JSON lines; the bytes of their text."""
+def write_documents(source: Path, folder: Path, copies: int) -> int:
+    """Write the documents to FILES files of JSON lines; return the size of their text in bytes."""
     files = [f for f in sorted(source.rglob("*")) if f.suffix in (".txt", ".md") and f.is_file()]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
     n_bytes = 0
@@ -56,7 +56,7 @@ def write_texts(source: Path, folder: Path, copies: int) -> int:
 
 
 def documents(texts: Sequence[str], copies: int) -> Iterator[str]:
-    """Texts cut at line ends, no two alike."""
+    """Yield the documents that texts are cut into at line ends, no two alike."""
     for copy in range(copies):
         for number, text in enumerate(texts):
             first = 0
@@ -68,13 +68,13 @@ def documents(texts: Sequence[str], copies: int) -> Iterator[str]:
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], int]]:
-    """A function that returns the most bytes this process's children held together."""
+    """Yield a function that returns the peak memory of this process's children in bytes."""
     most, ended = 0, threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not ended.wait(SAMPLE_SECONDS):
-            most = max(most, sum(map(own_bytes, psutil.Process().children(recursive=True))))
+            most = max(most, sum(map(unshared_bytes, psutil.Process().children(recursive=True))))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -85,16 +85,18 @@ def peak_memory() -> Iterator[Callable[[], int]]:
         thread.join()
 
 
-def own_bytes(process: psutil.Process) -> int:
-    """What a process does not share with others; 0 once it is gone."""
+def unshared_bytes(process: psutil.Process) -> int:
+    """Return the unshared memory (USS) of a process; 0 if it has ended."""
     try:
         return int(process.memory_full_info().uss)
     except psutil.Error:
         return 0
 
 
-def timed(command: Sequence[str], folder: Path, environment: dict[str, str]) -> dict[str, float]:
-    """Seconds on the clock and on processors that a command takes, its children's included."""
+def run_timed(
+    command: Sequence[str], folder: Path, environment: dict[str, str]
+) -> dict[str, float]:
+    """Run a command; return its wall time and CPU time, its children's included."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         command,
@@ -106,28 +108,28 @@ def timed(command: Sequence[str], folder: Path, environment: dict[str, str]) -> 
     seconds = time.perf_counter() - started
     wait_for_children()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "processor_seconds": used}
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": seconds, "processor_seconds": cpu_seconds}
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of what its children leave behind: its time counts too.
+    """Become the parent of processes that children leave behind, so that their CPU time counts.
 
-    On Linux alone; elsewhere the processor time of our workers is missing.
+    On Linux alone; elsewhere the CPU time of our workers is missing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def wait_for_children() -> None:
-    """Wait until the last one, adopted or not, has ended."""
+    """Wait until all child processes, adopted or not, have ended."""
     with suppress(ChildProcessError):
         while True:
             os.wait()
 
 
 def write_params(file: Path, texts: Path, engine: str) -> None:
-    """The preset of nanoGPT's GPT-2, but with these texts and this engine."""
+    """Write the params of nanoGPT's GPT-2 preset, with these texts and this engine."""
     yaml = YAML()
     params = yaml.load(preset_text(ROOT / "presets/gpt2-124m-openwebtext.yaml"))
     params["corpus"].update({"source": "files", "path": str(texts), "glob": "*.jsonl"})
@@ -136,7 +138,7 @@ def write_params(file: Path, texts: Path, engine: str) -> None:
 
 
 def measure(who: str, texts: Path, workers: int) -> dict[str, Any]:
-    """One run of one side in a folder of its own."""
+    """Measure one run of one side in a temporary folder."""
     adopt_orphans()
     with tempfile.TemporaryDirectory() as name, peak_memory() as peak:
         folder = Path(name)
@@ -147,13 +149,13 @@ def measure(who: str, texts: Path, workers: int) -> dict[str, Any]:
             command = [sys.executable, "-m", "benchmarks.nanogpt_prepare", *files]
             command += ["--out", name, "--num-proc", str(workers)]
             quiet = {"HF_HOME": f"{name}/hub", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-            parts = {"prepare": timed(command, folder, quiet)}
+            parts = {"prepare": run_timed(command, folder, quiet)}
             tokens = sum((folder / f"{split}.bin").stat().st_size for split in ("train", "val")) / 2
         else:
             write_params(folder / "params.yaml", texts, who)
             settings = {"NANOGPT_WORKERS": str(workers)}
             parts = {
-                stage: timed([sys.executable, "-m", "stages", stage], folder, settings)
+                stage: run_timed([sys.executable, "-m", "stages", stage], folder, settings)
                 for stage in STAGES
             }
             splits = json.loads((folder / "data/shards/manifest.json").read_text())["splits"]
@@ -164,25 +166,25 @@ def measure(who: str, texts: Path, workers: int) -> dict[str, Any]:
 
 
 def row_of(who: str, runs: Sequence[dict[str, Any]], megabytes: float) -> dict[str, Any]:
-    """The medians of one side."""
+    """Return the figures of one side: medians over its runs."""
     low, high = spread(runs, "seconds")
     stages = {stage: [run["parts"][stage] for run in runs] for stage in runs[0]["parts"]}
     return {
         "side": who,
-        "mb_per_second": round(megabytes / middle(runs, "seconds"), 2),
+        "mb_per_second": round(megabytes / median_of(runs, "seconds"), 2),
         "lowest": round(megabytes / high, 2),
         "highest": round(megabytes / low, 2),
-        "processor_ms_per_mb": round(1e3 * middle(runs, "processor_seconds") / megabytes, 2),
-        "peak_mb": round(middle(runs, "peak_bytes") / 1e6),
+        "processor_ms_per_mb": round(1e3 * median_of(runs, "processor_seconds") / megabytes, 2),
+        "peak_mb": round(median_of(runs, "peak_bytes") / 1e6),
         "stages_processor_ms_per_mb": {
-            stage: round(1e3 * middle(parts, "processor_seconds") / megabytes, 2)
+            stage: round(1e3 * median_of(parts, "processor_seconds") / megabytes, 2)
             for stage, parts in stages.items()
         },
     }
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table."""
+    """Print one line for each side."""
     peer = next(row["mb_per_second"] for row in rows if row["side"] == "nanoGPT")
     print("| | MB/s | lowest to highest | against nanoGPT | processor ms/MB | peak MB |")
     print("|---|---|---|---|---|---|")
@@ -195,7 +197,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """`python -m benchmarks.prepare_speed`."""
+    """Run `python -m benchmarks.prepare_speed`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -211,12 +213,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         written = Path(name) / "documents"
-        megabytes = write_texts(options.texts, written, options.copies) / 1e6
+        megabytes = write_documents(options.texts, written, options.copies) / 1e6
         sides = {who: ["--documents", str(written)] for who in SIDES}
-        results = in_turn(sides, options.rounds)
+        results = take_turns(sides, options.rounds)
     counts = {run["tokens"] for runs in results.values() for run in runs}
     if len(counts) > 1:
-        raise SystemExit(f"the sides wrote different numbers of ids: {sorted(counts)}")
+        raise SystemExit(f"the sides wrote different numbers of tokens: {sorted(counts)}")
     rows = [row_of(who, runs, megabytes) for who, runs in results.items()]
     show(rows)
     about = {"megabytes": round(megabytes, 1), "tokens": counts.pop(), "results": rows}

@@ -1,15 +1,15 @@
-"""How fast text is sampled, compared with nanoGPT's, with the same weights on the same machine.
+"""Sampling speed, compared with nanoGPT's, with the same weights on the same machine.
 
     python -m benchmarks.sample_speed --shape char --batch 1 32 --peer-nanogpt ../nanoGPT
 
 The peer is your own clone of karpathy/nanoGPT: its model and its `generate`, called as sample.py
-does (temperature 0.8, top_k 200; float32 on a processor, bfloat16 autocast on CUDA). When the
-context is full it slides by one token and ours keeps its later half: each as its users get it.
-Every measurement is a process of its own, ours and the peer's in turn, with the weights of one
-seed; that both compute the same logits from them is checked.
+does (temperature 0.8, top_k 200; float32 on a CPU, bfloat16 autocast on CUDA). When the context is
+full, the peer's slides by one token while ours keeps its later half: each as its users get it.
+Every measurement runs in a fresh process, ours and the peer's alternating, with the weights of one
+seed. Both are checked to compute the same logits.
 
-The peer reads its whole context again for every token, which takes minutes. With --peer-pieces N it
-samples 4 tokens after each of N contexts spread evenly over the course: an estimate, marked as one.
+The peer recomputes its whole context for every token, which takes minutes. With --peer-pieces N it
+samples 4 tokens after each of N contexts spread evenly over the run: an estimate, marked as one.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.side_by_side import in_turn, middle, peer_module, spread
+from benchmarks.side_by_side import median_of, peer_module, spread, take_turns
 from benchmarks.train_speed import SHAPES, config_of
 from nanogpt.config import Sampling
 from nanogpt.generate.decode import generate
@@ -40,13 +40,13 @@ Sampler = Callable[[Tensor, int], Tensor]  # prompts (B, T), tokens -> (B, T + t
 
 
 def our_model(shape: str) -> GPT:
-    """GPT-2's architecture with the weights of seed 0."""
+    """Build a model with GPT-2's architecture and the initial weights of seed 0."""
     torch.manual_seed(0)
     return GPT(config_of(shape, "gpt2")).eval()
 
 
 def our_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
-    """Sampling by `nanogpt.generate.decode`."""
+    """Return a sampler that uses `nanogpt.generate.decode`."""
     fast = fastest_dtype(device) if device.type == "cuda" else torch.float32
     dtype = getattr(torch, options.dtype) if options.dtype else fast
     model = decoding_copy(our_model(options.shape), Runtime(device=device, dtype=dtype))
@@ -66,7 +66,7 @@ def our_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
 
 
 def peer_model(shape: str, clone: Path) -> nn.Module:
-    """The clone's model with our weights. Raises ValueError when their logits differ."""
+    """Build the clone's model with our weights. Raises ValueError when their logits differ."""
     ours, theirs = our_model(shape), peer_module(clone, "model")
     sizes = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
     config = theirs.GPTConfig(**{name: getattr(ours.config, name) for name in sizes})
@@ -87,7 +87,7 @@ def peer_model(shape: str, clone: Path) -> nn.Module:
 
 
 def peer_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
-    """Sampling as nanoGPT's sample.py does."""
+    """Return a sampler that works as nanoGPT's sample.py does."""
     model: Any = peer_model(options.shape, options.peer_nanogpt).to(device)  # has its generate()
     context: AbstractContextManager[Any] = nullcontext()
     if device.type == "cuda":
@@ -98,14 +98,14 @@ def peer_sampler(options: argparse.Namespace, device: torch.device) -> Sampler:
     def run(prompts: Tensor, n_tokens: int) -> Tensor:
         settings = {"temperature": TEMPERATURE, "top_k": TOP_K}
         with torch.no_grad(), context:
-            written: Tensor = model.generate(prompts.to(device), n_tokens, **settings)
-        return written.cpu()
+            sampled: Tensor = model.generate(prompts.to(device), n_tokens, **settings)
+        return sampled.cpu()
 
     return run
 
 
 def pieces(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """What is sampled: (tokens in the context before, tokens)."""
+    """Return what to sample: pairs of (tokens of context, tokens to sample)."""
     n = options.peer_pieces if options.measure == "peer" else None
     if not n:
         return [(1, options.tokens)]
@@ -113,7 +113,7 @@ def pieces(options: argparse.Namespace) -> list[tuple[int, int]]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds per step, one token for each row, in this process."""
+    """Measure milliseconds per step (one token for each row) in this process."""
     device = choose_device(options.device)
     sampler = (peer_sampler if options.measure == "peer" else our_sampler)(options, device)
     (batch,) = options.batch
@@ -122,33 +122,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for context, n_tokens in pieces(options):
         prompts = torch.zeros(batch, context, dtype=torch.long)
         started = time.perf_counter()
-        written = sampler(prompts, n_tokens)
+        sampled = sampler(prompts, n_tokens)
         seconds, steps = seconds + time.perf_counter() - started, steps + n_tokens
-        if written.shape != (batch, context + n_tokens):
-            raise ValueError(f"{options.measure} wrote {tuple(written.shape)} tokens")
+        if sampled.shape != (batch, context + n_tokens):
+            raise ValueError(f"{options.measure} wrote {tuple(sampled.shape)} tokens")
     return {"ms_per_step": 1000 * seconds / steps, "threads": torch.get_num_threads()}
 
 
 def compare(options: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """Medians and spreads of one batch size, ours and, where there is a clone, the peer's."""
+    """Compare one batch size: medians and ranges of ours and, if there is a clone, the peer's."""
     sides = ("ours", "peer") if options.peer_nanogpt else ("ours",)
-    runs = in_turn(dict.fromkeys(sides, ("--batch", str(batch))), options.repeats)
+    runs = take_turns(dict.fromkeys(sides, ("--batch", str(batch))), options.repeats)
     result: dict[str, Any] = {"batch": batch, "threads": runs["ours"][0]["threads"]}
     for who, measured in runs.items():
-        ms = middle(measured, "ms_per_step")
+        ms = median_of(measured, "ms_per_step")
         result[who] = {
             "ms_per_step": round(ms, 3),
             "fastest_and_slowest": [round(value, 3) for value in spread(measured, "ms_per_step")],
             "tokens_per_second": round(1000 * batch / ms, 1),
         }
     if "peer" in runs:
-        times = middle(runs["peer"], "ms_per_step") / middle(runs["ours"], "ms_per_step")
+        times = median_of(runs["peer"], "ms_per_step") / median_of(runs["ours"], "ms_per_step")
         result["times_as_fast"] = round(times, 1)
     return result
 
 
 def print_table(results: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """One line for each batch size and side."""
+    """Print one line for each batch size and side."""
     block_size = SHAPES[options.shape][0]
     print(f"{options.shape}, {options.tokens} tokens, {results[0]['threads']} threads")
     print(f"{'batch':>5} {'who':5} {'ms/step':>9} {'fastest - slowest':>19} {'tokens/s':>9}")
@@ -170,7 +170,7 @@ def print_table(results: list[dict[str, Any]], options: argparse.Namespace) -> N
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -188,7 +188,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """`python -m benchmarks.sample_speed`."""
+    """Run `python -m benchmarks.sample_speed`."""
     options = parse_options()
     if options.measure:
         print(json.dumps(measure(options)))

@@ -1,14 +1,14 @@
-"""How long until text is predicted as well as nanoGPT's own recipe does in the end.
+"""Training time until the validation loss is as low as nanoGPT's own recipe reaches in the end.
 
     python -m benchmarks.time_to_loss --text shakespeare.txt --peer-nanogpt ../nanoGPT
 
 The peer's train.py trains by its README's command for a CPU (or by its configuration for one GPU)
-on the characters of the text's first nine tenths. Then ours does, by two recipes that are fixed
-here: a short one, which is to come as far in a fraction of the time, and a long one. Both are
-measured on the whole of the last tenth, in float32, each with its own context. Time is that of the
-updates after the first, which on a GPU compiles: ours in all, the peer's until the checkpoint that
-it keeps (the last on a CPU; on a GPU, where it overfits, the best by its own estimates).
-The recipes were found on another part of the texts; but the short ones were made longer when they
+on the characters of the first nine tenths of the text. Ours trains by two recipes that are fixed
+here: a short one, meant to get as far in a fraction of the time, and a long one. Both are measured
+on all of the last tenth, in float32, each with its own context length. Time excludes the first
+update, which compiles on a GPU: for ours it is that of all other updates, for the peer that until
+the checkpoint it keeps (the last on a CPU; on a GPU, where it overfits, the best by its estimates).
+The recipes were tuned on another part of the texts; but the short ones were made longer after they
 once fell short here (docs/lab-notes.md).
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.side_by_side import in_turn, middle
+from benchmarks.side_by_side import median_of, take_turns
 from benchmarks.train_speed import config_of
 from nanogpt.config import OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
@@ -43,9 +43,9 @@ from nanogpt.runtime import Runtime, choose_device, fastest_dtype
 from nanogpt.train.loop import StepDone, train
 from nanogpt.train.validation import evaluate_split
 
-# What nanoGPT's README gives for a CPU, evaluated at the end; for a GPU its configuration file, but
-# for the 200 batches of each evaluation, which take as long as the training: 20 are three times the
-# validation split of tiny Shakespeare.
+# The command of nanoGPT's README for a CPU, evaluated at the end; for a GPU its configuration file,
+# except the 200 batches of each evaluation, which take as long as the training: 20 are three times
+# the validation split of tiny Shakespeare.
 PEER = {
     "cpu": "--device=cpu --compile=False --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 "
     "--n_embd=128 --lr_decay_iters=2000 --dropout=0.0 --log_interval=1 --max_iters=2000 "
@@ -57,7 +57,7 @@ PEER_STEPS = {"cpu": 2000, "gpu": 5000}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training of ours."""
+    """The model and the hyperparameters of one training of ours."""
 
     block_size: int
     n_layer: int
@@ -102,7 +102,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class Text:
-    """A text's characters as ids, nine tenths to learn from."""
+    """The characters of a text as tokens, in two splits."""
 
     characters: list[str]
     train: NDArray[np.uint16]
@@ -110,31 +110,31 @@ class Text:
 
     @classmethod
     def read(cls, file: Path) -> "Text":
-        """Split as nanoGPT's prepare.py does."""
+        """Read a file and split it as nanoGPT's prepare.py does: nine tenths to train on."""
         text = file.read_text(encoding="utf-8")
         cut = int(len(text) * 0.9)
         return cls.of(text[:cut], text[cut:])
 
     @classmethod
     def of(cls, train: str, val: str) -> "Text":
-        """Number the characters of both parts."""
+        """Tokenize both splits with a vocabulary of their characters."""
         characters = sorted(set(train + val))
-        number = {character: i for i, character in enumerate(characters)}
-        train_ids, val_ids = (
-            np.array([number[character] for character in part], dtype=np.uint16)
-            for part in (train, val)
+        stoi = {character: i for i, character in enumerate(characters)}
+        train_tokens, val_tokens = (
+            np.array([stoi[character] for character in split], dtype=np.uint16)
+            for split in (train, val)
         )
-        return cls(characters, train_ids, val_ids)
+        return cls(characters, train_tokens, val_tokens)
 
 
 def val_loss(model: GPT, text: Text, device: torch.device) -> float:
-    """Nats per character over the whole last tenth, in float32."""
+    """Return the loss in nats per character over all of the last tenth, in float32."""
     runtime = Runtime(device=device, dtype=torch.float32)
     return evaluate_split(model, TokenStream([text.val]), eot_token=0, runtime=runtime).loss
 
 
 def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
-    """Train by the peer's own train.py in a copy of the clone."""
+    """Train with the peer's own train.py in a copy of the clone; return its times and loss."""
     with tempfile.TemporaryDirectory() as name:
         clone = Path(name) / "nanoGPT"
         shutil.copytree(options.peer_nanogpt, clone, ignore=shutil.ignore_patterns(".git"))
@@ -146,7 +146,7 @@ def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
         (data / "meta.pkl").write_bytes(pickle.dumps(meta))
         command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
         command += [*PEER[options.recipe].split(), "--dataset=text", f"--out_dir={name}/out"]
-        lines = printed(command, clone)
+        lines = output_lines(command, clone)
         state = torch.load(f"{name}/out/ckpt.pt", weights_only=True, map_location="cpu")
     step_seconds = seconds_per_step(lines)
     return {
@@ -156,8 +156,8 @@ def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
     }
 
 
-def printed(command: list[str], folder: Path) -> list[tuple[float, str]]:
-    """What a program prints, each line with the time when it came."""
+def output_lines(command: list[str], folder: Path) -> list[tuple[float, str]]:
+    """Run a program; return each line that it prints with the time at which it came."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     lines = []
     with subprocess.Popen(
@@ -172,7 +172,7 @@ def printed(command: list[str], folder: Path) -> list[tuple[float, str]]:
 
 
 def seconds_per_step(lines: list[tuple[float, str]]) -> float:
-    """The median between two lines of the peer's log with no evaluation between them."""
+    """Return the median time per step between lines of the peer's log without an evaluation."""
     steps = [re.match(r"iter (\d+):", line) for _, line in lines]
     return median(
         (lines[i + 1][0] - lines[i][0]) / (int(after[1]) - int(before[1]))
@@ -182,7 +182,7 @@ def seconds_per_step(lines: list[tuple[float, str]]) -> float:
 
 
 def peer_loss(state: dict[str, Any], text: Text, options: argparse.Namespace) -> float:
-    """The same measure for the peer's weights, in our model, which computes the same."""
+    """Return the `val_loss` of the peer's weights, in our model, which computes the same."""
     sizes = {k: v for k, v in state["model_args"].items() if k != "vocab_size"}
     config = replace(config_of("cpu", "gpt2"), **sizes, vocab_size=len(text.characters))
     model = GPT(config)
@@ -197,14 +197,14 @@ def peer_loss(state: dict[str, Any], text: Text, options: argparse.Namespace) ->
 
 
 def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
-    """Train by one of our recipes."""
+    """Train by one of our recipes; return its time and loss."""
     recipe = OURS[options.recipe, options.length]
     device = choose_device(options.device)
     runtime = Runtime(device=device, dtype=fastest_dtype(device), compile=device.type == "cuda")
     torch.manual_seed(options.seed)
     config = replace(
         config_of("cpu", "modern"),
-        norm="layernorm",  # its weights are worth much in small models (docs/lab-notes.md)
+        norm="layernorm",  # its weights help small models a lot (docs/lab-notes.md)
         vocab_size=len(text.characters),
         block_size=recipe.block_size,
         n_layer=recipe.n_layer,
@@ -237,7 +237,7 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
 
 
 def train_config(recipe: Recipe, seed: int) -> TrainConfig:
-    """A recipe as the loop takes it: a line up, a plateau, a line down over four fifths."""
+    """Return a recipe's config: linear warm-up, plateau, linear decay over the last four fifths."""
     optim = OptimConfig(
         optimizer="muon",
         learning_rate=recipe.learning_rate,
@@ -263,7 +263,7 @@ def train_config(recipe: Recipe, seed: int) -> TrainConfig:
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -282,7 +282,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """`python -m benchmarks.time_to_loss`."""
+    """Run `python -m benchmarks.time_to_loss`."""
     options = parse_options()
     if options.measure:
         run = peer if options.measure == "peer" else ours
@@ -291,17 +291,17 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {"nanoGPT": [], "short": [], "long": []}
     for i, seed in enumerate(options.seeds):  # in turn; the peer's seed is fixed
         if options.peer_nanogpt and i < options.peer_rounds:
-            rows["nanoGPT"] += in_turn({"peer": ()}, 1)["peer"]
+            rows["nanoGPT"] += take_turns({"peer": ()}, 1)["peer"]
         for length in options.lengths:
             chosen = ("--length", length, "--seed", str(seed))
-            rows[length] += in_turn({"ours": chosen}, 1)["ours"]
+            rows[length] += take_turns({"ours": chosen}, 1)["ours"]
     print("| | seconds, median | validation loss of each | mean |")
     print("|---|---|---|---|")
     for who, results in rows.items():
         if results:
             losses = [round(result["loss"], 4) for result in results]
             mean = sum(losses) / len(losses)
-            print(f"| {who} | {middle(results, 'seconds'):.1f} | {losses} | {mean:.4f} |")
+            print(f"| {who} | {median_of(results, 'seconds'):.1f} | {losses} | {mean:.4f} |")
     print(json.dumps({**vars(options), "torch": torch.__version__, **rows}, default=str))
 
 

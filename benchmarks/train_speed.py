@@ -2,13 +2,13 @@
 
     python -m benchmarks.train_speed --shape gpt2 --batch-tokens 491520 --peer-nanogpt ../nanoGPT
 
-With a clone of karpathy/nanoGPT, both are measured in turn: its model and optimizer with the
-operations of its loop (float32 on a CPU; bfloat16, TF32 and compiled on CUDA) on tokens that are
-there already, ours as `train()` with everything it does in a run.
+With a clone of karpathy/nanoGPT, both are measured alternately: its model and optimizer with the
+operations of its loop (float32 on a CPU; bfloat16, TF32 and compiled on CUDA) on tokens already in
+memory, ours as `train()` with everything it does in a run.
 
-MFU is the share of the device's own matmul speed, measured in the same run and number format, that
-the model's arithmetic amounts to: 6 N flops per token for N parameters outside of embeddings, plus
-12 L C T for attention (Chowdhery et al. 2022, appendix B).
+MFU is the model's FLOP/s as a share of the device's own matmul speed, measured in the same run and
+number format: 6 N flops per token for N parameters outside of embeddings, plus 12 L C T for
+attention (Chowdhery et al. 2022, appendix B).
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.side_by_side import in_turn, middle, peer_module, spread
+from benchmarks.side_by_side import median_of, peer_module, spread, take_turns
 from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.flops import flops_per_token
@@ -42,14 +42,14 @@ from nanogpt.train.micro_batch import peak_memory_bytes
 SHAPES = {
     "default": (128, 4, 2, 128, 2048),
     "cpu": (64, 4, 4, 128, 65),  # nanoGPT's recipe for CPUs
-    "char": (256, 6, 6, 384, 65),  # and for one GPU
+    "char": (256, 6, 6, 384, 65),  # nanoGPT's recipe for one GPU
     "gpt2": (1024, 12, 12, 768, 50257),
 }
 WARM_UP = 3
 
 
 def config_of(shape: str, family: str, dropout: float = 0.0) -> GPTConfig:
-    """A model of one of the shapes."""
+    """Return the config of a model of one of the shapes."""
     block_size, n_layer, n_head, n_embd, vocab_size = SHAPES[shape]
     modern = family == "modern"
     return GPTConfig(
@@ -71,7 +71,7 @@ def config_of(shape: str, family: str, dropout: float = 0.0) -> GPTConfig:
 
 
 def train_config(optimizer: str, batch_tokens: int, steps: int) -> TrainConfig:
-    """Updates and nothing else: the one evaluation comes after the last, and is small."""
+    """Return a config of updates alone: the one evaluation comes after the last and is small."""
     optim = OptimConfig(
         optimizer="muon" if optimizer == "muon" else "adamw",
         learning_rate=1e-3,
@@ -97,12 +97,12 @@ def train_config(optimizer: str, batch_tokens: int, steps: int) -> TrainConfig:
 
 
 def updates(
-    model: GPT, config: TrainConfig, runtime: Runtime, micro: int
+    model: GPT, config: TrainConfig, runtime: Runtime, micro_batch_tokens: int
 ) -> tuple[list[float], int]:
-    """The seconds of each update after the warm-up, and the most bytes of memory until the last."""
-    draw = torch.Generator().manual_seed(0)
+    """Train; return the seconds of each update after the warm-up, and the peak memory in bytes."""
+    generator = torch.Generator().manual_seed(0)
     tokens = torch.empty(1 << 18, dtype=torch.uint16).random_(
-        model.config.vocab_size, generator=draw
+        model.config.vocab_size, generator=generator
     )
     stream = TokenStream([tokens.numpy()])
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def updates(
             runtime=runtime,
             folder=Path(folder),
             identity={},
-            micro_batch_tokens=micro,
+            micro_batch_tokens=micro_batch_tokens,
             stop=threading.Event(),
         )
         seconds = []
@@ -127,7 +127,7 @@ def updates(
 
 
 def matmul_flops_per_second(runtime: Runtime) -> float:
-    """What the device reaches on one large square product, median of ten."""
+    """Measure the device's FLOP/s on one large square matrix product, median of ten."""
     n = 8192 if runtime.device.type == "cuda" else 2048
     a = torch.randn(n, n, device=runtime.device, dtype=runtime.dtype)
     seconds = []
@@ -141,7 +141,7 @@ def matmul_flops_per_second(runtime: Runtime) -> float:
 
 
 def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[list[float], int]:
-    """The same of nanoGPT's: its model, its optimizer, and its loop's operations."""
+    """Do as `updates` with nanoGPT: its model, its optimizer, the operations of its loop."""
     peer = peer_module(options.peer_nanogpt, "model")
     block_size, n_layer, n_head, n_embd, vocab_size = SHAPES[options.shape]
     torch.manual_seed(0)
@@ -161,11 +161,11 @@ def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[lis
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         context = torch.autocast("cuda", dtype=torch.bfloat16)
         model = torch.compile(model)
-    most = options.peer_micro_batch_tokens or options.micro_batch_tokens
-    rows = max(1, min(options.batch_tokens, most) // block_size)
+    micro_batch_tokens = options.peer_micro_batch_tokens or options.micro_batch_tokens
+    rows = max(1, min(options.batch_tokens, micro_batch_tokens) // block_size)
     accumulation = options.batch_tokens // (rows * block_size)
-    draw = torch.Generator().manual_seed(0)
-    idx = torch.randint(vocab_size, (rows, block_size + 1), generator=draw).to(device)
+    generator = torch.Generator().manual_seed(0)
+    idx = torch.randint(vocab_size, (rows, block_size + 1), generator=generator).to(device)
     x, y = idx[:, :-1].contiguous(), idx[:, 1:].contiguous()
     seconds = []
     for _ in range(options.steps):
@@ -177,14 +177,14 @@ def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[lis
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()  # waits for the device, as it does for every line it logs
+        loss.item()  # synchronises with the device, as its loop does for every line it logs
         seconds.append(time.perf_counter() - started)
     return seconds[WARM_UP:], peak_memory_bytes(device)
 
 
 @contextmanager
-def neighbour(busy: bool) -> Iterator[None]:
-    """Keep another process computing on one core meanwhile, if so asked."""
+def competing_process(busy: bool) -> Iterator[None]:
+    """Keep another process computing on one core inside this context, if `busy`."""
     if not busy:
         yield
         return
@@ -198,7 +198,7 @@ def neighbour(busy: bool) -> Iterator[None]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One side's figures, in this process."""
+    """Measure one side in this process."""
     device = choose_device(options.device)
     runtime = Runtime(
         device=device,
@@ -229,7 +229,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -254,27 +254,27 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """`python -m benchmarks.train_speed`."""
+    """Run `python -m benchmarks.train_speed`."""
     options = parse_options()
     if options.measure:
-        with neighbour(options.busy):
+        with competing_process(options.busy):
             print(json.dumps(measure(options)))
         return
     sides = ["ours", "peer"] if options.peer_nanogpt else ["ours"]
-    results = in_turn(dict.fromkeys(sides, ()), options.rounds)
+    results = take_turns(dict.fromkeys(sides, ()), options.rounds)
     summary: dict[str, Any] = {**vars(options), "torch": torch.__version__}
     for who in sides:
-        speed = middle(results[who], "tokens_per_second")
+        speed = median_of(results[who], "tokens_per_second")
         low, high = spread(results[who], "tokens_per_second")
-        memory = middle(results[who], "peak_memory_gib")
+        memory = median_of(results[who], "peak_memory_gib")
         print(f"{who}: {speed:,.0f} tokens/s ({low:,} to {high:,}), {memory} GiB at the most")
         summary[who] = results[who]
     if options.peer_nanogpt:
-        ratio = middle(results["ours"], "tokens_per_second") / speed
+        ratio = median_of(results["ours"], "tokens_per_second") / speed
         print(f"ours is {ratio:.2f} times as fast")
         summary["times_as_fast"] = round(ratio, 2)
     else:
-        print(f"MFU {middle(results['ours'], 'mfu_of_measured_peak'):.1%} of the measured peak")
+        print(f"MFU {median_of(results['ours'], 'mfu_of_measured_peak'):.1%} of the measured peak")
     print(json.dumps(summary, default=str))
 
 

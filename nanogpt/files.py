@@ -1,7 +1,7 @@
-"""Files on disk: whole or not there at all.
+"""Atomic files and folders: complete or absent, whenever a process is killed.
 
-A folder is written next to its final place, flushed to the disk and renamed into it, so that no
-reader ever meets half of one, whatever is killed.
+A folder is written next to its final path, flushed to the disk and renamed, so that no reader ever
+sees half of one.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A new folder next to `folder` to write into; it takes its place when the block ends well."""
+    """Yield a temporary folder to write into, which replaces `folder` when the block succeeds."""
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -34,16 +34,16 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 
 def atomic_rmtree(folder: Path) -> None:
-    """Remove a folder, if it is there, so that no part of it is left under its name."""
-    gone = folder.with_name(f".{folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
+    """Remove a folder, if it exists, by renaming it first: no part of it stays at its path."""
+    removed = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(removed, ignore_errors=True)
     if folder.exists():
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        folder.rename(removed)
+        shutil.rmtree(removed)
 
 
 def atomic_write(file: Path, text: str) -> None:
-    """Replace a file's text in one move."""
+    """Replace the text of a file atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -52,17 +52,17 @@ def atomic_write(file: Path, text: str) -> None:
         draft.rename(file)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        error.filename = error.filename or str(file)  # a failed write names no file
+        error.filename = error.filename or str(file)  # a failed write does not name the file
         raise
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write JSON to be read by people as well, into a folder that is not in its place yet."""
+    """Write indented JSON, not atomically: for files inside an `atomic_dir`."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
+    """Hard-link a file, or copy it where the file system has no links."""
     try:
         target.hardlink_to(source)
     except OSError:
@@ -70,7 +70,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's or folder's bytes are on the disk."""
+    """Flush a file or folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -79,9 +79,9 @@ def flush(path: Path) -> None:
 
 
 def drop_cached(path: Path) -> None:
-    """Let the system use the memory that holds a file's content for something else; on Linux alone.
+    """Drop a file from the page cache, on Linux alone.
 
-    For a large file that will not be read again soon. The file stays as it is.
+    For a large file that will not be read again soon; the file itself is untouched.
     """
     if sys.platform == "linux":
         descriptor = os.open(path, os.O_RDONLY)
@@ -92,20 +92,20 @@ def drop_cached(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flushed_sha256(path: Path) -> str:
-    """The SHA-256 of a file, whose bytes are on the disk when it is returned."""
+    """Flush a file to the disk and return its SHA-256."""
     with ThreadPoolExecutor(1) as thread:
         flushing = thread.submit(flush, path)
-        sha256 = file_sha256(path)  # meanwhile
+        sha256 = file_sha256(path)  # while it is flushed
         flushing.result()
     return sha256
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Whether there is such a file, with that SHA-256."""
+    """Return whether a file exists and has this SHA-256."""
     return path.is_file() and file_sha256(path) == sha256

@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for: no generator, no state to save."""
+"""Stateless random numbers: hashes of what they are for, so there is no state to save."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ MASK = 2**64 - 1
 
 
 def splitmix(state: Words) -> Words:
-    """One SplitMix64 step (Steele et al. 2014) of a number, or of each in an array of uint64."""
+    """Apply one SplitMix64 step (Steele et al. 2014) to an int or to an array of uint64."""
     state = (state + 0x9E3779B97F4A7C15) & MASK
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK
@@ -19,7 +19,7 @@ def splitmix(state: Words) -> Words:
 
 
 def mix(*values: int) -> int:
-    """64 well-mixed bits of some integers."""
+    """Hash integers to 64 well-mixed bits."""
     state = 0
     for value in values:
         state = splitmix(state + value)
@@ -27,10 +27,10 @@ def mix(*values: int) -> int:
 
 
 def permute(indices: NDArray[np.uint64], size: int, key: int) -> NDArray[np.uint64]:
-    """The images of `indices` under a permutation of range(size) chosen by `key`, in O(1) memory.
+    """Map `indices` by a permutation of range(size) that `key` chooses, without storing it.
 
-    A four-round Feistel network on the smallest even number of bits that holds `size`, walked until
-    it lands inside the range (Black and Rogaway 2002, cycle walking).
+    A four-round Feistel network on the smallest even number of bits that holds `size`, applied
+    until the result is inside the range (cycle walking, Black and Rogaway 2002).
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     images = feistel(indices, half, key)
@@ -40,7 +40,7 @@ def permute(indices: NDArray[np.uint64], size: int, key: int) -> NDArray[np.uint
 
 
 def feistel(indices: NDArray[Any], half: int, key: int) -> NDArray[Any]:
-    """A permutation of the numbers of 2 * half bits, in an array of uint64."""
+    """Permute the numbers of 2 * half bits in an array of uint64."""
     mask = (1 << half) - 1
     left, right = indices >> half, indices & mask
     for round_number in range(4):

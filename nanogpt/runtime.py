@@ -1,6 +1,6 @@
-"""Where a model runs: device, number format, and this process among its peers.
+"""The runtime of a process: device, number format, rank and world size.
 
-What is here changes speed, never what is computed, up to rounding.
+It affects speed, never what is computed, up to rounding.
 """
 
 import functools
@@ -15,19 +15,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TRIAL_SECONDS, MIN_TRIALS = 0.004, 3  # how long a product is repeated to find its speed
+TRIAL_SECONDS, MIN_TRIALS = 0.004, 3  # how long a matrix product is repeated to time it
 
-# Below it the conversions that autocast adds eat what bfloat16 gains; far from both kinds of
+# Below it, the casts that autocast adds cost more than bfloat16 gains. It is far from both kinds of
 # processor that were measured (0.01 and 1.7 to 5), so that noise does not decide.
 MIN_BFLOAT16_GAIN = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """One process's device and number format, and its place among `world_size` processes."""
+    """The device, number format and rank of one process, and how it shares work with others."""
 
     device: torch.device
-    dtype: torch.dtype  # what matrices are multiplied in; weights stay float32
+    dtype: torch.dtype  # of matrix products under autocast; weights stay float32
     compile: bool = False
     rank: int = 0
     world_size: int = 1
@@ -38,26 +38,26 @@ class Runtime:
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of every weight; one alone has no other to share."""
+        """True when every weight is spread over the processes; one process alone never shards."""
         return self.distributed and self.parallel == "fsdp"
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Multiply matrices in `dtype` inside this context."""
+        """Return a context in which matrices are multiplied in `dtype`."""
         return torch.autocast(
             self.device.type,
             dtype=self.dtype,
             enabled=self.dtype != torch.float32,
-            cache_enabled=self.workers == 1,  # the cache of cast weights is one for all threads
+            cache_enabled=self.workers == 1,  # all threads share the cache of cast weights
         )
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum of `value` over all processes."""
+        """Return the sum of `value` over all processes; may work in place."""
         if self.distributed:
             dist.all_reduce(value)
         return value
 
     def all_reduce_max(self, value: Tensor) -> Tensor:
-        """The largest `value` of all processes."""
+        """Return the elementwise maximum of `value` over all processes; may work in place."""
         if self.distributed:
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return value
@@ -69,13 +69,13 @@ class Runtime:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor, of which every process may hold a part; then all of them must call this."""
-    gather = getattr(tensor, "full_tensor", None)  # DTensor's; to import that class takes 0.8 s
+    """Gather a tensor that may be sharded; if it is, every process must call this."""
+    gather = getattr(tensor, "full_tensor", None)  # of a DTensor; importing that class takes 0.8 s
     return tensor if gather is None else gather()
 
 
 def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole `tensor` that this process holds of `like`, which may be all of it."""
+    """Shard a full `tensor` as `like` is sharded; return it as it is where `like` is not."""
     if not hasattr(like, "full_tensor"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -86,27 +86,27 @@ def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` takes the first of cuda, mps, cpu that is there; another name must be there.
+    """Return the device of this name; `auto` is the first available of cuda, mps and cpu.
 
-    Raises ValueError when a device is asked for by name and missing.
+    Raises ValueError when the device is not available.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, present in there.items() if present)
-    if not there.get(name, False):
-        found = ", ".join(kind for kind, present in there.items() if present)
-        raise ValueError(f"device {name!r} is not on this machine; here: {found}, or auto")
+        name = next(kind for kind, present in available.items() if present)
+    if not available.get(name, False):
+        kinds = ", ".join(kind for kind, present in available.items() if present)
+        raise ValueError(f"device {name!r} is not on this machine; here: {kinds}, or auto")
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 512) -> float:
-    """Return the operations per second of a (size, size) product, the best of a few."""
+    """Time a (size, size) matrix product; return the best FLOP/s of a few."""
     a = torch.ones(size, size, dtype=dtype, device=device)
-    torch.mm(a, a)  # the first one also starts threads and compiles a kernel
+    torch.mm(a, a)  # warm-up: starts threads and compiles a kernel
     seconds: list[float] = []
     while sum(seconds) < TRIAL_SECONDS or len(seconds) < MIN_TRIALS:
         started = time.perf_counter()
@@ -117,10 +117,10 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 512) -> f
 
 @functools.cache
 def bfloat16_gain(device: torch.device) -> float:
-    """Return how many times as fast as in float32 a processor multiplies in bfloat16.
+    """Return the speed of matrix products in bfloat16 relative to float32.
 
-    Measured once per process, in some 20 ms: flags say what a processor can do, not whether the
-    library in use does it. A small product comes first, for emulated bfloat16 is a hundred times
+    Measured once per process, in some 20 ms: CPU flags say what a processor can do, not whether
+    the library in use does it. A small product comes first, as emulated bfloat16 is a hundred times
     slower than float32.
     """
     for size in (128, 512):
@@ -133,14 +133,14 @@ def bfloat16_gain(device: torch.device) -> float:
 
 
 def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a processor has no instructions for products in bfloat16, and is slow at them."""
+    """Return whether `dtype` is bfloat16 and `device` a CPU that emulates it, slowly."""
     return device.type == "cpu" and dtype == torch.bfloat16 and bfloat16_gain(device) < 0.5
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32, on older GPUs float16.
+    """Return bfloat16 where the hardware gains by it, float16 on older GPUs, else float32.
 
-    On MPS float32: M1 and M2 emulate bfloat16, and operations of mixed types are refused there.
+    On MPS it is float32: M1 and M2 emulate bfloat16, and MPS refuses operations of mixed dtypes.
     """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -151,24 +151,24 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def common_dtype(dtype: torch.dtype, device: torch.device, distributed: bool) -> torch.dtype:
-    """Return the format that all processes wish for, float32 where they differ.
+    """Return `dtype` if all processes pass the same one, otherwise float32.
 
-    All of them must call this, whether the format was measured or given.
+    Every process must call this, whether its dtype was measured or given.
     """
     if not distributed:
         return dtype
     formats = (torch.bfloat16, torch.float16, torch.float32)
-    number = torch.tensor(formats.index(dtype), device=device)
-    bounds = torch.stack((number, -number))
+    index = torch.tensor(formats.index(dtype), device=device)
+    bounds = torch.stack((index, -index))
     dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
     highest, lowest = bounds[0].item(), -bounds[1].item()
     return dtype if highest == lowest else torch.float32
 
 
 def rank_from_leader(leads: bool, device: torch.device) -> int:
-    """Return this process's rank, counted from the first one that leads, which gets 0.
+    """Return this process's rank, counted cyclically from the first process that leads.
 
-    torchrun gives rank 0 to whichever node it likes. All processes must call this.
+    torchrun may give rank 0 to any node. Every process must call this.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     first = torch.tensor(rank if leads else world_size, device=device)
@@ -185,27 +185,27 @@ def process_group(
     recompute: bool = False,
     leads: bool = True,
 ) -> Iterator[Runtime]:
-    """The runtime of a process that torchrun started, its process group open meanwhile.
+    """Open the process group that torchrun describes; yield the runtime of this process.
 
-    dtype None means the fastest that all processes have, compile None means where it pays (on
-    CUDA). Ranks are counted from a process that `leads`. After an error the group is left as it is:
-    to close it may mean to wait for processes that wait for this one.
+    dtype None means the fastest that all processes share, compile None means on CUDA, where it
+    pays. Ranks are counted from a process that `leads`. After an error the group is not destroyed:
+    that could wait for processes that wait for this one.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    where = choose_device(device, local_rank)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    local_device = choose_device(device, local_rank)
+    if local_device.type == "cuda":
+        torch.cuda.set_device(local_device)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if distributed:
         dist.init_process_group(
-            "nccl" if where.type == "cuda" else "gloo",
-            device_id=where if where.type == "cuda" else None,
+            "nccl" if local_device.type == "cuda" else "gloo",
+            device_id=local_device if local_device.type == "cuda" else None,
         )
     yield Runtime(
-        device=where,
-        dtype=common_dtype(dtype or fastest_dtype(where), where, distributed),
-        compile=where.type == "cuda" if compile is None else compile,
-        rank=rank_from_leader(leads, where) if distributed else 0,
+        device=local_device,
+        dtype=common_dtype(dtype or fastest_dtype(local_device), local_device, distributed),
+        compile=local_device.type == "cuda" if compile is None else compile,
+        rank=rank_from_leader(leads, local_device) if distributed else 0,
         world_size=dist.get_world_size() if distributed else 1,
         distributed=distributed,
         parallel=parallel,

@@ -1,4 +1,4 @@
-"""In what order and with which retries the stages run: the Prefect flow over dvc.yaml.
+"""The Prefect flow over dvc.yaml: the order of the stages and their retries.
 
-DVC decides what has to run, Prefect when and how often. No tensor, no formula in here.
+DVC decides which stages have to run, Prefect when and how often. There are no tensors here.
 """

@@ -1,4 +1,4 @@
-"""The flow `build`: every stage of dvc.yaml as a task, from text to a measured model.
+"""The flow `build`: every stage of dvc.yaml as a task, from text to an evaluated model.
 
 Directly:          python -m pipelines.build [--target STAGE] [--force]
 As a deployment:   prefect deployment run build/local --watch
@@ -30,11 +30,11 @@ from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.tools.check import check_project
 
-PRINTED_LINES = 200  # the last of what a command prints, among which DVC says why it failed
+OUTPUT_LINES = 200  # the last lines of a command's output, where DVC reports why it failed
 
 
 class StageFailed(Exception):
-    """A stage ended without its output; `kind` says whether trying again may help."""
+    """A stage failed; its `kind` decides whether a retry may help."""
 
     def __init__(self, stage: str, kind: Kind, message: str) -> None:
         super().__init__(f"{stage}: {message}")
@@ -42,7 +42,7 @@ class StageFailed(Exception):
 
 
 def run_stage(name: str, *, force: bool) -> None:
-    """Let DVC run one stage if it is out of date. Raises StageFailed."""
+    """Run one stage by DVC if it is out of date. Raises StageFailed."""
     logger = get_run_logger()
     with tempfile.TemporaryDirectory() as folder:
         status = Path(folder) / "status.json"
@@ -56,20 +56,20 @@ def run_stage(name: str, *, force: bool) -> None:
             "NANOGPT_TAGS": json.dumps(tags),
         }
         command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
-        printed = deque[str](maxlen=PRINTED_LINES)
+        output = deque[str](maxlen=OUTPUT_LINES)
 
-        def say(line: str) -> None:
-            printed.append(redacted(line))
-            logger.info(printed[-1])
+        def log(line: str) -> None:
+            output.append(redacted(line))
+            logger.info(output[-1])
 
-        if run_command(command + ["--force"] * force, environment, say) == 0:
+        if run_command(command + ["--force"] * force, environment, log) == 0:
             return
-        kind, message = failure(status, printed)
+        kind, message = failure(status, output)
     raise StageFailed(name, kind, message)
 
 
-def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
-    """A Prefect retry condition: the failure is of one of these kinds."""
+def retry_on(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
+    """Return a Prefect retry condition: whether the failure is of one of these kinds."""
 
     def condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
         error = state.result(raise_on_failure=False)
@@ -78,12 +78,11 @@ def may_help(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]]
     return condition
 
 
-def task_of(stage: Stage) -> Task[..., None]:
-    """The stage as a task, with the retries its nature asks for.
+def stage_task(stage: Stage) -> Task[..., None]:
+    """Return a stage as a task, with retries for the failures that may pass.
 
-    What another process holds is free after a while, and a network may answer again; an interrupted
-    training continues from its checkpoint. A mistake in the params or the data stays one however
-    often it is tried, and a full disk needs a person.
+    A lock becomes free and a network recovers; an interrupted training resumes from its checkpoint.
+    Invalid params or data fail however often they are tried, and a full disk needs a person.
     """
     kinds: set[Kind] = {"busy"}
     if stage.network:
@@ -95,7 +94,7 @@ def task_of(stage: Stage) -> Task[..., None]:
         retries=5,
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
-        retry_condition_fn=may_help(kinds),
+        retry_condition_fn=retry_on(kinds),
     )(run_stage)
 
 
@@ -111,27 +110,28 @@ def build(target: str | None = None, force: bool = False) -> None:
     check_project()
     stages = read_stages(Path.cwd(), target)
     for stage in stages:
-        task_of(stage)(stage.name, force=force)
+        stage_task(stage)(stage.name, force=force)
     if {"evaluate", "sample"} <= {stage.name for stage in stages}:
         create_markdown_artifact(result_markdown(), key="result", description="figures and samples")
 
 
 def main() -> None:
-    """`python -m pipelines.build`."""
+    """Run `python -m pipelines.build`."""
     parser = argparse.ArgumentParser(description="run the pipeline as a Prefect flow")
     parser.add_argument("--target", help="the last stage to run; all of them by default")
     parser.add_argument("--force", action="store_true", help="run stages that are up to date too")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     redact_tracebacks()
-    with temporary_settings({PREFECT_UI_URL: redacted(PREFECT_UI_URL.value())}):  # its links' root
-        state = build(target=arguments.target, force=arguments.force, return_state=True)
+    public_url = redacted(PREFECT_UI_URL.value())  # the base of the links that Prefect prints
+    with temporary_settings({PREFECT_UI_URL: public_url}):
+        state = build(target=options.target, force=options.force, return_state=True)
     if not state.is_completed():
         print(redacted(f"build: {state.message}"), file=sys.stderr)
         sys.exit(exit_code(state.result(raise_on_failure=False)))
 
 
 def exit_code(error: object) -> int:
-    """Return the exit code for what ended the flow: that of the kind of failure it was."""
+    """Return the exit code for the error that ended the flow, by its kind of failure."""
     if isinstance(error, StageFailed):
         return EXIT_CODES[error.kind]
     return EXIT_CODES[kind_of(error)] if isinstance(error, EXPECTED) else 1

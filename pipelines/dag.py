@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml and their order, as DVC itself reads them."""
+"""The stages of dvc.yaml in the order of their dependencies, as DVC reads them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from dvc.stage import PipelineStage
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage by its name, and what its `meta` in dvc.yaml says of its nature."""
+    """A stage of dvc.yaml: its name, and the flags in its `meta` that decide its retries."""
 
     name: str
     network: bool
@@ -20,11 +20,11 @@ class Stage:
 
 
 def read_stages(root: Path, target: str | None = None) -> list[Stage]:
-    """All stages, or `target` and what it depends on, each after the ones it depends on.
+    """Return all stages, or `target` and its dependencies, in topological order.
 
-    Raises ValueError when there is no such stage, or no repository of git's or DVC's.
+    Raises ValueError if there is no such stage, or if `root` is not a repository of git and DVC.
     """
-    with opened(root) as repo:
+    with open_repo(root) as repo:
         graph = repo.index.graph  # edges lead from a stage to the ones it depends on
         in_order = networkx.lexicographical_topological_sort(
             graph.reverse(), lambda s: s.addressing
@@ -34,10 +34,10 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
         if target is not None:
             if target not in known:
                 raise ValueError(
-                    f"{target!r} is no stage of dvc.yaml; there are {', '.join(known)}"
+                    f"{target!r} is not a stage of dvc.yaml; its stages are {', '.join(known)}"
                 )
-            wanted = next(stage for stage in ordered if stage.name == target)
-            needed = networkx.descendants(graph, wanted) | {wanted}
+            target_stage = next(stage for stage in ordered if stage.name == target)
+            needed = networkx.descendants(graph, target_stage) | {target_stage}
             ordered = [stage for stage in ordered if stage in needed]
         return [
             Stage(
@@ -49,8 +49,8 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
         ]
 
 
-def opened(root: Path) -> Repo:
-    """Return DVC's view of a project. Raises ValueError with the way out where DVC sees none."""
+def open_repo(root: Path) -> Repo:
+    """Open a DVC repository. Raises ValueError that says how to make one if there is none."""
     try:
         return Repo(str(root))
     except SCMError:

@@ -1,8 +1,8 @@
-"""What a run came to, as markdown for Prefect's UI."""
+"""The result of a run as Markdown for Prefect's UI."""
 
 import json
 
-from stages.evaluate.stage import METRICS
+from stages.evaluate.stage import RESULT
 from stages.sample.stage import OUT as SAMPLES
 from stages.tools.report import read_json
 
@@ -10,8 +10,8 @@ SHOWN_SAMPLES = 2
 
 
 def result_markdown() -> str:
-    """The figures next to the baselines, and the first samples."""
-    metrics = read_json(METRICS)
+    """Return the metrics next to the baselines, and the first samples, as Markdown."""
+    metrics = read_json(RESULT)
     rows = [
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
         for name, s in [("**this model**", metrics), *metrics["baselines"].items()]

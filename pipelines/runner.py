@@ -1,7 +1,7 @@
-"""One command of the flow, its output relayed line by line, nothing of it left behind.
+"""A runner for one command of the flow: it relays the output and leaves no process behind.
 
-However this ends, by the command's end, an exception or a signal Prefect turned into one, every
-process the command started is gone afterwards.
+However it ends, by the command's exit, an exception or a signal that Prefect turned into one, every
+process that the command started is gone afterwards.
 """
 
 import os
@@ -15,17 +15,17 @@ from typing import IO
 
 import psutil
 
-from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, end_all
+from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, kill_all
 
 
 def run_command(
-    command: Sequence[str], environment: Mapping[str, str], say: Callable[[str], None]
+    command: Sequence[str], environment: Mapping[str, str], log: Callable[[str], None]
 ) -> int:
-    """Run `command` and hand each line it prints to `say`; its exit code.
+    """Run `command`, pass each line it prints to `log`, and return its exit code.
 
-    The output goes through a file: a pipe would kill the command when its reader dies.
+    The output goes through a file: with a pipe, the command would die with its reader.
     """
-    family: dict[int, psutil.Process] = {}
+    children: dict[int, psutil.Process] = {}
     with tempfile.NamedTemporaryFile(suffix=".log") as output:
         process = subprocess.Popen(
             command,
@@ -38,39 +38,39 @@ def run_command(
         with Path(output.name).open(encoding="utf-8", errors="replace") as reader:
             try:
                 while process.poll() is None:
-                    family.update(descendants(process.pid))
-                    relay(reader, say)
+                    children.update(descendants(process.pid))
+                    relay(reader, log)
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(POLL_SECONDS)
-                relay(reader, say)
+                relay(reader, log)
                 return process.returncode
             finally:
-                stop(process, family)
+                stop(process, children)
 
 
-def relay(reader: IO[str], say: Callable[[str], None]) -> None:
-    """Hand on the lines that have come."""
+def relay(reader: IO[str], log: Callable[[str], None]) -> None:
+    """Pass the lines that are new to `log`."""
     for line in reader:
-        say(line.rstrip("\n"))
+        log(line.rstrip("\n"))
 
 
-def stop(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
-    """Ask the command's own group to stop and give it time, then kill all that is left below it.
+def stop(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
+    """Send SIGTERM to the command's process group; after GRACE_SECONDS kill all descendants left.
 
-    The launcher of a training belongs to that group and lets its ranks write a checkpoint first.
+    The launcher of a training belongs to that group; it lets its ranks write a checkpoint first.
     """
     if process.poll() is None:
-        family.update(descendants(process.pid))
-        group = [child for child in family.values() if in_group(child, process.pid)]
+        children.update(descendants(process.pid))
+        group = [child for child in children.values() if in_group(child, process.pid)]
         os.killpg(process.pid, signal.SIGTERM)
         psutil.wait_procs(group, timeout=GRACE_SECONDS)
-        process.kill()  # no harm to one that is gone
+        process.kill()  # harmless if it has exited
         process.wait()
-    end_all(family)
+    kill_all(children)
 
 
 def in_group(process: psutil.Process, group: int) -> bool:
-    """Whether a process, if it still lives, belongs to a process group."""
+    """Return whether a process is alive and belongs to a process group."""
     try:
         return os.getpgid(process.pid) == group
     except ProcessLookupError:

@@ -44,7 +44,8 @@ def relative(file: Path) -> str:
 
 def code(text: str) -> str:
     """Fenced blocks, without their comments, and inline code; a line each."""
-    blocks = [re.sub(r"(^|\s)#.*", "", block) for block in FENCED.findall(text)]
+    fenced = [block for block in FENCED.findall(text) if not block.startswith("```diff")]
+    blocks = [re.sub(r"(^|\s)#.*", "", block) for block in fenced]
     return "\n".join([*blocks, *INLINE.findall(FENCED.sub("", text))])
 
 

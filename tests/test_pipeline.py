@@ -54,7 +54,7 @@ def test_nothing_is_left_in_the_folder_for_temporary_files(built: Any, shared: P
 
 
 def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:
-    metrics = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    metrics = json.loads((built.folder / "metrics/evaluation.json").read_text())
     manifest = json.loads((built.folder / "data/shards/manifest.json").read_text())
     figures = {"val_loss", "perplexity", "bits_per_byte"}
     counts = {"tokens", "bytes", "context", "stride"}
@@ -69,6 +69,18 @@ def test_metrics_hold_the_figures_and_their_baselines(built: Any) -> None:
     losses = [metrics["baselines"][name]["val_loss"] for name in ("uniform", "unigram", "bigram")]
     assert losses == sorted(losses, reverse=True)
     assert metrics["val_loss"] < losses[1]
+
+
+def test_the_headline_is_flat_and_says_by_how_much_the_model_wins(built: Any) -> None:
+    folder = built.folder / "metrics"
+    shown, full = (
+        json.loads((folder / f"{n}.json").read_text()) for n in ("evaluate", "evaluation")
+    )
+    names = {"bits_per_byte", "perplexity", "val_loss", "standard_error"}
+    assert set(shown) == names | {"adaptive_bits_per_byte", "margin"}
+    assert {name: shown[name] for name in names} == {name: round(full[name], 5) for name in names}
+    best = min(baseline["bits_per_byte"] for baseline in full["baselines"].values())
+    assert shown["margin"] == round(best - full["bits_per_byte"], 5)
 
 
 def test_lineage_leads_back_to_the_corpus(built: Any) -> None:
@@ -220,7 +232,8 @@ def test_the_dvc_commands_a_user_types(built: Any) -> None:
         done = built.run("dvc", *command)
         assert done.returncode == 0, done.stdout
     shown = built.run("dvc", "metrics", "show").stdout
-    assert "baselines.ppmd.bits_per_byte" in shown
+    assert {"bits_per_byte", "perplexity", "margin"} < set(shown.split())
+    assert max(map(len, shown.splitlines())) <= 120
     assert any((built.folder / "dvc_remote").iterdir())
     untracked = built.run("git", "status", "--porcelain", "--untracked-files=all").stdout
     assert "dvc_remote" not in untracked

@@ -1,1 +1,1 @@
-"""Weights of other projects in and out; no stage depends on this."""
+"""Conversion of other projects' weights to ours and back; no stage depends on it."""

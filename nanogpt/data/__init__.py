@@ -1,1 +1,1 @@
-"""Token files, the order in which training reads them, and reading ahead."""
+"""Token files, the order in which training reads them, and prefetching."""

@@ -1,8 +1,8 @@
 """The order in which training reads the windows of a split.
 
-Window i of epoch e is a pure function of (seed, e, i): no state to save, nothing shuffled in
-memory, and the same order for any number of processes. Windows do not overlap within an epoch, none
-is skipped or repeated, and each epoch lays them at another offset.
+Window i of epoch e is a pure function of (seed, e, i): there is no state to save and no permutation
+in memory, and the order is the same for any number of processes. Within an epoch no windows overlap
+and none is skipped or repeated; each epoch shifts all of them by another offset.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from nanogpt.rng import mix, permute, splitmix
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOrder:
-    """Where the k-th training window starts, for k = 0, 1, 2, ... without end.
+    """The endless sequence of training windows k = 0, 1, 2, ...
 
-    A text read again in a later epoch is another window, of another k.
+    Tokens that are read again in a later epoch belong to another window, with another k.
     """
 
     n_tokens: int
@@ -33,11 +33,11 @@ class WindowOrder:
 
     @property
     def windows_per_epoch(self) -> int:
-        """Whole windows that fit at every offset (one window has block_size + 1 tokens)."""
+        """Number of windows that fit at any offset (each has block_size + 1 tokens)."""
         return max(1, (self.n_tokens - 1) // self.block_size - 1)
 
     def starts(self, k: NDArray[np.int64]) -> NDArray[np.int64]:
-        """First token of each window k; its targets are the block_size tokens after that."""
+        """Return the position of the first token of each window k; its targets begin one later."""
         epochs, i = np.divmod(k, self.windows_per_epoch)
         slack = self.n_tokens - 1 - self.windows_per_epoch * self.block_size
         starts = np.empty_like(k)
@@ -50,6 +50,6 @@ class WindowOrder:
         return starts
 
     def keys(self, k: NDArray[np.int64]) -> NDArray[np.int64]:
-        """64 well-mixed bits of (seed, k), for all that is random about each window k."""
+        """Return a dropout key for each window k: 64 random bits, a hash of (seed, k)."""
         mixed = splitmix(k.astype(np.uint64) + mix(self.seed))
-        return splitmix(mixed + 3).view(np.int64)  # mix(seed, k, 3)
+        return splitmix(mixed + 3).view(np.int64)  # equals mix(seed, k, 3)

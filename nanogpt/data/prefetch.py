@@ -1,4 +1,4 @@
-"""Work begun by other threads before its result is asked for: order and results stay the same."""
+"""Prefetching: threads work ahead of the consumer; order and results stay the same."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,26 +10,26 @@ R = TypeVar("R")
 
 
 def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield work(item) of each item, in order, begun when the one `ahead` before it is asked for.
+    """Yield work(item) for each item, in order, computed by the pool up to `ahead` items early.
 
-    So no more than `ahead` + 1 items and results are held, however many there are. What has not
-    begun when this iterator ends, by an error or because it is closed, never does.
+    At most `ahead` + 1 items and results are held at a time. When the iterator is closed or an
+    error ends it, work that has not begun is cancelled.
     """
-    begun: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) > ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            pending.append(pool.submit(work, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
-        for future in begun:
+        for future in pending:
             future.cancel()
 
 
 def prefetch(read: Callable[[T], R], chunks: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield read(chunk) of each chunk as `in_order` does, all read by one thread of its own.
+    """Yield read(chunk) for each chunk, in order, read by a thread up to `ahead` chunks early.
 
     The thread ends with this iterator.
     """

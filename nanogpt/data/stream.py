@@ -1,4 +1,4 @@
-"""Token files: a split is a list of `.npy` files, memory-mapped and read as one long stream."""
+"""Token files: a split is a list of memory-mapped `.npy` files, read as one stream."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ Tokens = NDArray[np.integer[Any]]
 
 
 class TokenStream:
-    """The tokens of one split: several memory-mapped arrays of one type seen as one.
+    """The tokens of one split: several memory-mapped arrays of one dtype, read as one.
 
-    Raises ValueError at arrays of different types.
+    Raises ValueError when their dtypes differ.
     """
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
@@ -25,14 +25,14 @@ class TokenStream:
 
     @classmethod
     def open(cls, files: Sequence[Path]) -> "TokenStream":
-        """Memory-map `.npy` files of token ids, in the order given."""
+        """Memory-map `.npy` files of tokens, in the order given."""
         return cls([np.load(file, mmap_mode="r") for file in files])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Tokens [start, stop), across files where need be."""
+        """Read tokens [start, stop), across files if necessary."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
         while start < stop:
@@ -42,9 +42,9 @@ class TokenStream:
         return np.concatenate(parts, dtype=np.int64) if parts else np.empty(0, dtype=np.int64)
 
     def read_rows(self, starts: NDArray[np.int64], length: int) -> Tokens:
-        """(len(starts), length) tokens from each start on, in the type of the files.
+        """Read `length` tokens from each start, (len(starts), length), in the dtype of the files.
 
-        Slices of memory joined in one call: the fastest way that does not slow down with the number
+        Joins slices of memory in one call, the fastest way that does not slow down with the number
         of files (docs/lab-notes.md).
         """
         dtype = self.shards[0].dtype
@@ -56,13 +56,13 @@ class TokenStream:
             for file, first in zip(files.tolist(), within.tolist(), strict=True)
         ]
         for row in np.flatnonzero(starts + length > self.starts[files + 1]).tolist():
-            start = int(starts[row])  # this one runs on into the next file
+            start = int(starts[row])  # continues in the next file
             parts[row] = self.read(start, start + length).astype(dtype).view(np.uint8).data
         return np.frombuffer(bytearray().join(parts), dtype).reshape(-1, length)
 
 
 def check_vocabulary(tokens: Tokens, vocab_size: int) -> None:
-    """Raise ValueError at a token id that a model of `vocab_size` does not know."""
+    """Raise ValueError when a token id is not below vocab_size."""
     if tokens.size and tokens.max() >= vocab_size:
         raise ValueError(
             f"token id {tokens.max()} is beyond the model's vocabulary of {vocab_size}; "

@@ -1,1 +1,1 @@
-"""What the final evaluation compares a model with, and how well it learns as it reads."""
+"""Baselines for the final evaluation, and dynamic evaluation: the loss while learning."""

@@ -1,10 +1,9 @@
-"""How well a model predicts a split when it may learn from what it has read so far.
+"""Dynamic evaluation: the loss of a model that keeps learning from what it has read.
 
-Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too: dynamic
-evaluation (Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows are side by
-side in the order of the text, and each is predicted before the model learns from it. The weights
-drift towards the text at hand; the figure is of a model that reads this text once, not of the
-weights that are kept.
+Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too (Krause
+et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows follow each other in the order
+of the text, and each is predicted before the model is updated on it. The weights drift towards the
+text; the figure describes a model that reads it once, not the weights that are saved.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from nanogpt.parallel.gradients import add_gradients
 from nanogpt.runtime import Runtime, fastest_dtype
 from nanogpt.train.validation import split_windows, window_at
 
-# As few as keep a device busy: the sooner a model learns from a window, the more it helps.
+# As few as keep a device busy: the sooner the model learns from a window, the more it helps.
 UPDATE_TOKENS = 512
 
 
@@ -38,19 +37,19 @@ def adaptive_loss(
 ) -> float:
     """Return the mean loss in nats per token of a model that learns as it reads.
 
-    It learns by the optimizers of its training at `rate` times their highest learning rates.
+    It is updated by the optimizers of its training, at `rate` times their peak learning rates.
     Changes the model in place. Raises ValueError at a token beyond the vocabulary.
     """
-    gentle = replace(
+    scaled_optim = replace(
         optim,
         learning_rate=optim.learning_rate * rate,
         muon_learning_rate=optim.muon_learning_rate * rate,
         weight_decay=0.0,
-        beta2=0.999,  # updates of few tokens are noisy: the scale is averaged over more of them
+        beta2=0.999,  # updates on few tokens are noisy, so average over more of them
     )
-    optimizers = build_optimizers(model, gentle, runtime.dtype, pool, runtime.workers)
+    optimizers = build_optimizers(model, scaled_optim, runtime.dtype, pool, runtime.workers)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
-    model.eval()  # no dropout: what is measured is the prediction
+    model.eval()  # no dropout: the predictions are what is measured
     total = 0.0
     for rows in batches_in_order(stream, model.config.block_size, eot_token):
         check_vocabulary(rows.numpy(), model.config.vocab_size)
@@ -66,10 +65,10 @@ def adaptive_loss(
 
 
 def adaptive_runtime(model: GPT) -> Runtime:
-    """Return where to compute an `adaptive_loss`: on the model's device, in its fastest format.
+    """Return the runtime for `adaptive_loss`: the model's device, in its fastest number format.
 
-    Not in float16, which would need a loss scaler. On a processor with several cores two threads
-    share an update, which has too few tokens for more.
+    Not in float16, which would need a loss scaler. On a CPU with several cores, two threads share
+    an update; it has too few tokens for more.
     """
     device = model.wte.weight.device
     dtype = fastest_dtype(device)
@@ -79,10 +78,10 @@ def adaptive_runtime(model: GPT) -> Runtime:
 
 
 def batches_in_order(stream: TokenStream, block_size: int, eot_token: int) -> Iterator[Tensor]:
-    """Yield all tokens once as rows (B, 1 + T), about UPDATE_TOKENS at a time, the last short."""
+    """Yield all tokens once, as rows (B, 1 + T) of about UPDATE_TOKENS; the last may be shorter."""
     starts = split_windows(len(stream), block_size, block_size)
     size = max(1, UPDATE_TOKENS // block_size)
-    full = len(stream) // block_size  # windows of whole length
+    full = len(stream) // block_size  # windows of full length
     for i in range(0, full, size):
         windows = [
             window_at(stream, s, block_size, eot_token) for s in starts[i : min(i + size, full)]

@@ -1,8 +1,8 @@
-"""What a model must beat: losses of predictors that count and do not learn.
+"""Uniform, unigram and bigram baselines, which a model must beat.
 
 Counts come from the training split, losses from the whole validation split, in nats per token.
-Everything streams in chunks: memory depends on the validation split and the vocabulary, never on
-the size of the training split.
+Both are read in chunks: memory depends on the validation split and the vocabulary, never on the
+size of the training split.
 """
 
 import math
@@ -17,12 +17,12 @@ CONCENTRATIONS = tuple(2.0**k for k in range(-4, 21))
 
 
 def uniform_loss(vocab_size: int) -> float:
-    """Every token equally likely."""
+    """Return the loss when every token is equally likely."""
     return math.log(vocab_size)
 
 
 def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
-    """(V,) how often each token occurs."""
+    """Count how often each token occurs, (V,)."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(stream), CHUNK_TOKENS):
         chunk = stream.read(start, min(start + CHUNK_TOKENS, len(stream)))
@@ -31,13 +31,13 @@ def count_tokens(stream: TokenStream, vocab_size: int) -> NDArray[np.int64]:
 
 
 def unigram_probabilities(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(V,) add-one smoothed frequencies (Laplace)."""
+    """Return the frequencies (V,), smoothed by adding one to each count (Laplace)."""
     smoothed: NDArray[np.float64] = (counts + 1) / (counts.sum() + len(counts))
     return smoothed
 
 
 def unigram_loss(counts: NDArray[np.int64], val: TokenStream) -> float:
-    """Each token as likely as it is frequent; counts (V,) are the training split's."""
+    """Return the loss when each token is as likely as it is frequent in training, counts (V,)."""
     log_p = np.log(unigram_probabilities(counts))
     return float(-(count_tokens(val, len(counts)) @ log_p) / len(val))
 
@@ -45,11 +45,11 @@ def unigram_loss(counts: NDArray[np.int64], val: TokenStream) -> float:
 def bigram_loss(
     token_counts: NDArray[np.int64], train: TokenStream, val: TokenStream, eot_token: int
 ) -> float:
-    """Each token given the one before, smoothed with a Dirichlet prior around the unigram.
+    """Return the loss of bigrams, smoothed with a Dirichlet prior around the unigrams.
 
-    p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. Its one free number m is chosen
-    on the validation split itself, in the baseline's favour. c(h) counts h wherever it occurs, so
-    the training stream should end with the separator, as ours do.
+    p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. The one free parameter m is
+    chosen on the validation split itself, in the baseline's favour. c(h) counts h wherever it
+    occurs, so the training stream should end with the end-of-text token, as ours do.
     """
     vocab_size = len(token_counts)
     pairs, val_counts = np.unique(
@@ -59,8 +59,8 @@ def bigram_loss(
     for start in range(0, len(train), CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, len(train))
         keys = pair_keys(train, start, stop, vocab_size, eot_token)
-        found = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
-        counts += np.bincount(found[pairs[found] == keys], minlength=len(pairs))
+        indices = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
+        counts += np.bincount(indices[pairs[indices] == keys], minlength=len(pairs))
     before, after = np.divmod(pairs, vocab_size)
     prior = unigram_probabilities(token_counts)[after]
     losses = [
@@ -73,7 +73,10 @@ def bigram_loss(
 def pair_keys(
     stream: TokenStream, start: int, stop: int, vocab_size: int, eot_token: int
 ) -> NDArray[np.int64]:
-    """(stop - start,) each token and the one before it (at 0 the separator) as one number."""
+    """Return tokens [start, stop), each combined with the one before it into one number.
+
+    The first of a stream is preceded by the end-of-text token.
+    """
     tokens = stream.read(max(start - 1, 0), stop)
     if start == 0:
         tokens = np.concatenate(([eot_token], tokens))

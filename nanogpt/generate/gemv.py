@@ -1,4 +1,4 @@
-"""A model to generate with: a step for one row of text is as fast as its weights are read."""
+"""Fast matrix-vector products (GEMV) for generating one row on a CPU, bound by memory alone."""
 
 from copy import deepcopy
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
-# Weights of fewer numbers fit in a processor's cache, where any product is as fast.
-MIN_STREAMED = 1 << 17
+# Smaller weights fit in a processor's cache, where any product is as fast.
+MIN_GEMV_NUMEL = 1 << 17
 
-PARTS = 8  # of a sum, each by one thread: the same sum for any number of threads
+PARTS = 8  # partial sums, one thread each: the result is the same for any number of threads
 
 
 class GemvLinear(nn.Module):
-    """An `nn.Linear` on a processor whose weights are read once, in the order of memory.
+    """An `nn.Linear` for CPUs that reads its weights once, in memory order, for a single row.
 
-    One row times a matrix is a sum of the matrix's columns, each times a number: what
-    `embedding_bag` does, fetching ahead, several parts of the columns at once. Several rows are a
-    product as ever.
+    A vector times a matrix is a weighted sum of the matrix's columns. `embedding_bag` computes just
+    that, with prefetching and several parts of the columns in parallel. For several rows it is an
+    ordinary matrix product.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        # (out, in), by columns
+        # (out, in), stored by columns
         self.weight = nn.Parameter(linear.weight.t().contiguous().t(), requires_grad=False)
         self.bias = linear.bias
         self.columns: Tensor
@@ -39,20 +39,20 @@ class GemvLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         y = F.embedding_bag(
             self.columns, self.weight.t(), self.starts, mode="sum", per_sample_weights=x.flatten()
-        ).sum(0)  # (parts, out) to (out)
+        ).sum(0)  # (PARTS, out) to (out)
         return (y if self.bias is None else y + self.bias).view(*x.shape[:-1], -1)
 
 
 def decoding_copy(model: GPT, runtime: Runtime) -> GPT:
-    """A copy to generate with: on the runtime's device, all of it in the runtime's number format.
+    """Copy a model for generation, to the runtime's device and number format.
 
-    On a processor its large matrices are of the kind that one row streams through.
+    On a CPU, its large linear layers become `GemvLinear`.
     """
     copied = deepcopy(model).to(runtime.device, runtime.dtype).eval().requires_grad_(False)
     if runtime.device.type == "cpu":
         for parent in list(copied.modules()):
             for name, child in parent.named_children():
-                if isinstance(child, nn.Linear) and child.weight.numel() >= MIN_STREAMED:
+                if isinstance(child, nn.Linear) and child.weight.numel() >= MIN_GEMV_NUMEL:
                     setattr(parent, name, GemvLinear(child))
         if model.config.tie_weights:
             copied.wte.weight = copied.lm_head.weight

@@ -1,1 +1,1 @@
-"""A GPT: its layers, its loss, and its weights in files."""
+"""A GPT: its layers, its loss, its KV cache, and its weights in files."""

@@ -1,6 +1,6 @@
-"""What a model remembers of the tokens it has read, so that each is computed once.
+"""The KV cache: keys and values of the tokens read so far, so that each is computed once.
 
-Shapes: B batch, T new tokens, S slots looked at, H heads, D head size.
+Shapes: B batch, T new tokens, S slots attended to, H heads, D head size.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """Keys and values of every layer for the tokens seen so far, so that each is computed once.
+    """Keys and values of every layer for the tokens of a batch of rows.
 
-    Slot t of a row holds its t-th token. Rows may hold unequal numbers of them: what is beyond a
-    row's own is seen by none of its tokens, and overwritten by its next ones.
+    Slot t of a row holds its t-th token. Rows may differ in length: slots beyond the end of a row
+    are masked, and overwritten by its next tokens.
     """
 
     def __init__(self, config: "GPTConfig", batch: int, device: torch.device, dtype: torch.dtype):
@@ -31,17 +31,17 @@ class KVCache:
         self.idx = torch.zeros(batch, config.block_size, device=device, dtype=torch.long)
         self.block_size, self.device = config.block_size, device
         self.lengths = [0] * batch  # tokens in each row
-        self.restart(range(batch), 0)
+        self.reset(range(batch), 0)
 
-    def restart(self, rows: Sequence[int], n_tokens: int) -> None:
-        """Make room for the first n_tokens of these rows, which the model reads next."""
+    def reset(self, rows: Sequence[int], n_tokens: int) -> None:
+        """Empty these rows and make room for their first n_tokens, which the model reads next."""
         self.positions = torch.arange(n_tokens, device=self.device)  # (T,), or (B, T) if unequal
-        self.place: tuple[Tensor | slice, ...] = (  # of the new tokens in a layer
+        self.index: tuple[Tensor | slice, ...] = (  # of the new tokens in k and v of a layer
             torch.tensor(list(rows), device=self.device),
             slice(None),
             slice(n_tokens),
         )
-        self.slots: int | None = None  # the new tokens see each other alone
+        self.slots: int | None = None  # the new tokens attend to nothing but each other
         self.mask: Tensor | None = None
         for row in rows:
             self.lengths[row] = n_tokens
@@ -49,8 +49,9 @@ class KVCache:
     def advance(self, n_tokens: int, *, all_slots: bool = False) -> None:
         """Make room for the next n_tokens of every row, which the model reads next.
 
-        They attend to as many slots as the longest row fills, or to all, the same at every step.
-        Raises ValueError when they do not fit.
+        They attend to as many slots as the longest row fills, or, with all_slots, to all of them:
+        then shapes stay the same from step to step, as a compiled model needs. Raises ValueError
+        when they do not fit.
         """
         start, end = min(self.lengths), max(self.lengths) + n_tokens
         if end > self.block_size:
@@ -58,12 +59,12 @@ class KVCache:
         self.slots = self.block_size if all_slots else end
         if equal := end - start == n_tokens and not all_slots:
             self.positions = torch.arange(start, end, device=self.device)
-            self.place = (slice(None), slice(None), slice(start, end))
+            self.index = (slice(None), slice(None), slice(start, end))
         else:
             starts = torch.tensor(self.lengths, device=self.device)[:, None]
             self.positions = starts + torch.arange(n_tokens, device=self.device)
             rows = torch.arange(len(self.lengths), device=self.device)[:, None]
-            self.place = (rows, slice(None), self.positions)
+            self.index = (rows, slice(None), self.positions)
         self.mask = None
         if not equal or n_tokens > 1:
             slots = torch.arange(self.slots, device=self.device)
@@ -72,39 +73,39 @@ class KVCache:
         self.lengths = [length + n_tokens for length in self.lengths]
 
     def extend_idx(self, idx: Tensor) -> Tensor:
-        """Store the new token ids (B, T); return all that the new tokens may attend to."""
-        rows, _, slots = self.place
+        """Store the new tokens idx (B, T); return all those they may attend to, (B, S)."""
+        rows, _, slots = self.index
         self.idx[rows, slots] = idx
         return idx if self.slots is None else self.idx[:, : self.slots]
 
     def last_tokens(self, idx: Tensor, n_before: int, eot_token: int) -> list[Tensor]:
-        """Store the new tokens idx (B, T); return them, those before them, and so on (n_before).
+        """Store the new tokens idx (B, T); return those 0, 1, … n_before positions before each.
 
-        Where a row has no token so far back, it is the separator.
+        Before the start of a row, they are end-of-text tokens.
         """
-        seen = self.extend_idx(idx)  # (B, S)
+        context = self.extend_idx(idx)  # (B, S)
         positions = self.positions.expand_as(idx)
         shifted = [positions - k for k in range(n_before + 1)]
-        return [torch.where(p < 0, eot_token, seen.gather(1, p.clamp(min=0))) for p in shifted]
+        return [torch.where(p < 0, eot_token, context.gather(1, p.clamp(min=0))) for p in shifted]
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k, v (B, H, T, D); return all that the new tokens may attend to."""
+        """Store the new k, v (B, H, T, D); return all those they may attend to, (B, H, S, D)."""
         unequal = self.positions.ndim == 2  # two index tensors put B, T first
-        self.k[layer][self.place] = k.transpose(1, 2) if unequal else k
-        self.v[layer][self.place] = v.transpose(1, 2) if unequal else v
+        self.k[layer][self.index] = k.transpose(1, 2) if unequal else k
+        self.v[layer][self.index] = v.transpose(1, 2) if unequal else v
         if self.slots is None:
             return k, v
         return self.k[layer][:, :, : self.slots], self.v[layer][:, :, : self.slots]
 
 
 def document_mask(idx: Tensor, eot_token: int, cache: KVCache | None = None) -> Tensor:
-    """(B, 1, T, S) booleans: each token of idx (B, T) sees its own document so far.
+    """Return (B, 1, T, S) booleans: each token of idx (B, T) attends to its document so far.
 
-    A separator belongs to the document after it, whose first token is predicted from it.
+    An end-of-text token belongs to the document after it, whose first token is predicted from it.
     """
-    seen = idx if cache is None else cache.extend_idx(idx)  # (B, S)
-    T, S = idx.size(1), seen.size(1)
-    document = (seen == eot_token).cumsum(1)
+    context = idx if cache is None else cache.extend_idx(idx)  # (B, S)
+    T, S = idx.size(1), context.size(1)
+    document = (context == eot_token).cumsum(1)
     mask = causal_mask(T, S, idx.device) if cache is None or cache.mask is None else cache.mask
     if cache is None or cache.positions.ndim == 1:
         own = document[:, -T:]

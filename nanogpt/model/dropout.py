@@ -1,10 +1,10 @@
-"""Dropout whose masks are a function of the window and the place, not of who computes them.
+"""Counter-based dropout: masks that depend on the window and the place in the model alone.
 
-A generator hands out its numbers in the order of the calls, so masks drawn from one change with the
-micro-batch, the number of processes and the device. Here every number is a hash of where it is used
-(a counter-based generator: Salmon et al. 2011): of a window's key, of the place in the model and of
-the position in its tensor. Integer arithmetic alone, so all devices draw the same masks, compiled
-or not, and a backward pass that computes activations again draws them again.
+A stateful generator hands out its numbers in the order of the calls, so its masks change with the
+micro-batch, the number of processes and the device. Here every number is a hash (a counter-based
+generator, Salmon et al. 2011) of the window's key, the place in the model and the position in the
+tensor. It takes integer arithmetic alone, so every device draws the same masks, compiled or not,
+and a backward pass that recomputes activations draws them again.
 
 Shapes: B windows, P places, N numbers per window, W = N / 2 words of two numbers each.
 """
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 # Odd, as integers wrap: the golden ratio, whose multiples spread out, and multipliers found by a
-# search for little bias, of 64 bits (MurmurHash3, Appleby 2011) and 32 (hash-prospector, Wellons).
+# search for low bias, of 64 bits (MurmurHash3, Appleby 2011) and 32 (hash-prospector, Wellons).
 GOLDEN, FINISH_64 = 0x1E3779B1, 0x2127599BF4325C37
 FIRST_32, SECOND_32 = 0x21F0AAAD, 0x735A2D97
 
-NUMBER_BITS = 15  # of each number, and so p is rounded to a multiple of 2^-15
+NUMBER_BITS = 15  # per random number, so p is rounded to a multiple of 2^-15
 
 
 def place_keys(keys: Tensor, n_places: int) -> Tensor:
-    """Return a key (P, B, 2) of two int32 for each place in each window, of its key (B,) int64."""
+    """Derive a key of two int32 for each place, (P, B, 2), from the windows' keys (B,) int64."""
     places = torch.arange(1, n_places + 1, device=keys.device)
     mixed = keys + GOLDEN * places[:, None]  # (P, B)
     mixed = (mixed ^ (mixed >> 32)) * FINISH_64
@@ -30,10 +30,10 @@ def place_keys(keys: Tensor, n_places: int) -> Tensor:
 
 
 def random_numbers(key: Tensor, n: int) -> Tensor:
-    """Return n uniform integers (B, N) of NUMBER_BITS bits for each window, of its key (B, 2)."""
+    """Return n uniform integers of NUMBER_BITS bits per window, (B, N), from its key (B, 2)."""
     counters = torch.arange((n + 1) // 2, dtype=torch.int32, device=key.device)
-    # Both terms have 30 bits, so their sum has a zero sign bit and no two counters share a word:
-    # shifts fill up with the sign, and so would send a word and its complement to the same one.
+    # Both terms have 30 bits, so their sum has a zero sign bit and no two counters share a word.
+    # With the sign set, the arithmetic shifts below would map a word and its complement to one.
     words = (counters * GOLDEN & 0x3FFFFFFF) + key[:, :1]  # (B, W)
     words ^= words >> 16
     words = torch.add(key[:, 1:], words, alpha=FIRST_32)
@@ -41,16 +41,16 @@ def random_numbers(key: Tensor, n: int) -> Tensor:
     words *= SECOND_32
     words ^= words >> 15
     words &= 0x7FFF7FFF
-    if torch.compiler.is_compiling():  # this becomes part of one kernel, which a view would cut
+    if torch.compiler.is_compiling():  # a view would split the fused kernel
         halves = torch.arange(0, 32, 16, dtype=torch.int32, device=key.device)
         return (words[..., None] >> halves & 0x7FFF).flatten(1)[:, :n]
     return words.view(torch.int16)[:, :n]
 
 
 def dropout(x: Tensor, p: float, key: Tensor | None) -> Tensor:
-    """Return x (B, ...) with each number zero by probability p and the others divided by 1 - p.
+    """Zero each element of x (B, ...) with probability p and divide the others by 1 - p.
 
-    key (B, 2) decides which; without one x stays as it is.
+    key (B, 2) decides which; without one, x is returned as it is.
     """
     if key is None:
         return x

@@ -1,4 +1,4 @@
-"""A model's folder: its weights in `model.safetensors`, its config in `config.json`."""
+"""A model's folder on disk: weights in `model.safetensors`, the config in `config.json`."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MODEL_FILES = ("config.json", "model.safetensors")
 
 
 def save_model(folder: Path, model: GPT) -> None:
-    """Write weights and config into an existing folder."""
+    """Write a model's weights and config into an existing folder."""
     write_model(folder, model.config, {name: p.detach() for name, p in model.named_parameters()})
 
 
@@ -29,7 +29,7 @@ def write_model(folder: Path, config: GPTConfig, weights: Mapping[str, Tensor]) 
 
 
 def load_model(folder: Path, device: torch.device) -> GPT:
-    """Read a model as `save_model` wrote it.
+    """Load a model that `save_model` wrote onto a device.
 
     Raises ValueError when the folder holds no such model.
     """
@@ -39,7 +39,7 @@ def load_model(folder: Path, device: torch.device) -> GPT:
 
 
 def read_config(folder: Path) -> GPTConfig:
-    """The config of a model. Raises ValueError when the folder holds no such model."""
+    """Read the config of a model. Raises ValueError when the folder holds no model of ours."""
     missing = [n for n in MODEL_FILES if not (folder / n).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no model: {', '.join(missing)} missing")
@@ -50,7 +50,7 @@ def read_config(folder: Path) -> GPTConfig:
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Fill the parameters of `model`; names and shapes must agree."""
+    """Load the weights in `file` into `model`. Raises ValueError as `fill` does."""
     fill(model, read_weights(file), file)
 
 

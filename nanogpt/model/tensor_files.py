@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written, read, and checked to be the weights of a model."""
+"""Tensors in safetensors files, and a check that they can be the weights of a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file. Raises OSError when the disk does not take it."""
+    """Write tensors to a safetensors file. Raises OSError when it cannot be written."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:  # which is no OSError
+    except SafetensorError as error:  # not an OSError
         raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises ValueError when it is damaged."""
+    """Read the tensors of a safetensors file. Raises ValueError when it is damaged."""
     try:
         return load_file(file)
     except SafetensorError as error:
@@ -29,7 +29,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def check_numbers(weights: Mapping[str, Any], source: Path) -> None:
-    """Raise ValueError naming the first tensor whose numbers cannot be weights."""
+    """Raise ValueError naming the first tensor that is not floating point or not finite."""
     for name, value in weights.items():
         if not isinstance(value, Tensor) or value.dtype not in FLOATS:
             kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")

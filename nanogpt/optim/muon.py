@@ -1,11 +1,11 @@
-"""Muon (Jordan et al. 2024), the matrices of one shape at a time.
+"""Muon (Jordan et al. 2024), batched over matrices of the same shape.
 
-PyTorch's own orthogonalises matrix after matrix: for small models that is hundreds of small
-kernels per update, and a GPU waits for them to be called. Here those of one shape are one batch.
-What is computed, and the state, are PyTorch's with its own settings, but for the number format:
-PyTorch's multiplies in bfloat16 everywhere, which most processors emulate.
+`torch.optim.Muon` orthogonalises one matrix after another: for small models that is hundreds of
+small kernels per update, and a GPU waits for their launches. Here matrices of one shape form one
+batch. The computation and the state are PyTorch's with its own settings, apart from the number
+format: PyTorch multiplies in bfloat16 everywhere, which most CPUs emulate.
 
-Shapes: N matrices of R rows and C columns.
+Shapes: N matrices of R rows and C columns; r the shorter and s the longer side.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with another `step`: in `dtype`, shared by `workers` threads."""
+    """`torch.optim.Muon` with a batched `step`, in `dtype` and by `workers` threads of a pool."""
 
     def __init__(
         self,
@@ -43,45 +43,45 @@ class Muon(torch.optim.Muon):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
             for matrices in by_shape.values():
-                self.move(matrices, group)
+                self.update(matrices, group)
 
-    def move(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """One update of matrices of one shape, all of which have gradients."""
+    def update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape, all of which have gradients, in place."""
         gradients = [p.grad for p in matrices if p.grad is not None]
         for p in matrices:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum_buffer"] for p in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # as Nesterov's
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
         lr, (rows, columns) = group["lr"], matrices[0].shape
-        orthogonalise = partial(
-            orthogonalised,
+        orthogonalise_batch = partial(
+            orthogonalise,
             coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],
         )
         stacked = torch.stack(updates).to(self.dtype)
         if self.pool is None:
-            steps = orthogonalise(stacked)
-        else:  # one job per thread: a job per matrix is slower, by the interpreter's share
-            jobs = stacked.tensor_split(min(self.workers, len(matrices)))
-            steps = torch.cat(list(self.pool.map(orthogonalise, jobs)))
+            orthogonal = orthogonalise_batch(stacked)
+        else:  # one batch per thread; one matrix at a time, the interpreter's share would be larger
+            batches = stacked.tensor_split(min(self.workers, len(matrices)))
+            orthogonal = torch.cat(list(self.pool.map(orthogonalise_batch, batches)))
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
-        moves = steps.to(matrices[0]).unbind()
-        torch._foreach_add_(matrices, moves, alpha=-lr * max(1, rows / columns) ** 0.5)
+        directions = orthogonal.to(matrices[0]).unbind()
+        torch._foreach_add_(matrices, directions, alpha=-lr * max(1, rows / columns) ** 0.5)
 
 
-def orthogonalised(
+def orthogonalise(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Return nearly U Vᵀ for each matrix U S Vᵀ of (N, R, C), by Newton-Schulz iterations.
+    """Map each matrix U S Vᵀ of (N, R, C) approximately to U Vᵀ, by Newton-Schulz iterations.
 
-    Computed in the format of the matrices: bfloat16 is precise enough (Jordan et al. 2024).
+    Computed in the dtype of the matrices: bfloat16 is precise enough (Jordan et al. 2024).
     """
     a, b, c = coefficients
     tall = matrices.size(1) > matrices.size(2)
-    x: Tensor = matrices.mT if tall else matrices  # (N, r, s), r the shorter side
+    x: Tensor = matrices.mT if tall else matrices  # (N, r, s)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     gram = x @ x.mT
     if x.dtype == torch.float32 and x.size(2) >= 2 * x.size(1):
@@ -94,11 +94,11 @@ def orthogonalised(
 
 
 def gram_iterations(gram: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """Return P (N, r, r) such that P x is what the iterations make of x, from its x xᵀ.
+    """Return P (N, r, r) such that P x is the result of the iterations on x, from gram = x xᵀ.
 
-    Every iteration multiplies x by a polynomial p of its Gram matrix, and that by p from both
-    sides; all of them commute. So the longer side of x is gone through once instead of ten times.
-    In bfloat16 the rounding would add up.
+    Each iteration multiplies x by a polynomial p of its Gram matrix, and so the Gram matrix by p
+    from both sides; all of these commute. The longer side of x thus enters one product instead of
+    ten. In bfloat16 the rounding errors would add up.
     """
     a, b, c = coefficients
     identity = torch.eye(gram.size(1), dtype=gram.dtype, device=gram.device)

@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules.
 
-`adamw` is GPT-3's and nanoGPT's recipe: one AdamW, decay on matrices only. `muon` gives the hidden
-matrices to Muon (Jordan et al. 2024) and leaves embeddings, head and vectors to AdamW.
+`adamw` is the recipe of GPT-3 and nanoGPT: AdamW, with weight decay on matrices only. `muon` gives
+the hidden matrices to Muon (Jordan et al. 2024) and leaves embeddings, head and vectors to AdamW.
 """
 
 import math
@@ -15,11 +15,11 @@ from nanogpt.optim.muon import Muon
 
 
 def lr_ratio(step: int, config: OptimConfig, max_steps: int) -> float:
-    """The share of the peak learning rate that update `step` (from 0) uses.
+    """Return the learning rate of update `step` (from 0) as a fraction of the peak.
 
-    Both schedules rise linearly over warmup_steps and fall over the last decay_steps to
+    Both schedules warm up linearly over warmup_steps and decay over the last decay_steps to
     min_lr_ratio: `cosine` along half a wave (Loshchilov and Hutter 2017), `warmup_stable_decay`
-    along a line after a plateau (Hu et al. 2024).
+    linearly, after a plateau (Hu et al. 2024).
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -27,10 +27,10 @@ def lr_ratio(step: int, config: OptimConfig, max_steps: int) -> float:
     if step < decay_start:
         return 1.0
     progress = min(1.0, (step - decay_start) / max(1, max_steps - decay_start))
-    falling = 1 - progress
+    decay = 1 - progress
     if config.schedule == "cosine":
-        falling = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.min_lr_ratio + (1 - config.min_lr_ratio) * falling
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * decay
 
 
 def build_optimizers(
@@ -40,10 +40,10 @@ def build_optimizers(
     pool: Executor | None = None,
     workers: int = 1,
 ) -> list[torch.optim.Optimizer]:
-    """Return one or two optimizers which together hold every parameter of `model` once.
+    """Return one or two optimizers that together hold every parameter of `model` once.
 
-    `dtype` is what the training multiplies matrices in. Muon does so too, but for float16, whose
-    range is too small for it; it shares its matrices among the `workers` threads of `pool`.
+    `dtype` is that of the training's matrix products. Muon uses it too, except float16, whose range
+    is too small for it, and shares its matrices among the `workers` threads of `pool`.
     """
     named = list(model.named_parameters())
     hidden = [p for name, p in named if p.ndim == 2 and name.startswith("h.")]
@@ -79,7 +79,7 @@ def build_optimizers(
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], ratio: float) -> None:
-    """Move every group to `ratio` of its peak learning rate."""
+    """Set the learning rate of every parameter group to `ratio` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * ratio

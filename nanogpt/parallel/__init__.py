@@ -1,1 +1,1 @@
-"""One update by several processes or threads."""
+"""Data parallelism: one update shared by several processes or threads."""

@@ -1,6 +1,7 @@
-"""The gradients of one update: a sum over micro-batches, one after the other or by several threads.
+"""Gradient accumulation: the gradients of one update, summed over its micro-batches.
 
-Sums are made in the order of the micro-batches, so they are the same whichever thread is first.
+Micro-batches run one after the other, or several at a time in threads. Either way they are summed
+in their order, so the result does not depend on which thread finishes first.
 """
 
 import time
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from nanogpt.parallel.processes import sync_gradients
 from nanogpt.runtime import Runtime
 
-# Inputs and targets (B, T), and keys (B,) for dropout, or None where there is none.
+# Inputs and targets (B, T), and dropout keys (B,), or None where nothing is dropped.
 Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -25,42 +26,39 @@ def add_gradients(
     runtime: Runtime,
     pool: Executor | None,
 ) -> tuple[Tensor, float]:
-    """Add the gradients of one update's mean loss over the next `accumulation` micro-batches.
+    """Accumulate the gradients of the mean loss over the next `accumulation` micro-batches.
 
     Returns this process's share of that loss, a scalar, and the seconds it waited for data.
     """
     if pool is not None:
-        return add_gradients_by_workers(wrapped, batches, accumulation, runtime, pool)
+        return add_gradients_in_threads(wrapped, batches, accumulation, runtime, pool)
     total, waited = torch.zeros((), device=runtime.device), 0.0
     for i in range(accumulation):
         started = time.perf_counter()
-        x, y, keys = next(batches)
+        x, y, dropout_keys = next(batches)
         waited += time.perf_counter() - started
         with sync_gradients(wrapped, last=i == accumulation - 1):
             with runtime.autocast():
-                loss = wrapped(x, y, keys=keys) / accumulation
+                loss = wrapped(x, y, dropout_keys=dropout_keys) / accumulation
             scaler.scale(loss).backward()
         total += loss.detach() / runtime.world_size
     return total, waited
 
 
-def add_gradients_by_workers(
+def add_gradients_in_threads(
     model: nn.Module,
     batches: Iterator[Batch],
     accumulation: int,
     runtime: Runtime,
     pool: Executor,
 ) -> tuple[Tensor, float]:
-    """Do as `add_gradients`, each micro-batch by one thread of the pool.
-
-    They are summed in the order of the micro-batches, so the same whichever thread is first.
-    """
+    """Accumulate gradients as `add_gradients` does, each micro-batch in one thread of the pool."""
     params = [p for p in model.parameters() if p.requires_grad]
 
-    def gradients(batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        x, y, keys = batch
+    def loss_and_gradients(batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x, y, dropout_keys = batch
         with runtime.autocast():
-            loss = model(x, y, keys=keys) / accumulation
+            loss = model(x, y, dropout_keys=dropout_keys) / accumulation
         return loss.detach(), torch.autograd.grad(loss, params)
 
     total, waited = torch.zeros((), device=runtime.device), 0.0
@@ -68,8 +66,8 @@ def add_gradients_by_workers(
         started = time.perf_counter()
         group = [next(batches) for _ in range(min(runtime.workers, accumulation - done))]
         waited += time.perf_counter() - started
-        for loss, parts in pool.map(gradients, group):
+        for loss, gradients in pool.map(loss_and_gradients, group):
             total += loss
-            for p, part in zip(params, parts, strict=True):
-                p.grad = part if p.grad is None else p.grad.add_(part)
+            for p, gradient in zip(params, gradients, strict=True):
+                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
     return total, waited

@@ -1,9 +1,9 @@
-"""Training one model in several processes: who holds which weights, when gradients are exchanged.
+"""Data parallelism over several processes: DDP or FSDP.
 
-`ddp`: every process holds the whole model and they average their gradients. `fsdp` (FSDP2, Zhao et
-al. 2023): each holds a part of every weight, gradient and optimizer state, and gathers the weights
-of one block at a time to use them. Both compute the same up to rounding. Autocast stays what it is
-under either: weights are kept, gathered and averaged in their own format.
+`ddp`: every process holds the full model, and gradients are averaged. `fsdp` (FSDP2, Zhao et al.
+2023): each process holds a shard of every weight, gradient and optimizer state, and gathers the
+weights of one block at a time when it needs them. Both compute the same, up to rounding. Neither
+changes autocast: weights are kept and gathered, and gradients averaged, in their own dtype.
 """
 
 import inspect
@@ -20,9 +20,9 @@ from nanogpt.config import OptimConfig
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
-# Buffers are the angles of rotary positions, the same everywhere. torch 2.13 has another name for
-# this and warns of the older one.
-KEEP_BUFFERS: dict[str, Any] = {
+# Do not sync buffers: they are the factors of rotary positions, the same everywhere. torch 2.13
+# renamed the option and warns about the older name.
+NO_BUFFER_SYNC: dict[str, Any] = {
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers": False
@@ -30,9 +30,9 @@ KEEP_BUFFERS: dict[str, Any] = {
 
 
 def wrap(model: GPT, runtime: Runtime) -> nn.Module:
-    """The model as it is trained: compiled and, among several processes, averaging gradients.
+    """Prepare a model for training: compile it and make it data parallel, as the runtime says.
 
-    `fsdp` puts a part of each parameter in place of the whole: build optimizers after this.
+    `fsdp` replaces each parameter by its shard, so build optimizers after this.
     """
     model.recompute = runtime.recompute
     if runtime.sharded:
@@ -40,25 +40,25 @@ def wrap(model: GPT, runtime: Runtime) -> nn.Module:
         return model
     wrapped: nn.Module = torch.compile(model) if runtime.compile else model  # type: ignore[assignment] # torch types it as a callable
     if runtime.distributed:
-        ids = [runtime.device.index] if runtime.device.type == "cuda" else None
+        device_ids = [runtime.device.index] if runtime.device.type == "cuda" else None
         wrapped = DistributedDataParallel(
             wrapped,
-            device_ids=ids,
+            device_ids=device_ids,
             gradient_as_bucket_view=True,
-            **KEEP_BUFFERS,
+            **NO_BUFFER_SYNC,
         )
     return wrapped
 
 
 def shard(model: GPT, runtime: Runtime) -> None:
-    """Cut each parameter along its first axis; blocks are gathered and let go one by one.
+    """Shard each parameter along its first axis; blocks are gathered and freed one by one.
 
-    They are compiled one by one too, for what gathers their weights in between cannot be.
+    Blocks are compiled one by one too: the hooks between them, which gather weights, cannot be.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard  # takes 0.8 s
+    from torch.distributed.fsdp import fully_shard  # importing takes 0.8 s
 
-    # The losses are a view, and never changed in place, which is what this warning is about.
+    # The warning is about in-place changes; the losses are a view, but never changed in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
     for block in model.h:
@@ -69,7 +69,7 @@ def shard(model: GPT, runtime: Runtime) -> None:
 
 
 def check_optimizer(config: OptimConfig, runtime: Runtime) -> None:
-    """Raise ValueError for an optimizer that needs whole matrices where there are only parts."""
+    """Raise ValueError when an optimizer that needs full matrices would get shards."""
     if runtime.sharded and config.optimizer == "muon":
         raise ValueError(
             "optimizer muon needs whole matrices, and NANOGPT_PARALLEL=fsdp leaves each process a "
@@ -78,9 +78,9 @@ def check_optimizer(config: OptimConfig, runtime: Runtime) -> None:
 
 
 def sync_gradients(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Average gradients between processes only at the last micro-batch of an update.
+    """Return a context in which DDP averages gradients only for the `last` micro-batch.
 
-    `fsdp` averages at each: to wait would take room for whole gradients in every process.
+    `fsdp` averages after each: to wait, every process would need memory for full gradients.
     """
     if isinstance(wrapped, DistributedDataParallel) and not last:
         return wrapped.no_sync()
@@ -88,21 +88,21 @@ def sync_gradients(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[
 
 
 @contextmanager
-def whole_weights(model: GPT, runtime: Runtime) -> Iterator[None]:
-    """Inside, each process has all weights and may run the model as often as it likes.
+def full_weights(model: GPT, runtime: Runtime) -> Iterator[None]:
+    """Gather all weights for this context, in which processes may run the model unequally often.
 
-    Otherwise all would have to run it equally often: gathering takes every process.
+    Otherwise every forward pass needs every process, to gather the weights of each block.
     """
     if not runtime.sharded:
         yield
         return
     from torch.distributed.fsdp import FSDPModule
 
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
     yield
-    for part in parts:  # the first is the model itself, kept between forward and backward pass
-        part.set_reshard_after_forward(part is not parts[0], recurse=False)
-        part.reshard()
+    for module in sharded:  # the first, the model, stays gathered between forward and backward
+        module.set_reshard_after_forward(module is not sharded[0], recurse=False)
+        module.reshard()

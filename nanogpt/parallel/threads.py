@@ -1,10 +1,10 @@
-"""Data parallelism among the threads of one process, on processors.
+"""Data parallelism over the threads of one process, on CPUs.
 
-OpenMP cuts every operation in two for two cores, and its threads wait for each other a thousand
-times per update, spinning: cut so small, work gains little, and when another program wants one of
-the cores, both wait for it. Here each thread runs whole forward and backward passes on sequences of
-its own, and threads meet once per update. Sums are made in the order of the micro-batches, so the
-result depends on the number of workers alone, not on which of them was slow.
+For two cores, OpenMP splits every operation in two, and its threads wait for each other a thousand
+times per update, spinning: such small pieces gain little, and when another program takes one of the
+cores, both threads wait for it. Here each thread runs complete forward and backward passes on its
+own sequences, and the threads synchronise once per update. Gradients are summed in the order of the
+micro-batches, so the result depends on the number of workers alone, not on their speed.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ import torch
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
-# Fewer tokens per forward pass and the interpreter, of which there is one, takes too large a share.
+# With fewer tokens per forward pass, the interpreter, which runs one thread at a time, takes too
+# large a share.
 MIN_WORKER_TOKENS = 512
 
-# Each worker holds gradients of its own: with more bytes the cores share one pass instead.
+# Each worker holds its own gradients: beyond this, the cores share each operation instead.
 MAX_GRADIENT_BYTES = 1 << 30
 
 
 def default_workers(model: GPT, batch_tokens: int, runtime: Runtime) -> int:
     """Return how many threads share the sequences of an update: at most one per core.
 
-    One, and so the operations shared by all cores, on other devices, among several processes,
-    compiled, and with recomputation, which is asked for where there is no memory for more.
+    It is 1, so that the cores share each operation, on other devices than CPUs, with several
+    processes, when compiling, and with recomputation, which means that memory is short.
     """
     if runtime.device.type != "cpu" or runtime.distributed or runtime.compile or runtime.recompute:
         return 1
@@ -42,7 +43,7 @@ def default_workers(model: GPT, batch_tokens: int, runtime: Runtime) -> int:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Give a pool of that many threads, among which the cores are divided; None for one."""
+    """Yield a pool of threads that divide the cores between them, or None for one worker."""
     if workers == 1:
         yield None
         return

@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints, and the micro-batch that fits."""
+"""The training loop, its checkpoints, its validation and the choice of a micro-batch size."""

@@ -1,12 +1,12 @@
-"""Models and training states on disk.
+"""Checkpoints: the training state on disk.
 
-Weights are safetensors, everything else is JSON; nothing is pickled. Only whole checkpoints exist:
-`nanogpt.files` says how.
+Tensors are safetensors, everything else is JSON; nothing is pickled. Checkpoints are written
+atomically (see `nanogpt.files`).
 
-A training state is weights, what the optimizers remember, how far it has come, and whose it is. It
-holds no generator: order of the data and dropout are functions of (seed, step). Tensors are written
-whole by one process, whoever holds parts of them, so that any number of processes may continue from
-them, under `ddp` or `fsdp` (docs/decisions/0013).
+A training state consists of weights, optimizer states, the progress of the training and its
+identity (params and data). It holds no random state: the order of the data and dropout are
+functions of (seed, step). One process writes the full tensors, even if they are sharded, so that
+any number of processes may resume from them, under `ddp` or `fsdp` (docs/decisions/0013).
 """
 
 import json
@@ -30,12 +30,12 @@ from nanogpt.model.tensor_files import write_tensors
 from nanogpt.runtime import distribute_like, full_tensor
 
 STATE_VERSION = 2
-KEPT_CHECKPOINTS = 2  # the newest, and one before it should the newest be damaged
+KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is damaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a training has come. Steps count finished updates."""
+    """The progress of a training. Steps count finished updates."""
 
     step: int
     best_step: int | None
@@ -44,13 +44,13 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A copy on the CPU of what a training needs to continue."""
+    """A copy, on the CPU, of what a training needs to resume."""
 
     config: GPTConfig
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     progress: Progress
-    scaler: Mapping[str, float]  # what a loss scaler remembers; empty without one
+    scaler: Mapping[str, float]  # state of the loss scaler; empty without one
 
 
 def copy_state(
@@ -61,13 +61,13 @@ def copy_state(
     scaler: Mapping[str, float] | None = None,
     keep: bool = True,
 ) -> TrainingState | None:
-    """Copy the state, gathered whole, in those processes that `keep` it; the others get None.
+    """Gather and copy the full state in processes that `keep` it; the others get None.
 
-    Under `fsdp` every process must call this, for each has a part to give.
+    Under `fsdp` every process must call this, as each holds a shard.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
-    weights = dict(copies(parameters, keep=keep))
-    optimizer = dict(copies(optimizer_tensors(optimizers), keep=keep))
+    weights = dict(cpu_copies(parameters, keep=keep))
+    optimizer = dict(cpu_copies(optimizer_tensors(optimizers), keep=keep))
     if not keep:
         return None
     return TrainingState(
@@ -79,8 +79,8 @@ def copy_state(
     )
 
 
-def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, Tensor]]:
-    """Whole copies of tensors on the CPU, gathered one by one; nothing where they are not kept."""
+def cpu_copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, Tensor]]:
+    """Gather full tensors one by one and yield copies on the CPU, or nothing unless `keep`."""
     for name, tensor in tensors.items():
         gathered = full_tensor(tensor)
         if keep:
@@ -88,40 +88,40 @@ def copies(tensors: Mapping[str, Tensor], *, keep: bool) -> Iterator[tuple[str, 
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Where the state after `step` updates is."""
+    """Return the folder of the checkpoint after `step` updates."""
     return folder / f"step-{step:08d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints under `folder`, oldest first."""
+    """Return the checkpoints under `folder`, all complete, oldest first."""
     return sorted(folder.glob("step-*"))
 
 
 def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) -> Path:
     """Write one checkpoint under `folder`, then drop all but the newest ones and the best."""
     progress = state.progress
-    place = checkpoint_folder(folder, progress.step)
-    with atomic_dir(place) as draft:
+    target = checkpoint_folder(folder, progress.step)
+    with atomic_dir(target) as draft:
         write_model(draft, state.config, state.weights)
         write_tensors(state.optimizer, draft / "optimizer.safetensors")
-        about = {
+        content = {
             "version": STATE_VERSION,
             "progress": asdict(progress),
             "scaler": dict(state.scaler),
             "identity": dict(identity),
             "sha256": {path.name: file_sha256(path) for path in sorted(draft.iterdir())},
         }
-        write_json(draft / "state.json", about)
+        write_json(draft / "state.json", content)
     kept = checkpoints(folder)[-KEPT_CHECKPOINTS:]
     if progress.best_step is not None:
         kept.append(checkpoint_folder(folder, progress.best_step))
     for old in set(checkpoints(folder)) - set(kept):
         atomic_rmtree(old)
-    return place
+    return target
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread while training continues, one at a time.
+    """Writes checkpoints in a background thread, one at a time, while training continues.
 
     Leaving its context waits for the one being written, whatever ended the training.
     """
@@ -132,16 +132,16 @@ class CheckpointWriter:
         self.writing: tuple[int, Future[Path]] | None = None
 
     def start(self, state: TrainingState | None) -> None:
-        """Begin to write `state`, if this process has it. Nothing else is being written."""
+        """Start to write `state`, if this process has it; nothing else may be being written."""
         if state is not None:
             assert self.writing is None  # finished(wait=True) comes first
             future = self.thread.submit(save_state, self.folder, state, self.identity)
             self.writing = state.progress.step, future
 
     def finished(self, *, wait: bool) -> Iterator[tuple[int, Path]]:
-        """(step, folder) of the checkpoint that has become complete since last asked, if one has.
+        """Yield (step, folder) of the checkpoint completed since the last call, if there is one.
 
-        Raises OSError when it could not be written.
+        With `wait`, waits for the one being written. Raises OSError when it could not be written.
         """
         if self.writing is not None and (wait or self.writing[1].done()):
             (step, future), self.writing = self.writing, None
@@ -165,9 +165,9 @@ class CheckpointWriter:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The content of state.json, once every file it names has proved undamaged.
+    """Read state.json and verify the SHA-256 of every file it names.
 
-    Raises ValueError naming the damaged one.
+    Raises ValueError naming a damaged file.
     """
     way_out = f"delete {checkpoint} to continue without it"
     try:
@@ -189,7 +189,7 @@ def load_state(
     optimizers: list[torch.optim.Optimizer],
     identity: Mapping[str, Any],
 ) -> tuple[Progress, dict[str, float]]:
-    """Continue from a checkpoint: how far it came, and what a loss scaler remembers.
+    """Load a checkpoint into model and optimizers; return its progress and loss-scaler state.
 
     Raises ValueError when it is damaged, or was written with another identity (params or data).
     """
@@ -208,14 +208,14 @@ def load_state(
 
 
 def copy_model(checkpoint: Path, folder: Path) -> None:
-    """Copy the model out of a checkpoint. Raises ValueError when that is damaged."""
+    """Copy the model's files from a checkpoint. Raises ValueError when it is damaged."""
     read_state(checkpoint)
     for name in MODEL_FILES:
         shutil.copyfile(checkpoint / name, folder / name)
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All state tensors under names `optimizer.parameter.key`."""
+    """Return all optimizer state tensors, named `optimizer.parameter.key`."""
     return {
         f"{i}.{parameter}.{key}": value
         for i, optimizer in enumerate(optimizers)
@@ -227,15 +227,15 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 def restore_optimizers(
     optimizers: list[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Undo `optimizer_tensors`. Learning rates and the like stay as they are."""
+    """Load the result of `optimizer_tensors`; hyperparameters stay as they are."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-    held = [[p for group in one.param_groups for p in group["params"]] for one in optimizers]
+    params = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
     for name, tensor in tensors.items():
         i, parameter, key = name.split(".", 2)
-        p = held[int(i)][int(parameter)]
-        shared = tensor.shape == p.shape  # else a count of updates
+        p = params[int(i)][int(parameter)]
+        like_param = tensor.shape == p.shape  # otherwise a scalar: the number of updates
         state = states[int(i)].setdefault(int(parameter), {})
-        state[key] = distribute_like(tensor, p) if shared else tensor
+        state[key] = distribute_like(tensor, p) if like_param else tensor
     for optimizer, values in zip(optimizers, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": values, "param_groups": groups})

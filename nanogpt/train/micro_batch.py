@@ -1,4 +1,4 @@
-"""What fits: how much memory was used at most, and how large a micro-batch a device takes."""
+"""The largest micro-batch that fits into memory, and the peak memory used."""
 
 import resource
 import sys
@@ -9,64 +9,65 @@ import torch
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 
-# Tokens per forward pass that keep a device busy: a CPU by few, a GPU by many more, if they fit.
-BUSY_TOKENS, BUSY_TOKENS_ON_CUDA = 8_192, 65_536
+# Tokens per forward pass that keep a device busy: few for a CPU, many more for a GPU, if they fit.
+DEFAULT_TOKENS, DEFAULT_TOKENS_ON_CUDA = 8_192, 65_536
 
-# Per parameter in float32: AdamW's two moments, and the gradients of earlier micro-batches.
+# Per parameter, in float32: AdamW's two moments and the accumulated gradient.
 RESERVED_BYTES = 12
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory tensors took on a GPU, or this process on a CPU."""
+    """Return the peak memory of tensors on a GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def tries_what_fits(runtime: Runtime) -> bool:
-    """Whether `find_micro_batch_size` can find out.
+def can_try_sizes(runtime: Runtime) -> bool:
+    """Return whether `find_micro_batch_size` works: on GPUs whose weights are not sharded.
 
-    A CPU's system ends what is too large, and sharded weights are never there as a whole to try.
+    Out of memory on a CPU, the system kills the process; sharded weights are never complete on one
+    device before training.
     """
     return runtime.device.type == "cuda" and not runtime.sharded
 
 
 def default_micro_batch_tokens(runtime: Runtime) -> int:
-    """How many tokens per forward pass make the most of a device; many only where one may try."""
-    return BUSY_TOKENS_ON_CUDA if tries_what_fits(runtime) else BUSY_TOKENS
+    """Return the tokens per forward pass to aim at: many only where smaller sizes can be tried."""
+    return DEFAULT_TOKENS_ON_CUDA if can_try_sizes(runtime) else DEFAULT_TOKENS
 
 
 def find_micro_batch_size(model: GPT, sizes: Sequence[int], runtime: Runtime) -> int:
-    """The first of `sizes`, sequences per micro-batch, that every process has memory for.
+    """Return the first of `sizes`, sequences per micro-batch, that fits in every process.
 
-    Tried by a forward and backward pass, room for the optimizer set aside; what that took at most
-    is forgotten. Raises ValueError when none fits.
+    Tries a forward and backward pass with memory reserved for the optimizer, then resets the peak
+    memory statistics. Raises ValueError when none fits.
     """
     reserved = torch.empty(
         RESERVED_BYTES * model.n_params(), dtype=torch.uint8, device=runtime.device
     )
-    ranks_that_fit = (i for i, size in enumerate(sizes) if fits(model, size, runtime))
-    mine = next(ranks_that_fit, len(sizes))
+    fitting = (i for i, size in enumerate(sizes) if fits(model, size, runtime))
+    first = next(fitting, len(sizes))
     del reserved
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)
-    slowest = int(runtime.all_reduce_max(torch.tensor(float(mine), device=runtime.device)).item())
-    if slowest == len(sizes):
+    index = int(runtime.all_reduce_max(torch.tensor(float(first), device=runtime.device)).item())
+    if index == len(sizes):
         raise ValueError(
             f"not even {sizes[-1]} sequence of {model.config.block_size} tokens fits into the "
             f"memory of {runtime.device}: set NANOGPT_RECOMPUTE=true, or a smaller model"
         )
-    return sizes[slowest]
+    return sizes[index]
 
 
 def fits(model: GPT, size: int, runtime: Runtime) -> bool:
-    """Whether a forward and backward pass of `size` sequences has room."""
+    """Return whether a forward and backward pass of `size` sequences fits into memory."""
     idx = torch.zeros(size, model.config.block_size, dtype=torch.long, device=runtime.device)
-    keys = torch.zeros(size, dtype=torch.long, device=runtime.device)
+    dropout_keys = torch.zeros(size, dtype=torch.long, device=runtime.device)
     try:
         with runtime.autocast():
-            loss = model(idx, idx, keys=keys)
+            loss = model(idx, idx, dropout_keys=dropout_keys)
         loss.backward()
     except torch.OutOfMemoryError:
         return False

@@ -1,8 +1,8 @@
-"""How well a model predicts a whole split: every token once, nothing sampled.
+"""The loss of a model on a full split: every token is predicted once, nothing is sampled.
 
-Windows cover the stream, side by side or, with a stride, overlapping; each token is predicted
-from those before it in its window, the very first from the separator that precedes every document.
-What is summed is exact and the same for any batch size or number of processes, up to rounding.
+Windows cover the stream side by side or, with a stride, overlapping. Each token is predicted from
+those before it in its window, the very first from the end-of-text token that precedes every
+document. The result is the same for any batch size and number of processes, up to rounding.
 """
 
 import math
@@ -22,30 +22,33 @@ from nanogpt.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Losses in nats per token. Runs of block_size tokens are the units of the standard error."""
+    """Losses in nats per token. The standard error is over runs of block_size tokens."""
 
     loss: float
     standard_error: float
     tokens: int
-    loss_by_position: NDArray[np.float64]  # (block_size,), position 0 has no context but one token
+    loss_by_position: NDArray[np.float64]  # (block_size,); position 0 has one token of context
 
 
 def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
-    """Nats per token turned into bits per byte of text, comparable between tokenizers."""
+    """Convert a loss in nats per token to bits per byte, which is comparable between tokenizers."""
     return loss * n_tokens / (math.log(2) * n_bytes)
 
 
 def split_windows(n_tokens: int, block_size: int, stride: int) -> list[int]:
-    """First target of each window. All but the first count their last `stride` targets alone.
+    """Return the first target of each window; only the last `stride` targets of each count.
 
-    So every token counts once, and all but the first block_size of them are predicted with at least
-    block_size - stride tokens before them.
+    The first window counts in full. So every token counts once, and all but the first block_size of
+    them are predicted from at least block_size - stride tokens.
     """
     return list(range(0, max(min(1, n_tokens), n_tokens - block_size + stride), stride))
 
 
 def window_at(stream: TokenStream, start: int, block_size: int, eot_token: int) -> Tensor:
-    """Tokens [start - 1, start + block_size) as (1 + targets,), led by the separator at 0."""
+    """Read tokens [start - 1, start + block_size), (1 + targets,).
+
+    At the start of the stream, the end-of-text token comes first.
+    """
     stop = min(start + block_size, len(stream))
     tokens = stream.read(max(start - 1, 0), stop)
     return torch.from_numpy(np.concatenate(([eot_token], tokens)) if start == 0 else tokens)
@@ -63,24 +66,24 @@ def evaluate_split(
     max_windows: int | None = None,
     pool: Executor | None = None,
 ) -> Evaluation:
-    """Evaluate on the whole split, or on max_windows of it spread evenly.
+    """Evaluate a model on the full split, or on max_windows windows spread evenly over it.
 
-    block_size is the length of a window, by default all that the model takes; stride is how far one
-    window starts after the other, by default its length. The threads of a pool share the batches,
-    which are the same without one.
+    block_size is the length of a window, by default the model's; stride is the distance between the
+    starts of windows, by default their length. With a pool, its threads share the batches, which
+    are the same as without. Raises ValueError at a token beyond the vocabulary.
     """
     block_size = block_size or model.config.block_size
     stride = stride or block_size
     starts = split_windows(len(stream), block_size, stride)
     if max_windows is not None and max_windows < len(starts):
         starts = [starts[i * len(starts) // max_windows] for i in range(max_windows)]
-    mine = range(runtime.rank, len(starts), runtime.world_size)
+    own = range(runtime.rank, len(starts), runtime.world_size)  # this process's windows
     sums = LossAccumulator(len(stream), block_size, stride)
     was_training = model.training
     model.eval()
 
-    def losses_of(starts: list[int]) -> tuple[list[int], Tensor]:
-        """Return the starts of windows of one length and their losses (B, T)."""
+    def window_losses(starts: list[int]) -> tuple[list[int], Tensor]:
+        """Return the starts of equally long windows and their losses (B, T)."""
         windows = [window_at(stream, start, block_size, eot_token) for start in starts]
         rows = torch.stack(windows)  # (B, 1 + T)
         check_vocabulary(rows.numpy(), model.config.vocab_size)
@@ -89,29 +92,29 @@ def evaluate_split(
             losses = model(rows[:, :-1], rows[:, 1:], reduction="none")
         return starts, losses.cpu().double()
 
-    full = [starts[i] for i in mine if starts[i] + block_size <= len(stream)]
-    short = [starts[i] for i in mine if starts[i] + block_size > len(stream)]  # the last, if any
+    full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
+    short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
-    found = map(losses_of, groups)
-    for some, losses in (
-        found if pool is None else in_order(pool, losses_of, groups, runtime.workers)
+    results = map(window_losses, groups)
+    for group, losses in (
+        results if pool is None else in_order(pool, window_losses, groups, runtime.workers)
     ):
-        sums.add(some, losses)
+        sums.add(group, losses)
     model.train(was_training)
     return sums.summarise(runtime)
 
 
 class LossAccumulator:
-    """What is added up of the tokens that count, by run of block_size tokens and by position."""
+    """Sums of losses and tokens, by run of block_size tokens and by position in the window."""
 
     def __init__(self, n_tokens: int, block_size: int, stride: int) -> None:
         self.block_size = block_size
-        self.repeated = block_size - stride  # targets at a window's start that count elsewhere
+        self.repeated = block_size - stride  # first targets of a window, counted by the one before
         self.runs = torch.zeros(2, math.ceil(n_tokens / block_size), dtype=torch.float64)
-        self.positions = torch.zeros(2, block_size, dtype=torch.float64)  # of losses, of tokens
+        self.positions = torch.zeros(2, block_size, dtype=torch.float64)  # (losses, tokens)
 
     def add(self, starts: list[int], losses: Tensor) -> None:
-        """Add the losses (B, T) of windows that start there."""
+        """Add the losses (B, T) of the windows with these starts."""
         first = torch.tensor(starts)[:, None]  # (B, 1)
         position = torch.arange(losses.size(1))  # (T,)
         counted = (position >= self.repeated) | (first == 0)  # (B, T)
@@ -121,14 +124,14 @@ class LossAccumulator:
         self.positions[:, : len(position)] += pairs.sum(1)
 
     def summarise(self, runtime: Runtime) -> Evaluation:
-        """Mean loss, its standard error (ratio estimator over runs) and the mean per position."""
+        """Return the mean loss, its standard error (a ratio estimator) and the loss by position."""
         if runtime.distributed:
             for sums in (self.runs, self.positions):
                 sums.copy_(runtime.all_reduce_sum(sums.to(runtime.device)).cpu())
         losses, counts = self.runs
         tokens, n = counts.sum(), int((counts > 0).sum())
         loss = losses.sum() / tokens
-        residuals = losses - loss * counts  # zero where no token was counted
+        residuals = losses - loss * counts  # zero for runs without a counted token
         variance = residuals.square().sum() / max(1, n - 1) * n / tokens.square()
         return Evaluation(
             loss=loss.item(),
@@ -139,5 +142,5 @@ class LossAccumulator:
 
 
 def batches(starts: list[int], size: int) -> list[list[int]]:
-    """Return `starts` in runs of at most `size`."""
+    """Cut `starts` into batches of at most `size`."""
     return [starts[i : i + size] for i in range(0, len(starts), size)]

@@ -1,1 +1,1 @@
-"""What one stage writes and the next reads: manifests and the files they name."""
+"""The outputs of stages that other stages read: manifests and the files they list."""

@@ -1,4 +1,4 @@
-"""What a part of the corpus looks like: a row is a document, and what is known of its text."""
+"""The columns of a part of the corpus, in which a row is a document."""
 
 import pyarrow as pa
 

@@ -1,6 +1,6 @@
-"""A trained model's folder, opened to write: the one way from a prompt to its continuation.
+"""Text generation with a trained model: the one way from a prompt to its continuation.
 
-Texts are written many at a time; which share a batch changes none of them.
+Texts are generated in batches; which texts share a batch changes none of them.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from stages.tokenizers.tokenizer import Tokenizer
 
 MODEL = Path("models/gpt")
-CACHE_BYTES = 1 << 30  # memory that the texts of one batch may take while they are written
+CACHE_BYTES = 1 << 30  # memory for the KV caches and tokens of one batch
 
 
-class WritingParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
-    """How a prompt is continued: of the section `sample` all but what is written."""
+class GenerationParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
+    """How a prompt is continued: the section `sample` without the prompts and their number."""
 
     max_new_tokens: int = Field(ge=1, le=1 << 20, description="how long a text may grow, in tokens")
     stop: list[Annotated[Text, Field(min_length=1)]] = Field(
@@ -35,7 +35,7 @@ class WritingParams(section_of(Sampling)):  # type: ignore[misc]  # made of its 
 
 
 def open_model(folder: Path, device: "torch.device") -> tuple["GPT", "Tokenizer"]:
-    """Read a model to write with, in float32, and its tokenizer."""
+    """Load a model for generation, in float32, and its tokenizer."""
     import torch
 
     from nanogpt.generate.gemv import decoding_copy
@@ -48,24 +48,24 @@ def open_model(folder: Path, device: "torch.device") -> tuple["GPT", "Tokenizer"
     return model, load_tokenizer(folder / "tokenizer")
 
 
-def continuations(
+def complete_prompts(
     prompts: Sequence[str],
     seeds: Sequence[int],
-    params: WritingParams,
+    params: GenerationParams,
     model: "GPT",
     tokenizer: "Tokenizer",
 ) -> list[str]:
-    """The text that follows each prompt, up to its separator or the first of params.stop."""
+    """Return the text that follows each prompt, up to its end or to the first stop string."""
     import torch
 
     from nanogpt.config import Sampling
     from nanogpt.generate.decode import generate
 
-    # as at a document's start
-    ids = [[tokenizer.eot_token, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
+    # A prompt is the beginning of a document, and documents follow an end-of-text token.
+    contexts = [[tokenizer.eot_token, *tokenizer.encode(prompt).tolist()] for prompt in prompts]
     steps = generate(
         model,
-        [torch.tensor(row) for row in ids],
+        [torch.tensor(context) for context in contexts],
         params.max_new_tokens,
         sampling=Sampling(
             **{field.name: getattr(params, field.name) for field in fields(Sampling)}
@@ -73,46 +73,47 @@ def continuations(
         seeds=seeds,
         stop_tokens=[tokenizer.eot_token],
     )
-    written: list[list[int]] = [[] for _ in prompts]
+    rows: list[list[int]] = [[] for _ in prompts]  # of new tokens
     unfinished = set(range(len(prompts)))
     for tokens in steps:
-        for row, token in enumerate(tokens.tolist()):
-            written[row].append(token)
-        unfinished -= {row for row in unfinished if stopped(written[row], params.stop, tokenizer)}
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row.append(token)
+        unfinished -= {i for i in unfinished if stopped(rows[i], params.stop, tokenizer)}
         if not unfinished:
             break
-    return [cut(tokenizer.decode(until(row, tokenizer.eot_token)), params.stop) for row in written]
+    texts = [tokenizer.decode(tokens_before(row, tokenizer.eot_token)) for row in rows]
+    return [text_before(text, params.stop) for text in texts]
 
 
-def stopped(ids: Sequence[int], stop: Sequence[str], tokenizer: "Tokenizer") -> bool:
-    """Whether the newest id is the separator or completes a stop string."""
+def stopped(tokens: Sequence[int], stop: Sequence[str], tokenizer: "Tokenizer") -> bool:
+    """Return whether the last token ends the text or completes a stop string."""
     longest = max((len(string.encode()) for string in stop), default=0)
-    tail = tokenizer.decode(ids[-longest:]) if longest else ""  # an id has one byte or more
-    return ids[-1] == tokenizer.eot_token or any(string in tail for string in stop)
+    tail = tokenizer.decode(tokens[-longest:]) if longest else ""  # a token has at least one byte
+    return tokens[-1] == tokenizer.eot_token or any(string in tail for string in stop)
 
 
-def until(row: list[int], end: int) -> list[int]:
-    """The ids before the first `end`."""
-    return row[: row.index(end)] if end in row else row
+def tokens_before(tokens: list[int], end: int) -> list[int]:
+    """Return the tokens before the first `end`, or all if it is not among them."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
-def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string."""
+def text_before(text: str, stop: Sequence[str]) -> str:
+    """Return the text before the first stop string, or all of it if it has none."""
     return text[: min((text.index(string) for string in stop if string in text), default=None)]
 
 
 def rows_per_batch(config: "GPTConfig", max_new_tokens: int) -> int:
-    """How many texts CACHE_BYTES hold: their keys and values in float32, their tokens in int64."""
+    """Return how many texts fit in CACHE_BYTES: keys and values in float32, tokens in int64."""
     cached = config.n_layer * 2 * config.block_size * config.n_embd * 4
     return max(1, CACHE_BYTES // (cached + max_new_tokens * 8))
 
 
-def written(
-    prompts: Sequence[str], params: WritingParams, folder: Path, *, number: int, device: str
+def generate_texts(
+    prompts: Sequence[str], params: GenerationParams, folder: Path, *, number: int, device: str
 ) -> list[dict[str, Any]]:
-    """Return `number` texts for each prompt, those of the first prompt first.
+    """Generate `number` texts for each prompt, those of the first prompt first.
 
-    Raises ValueError when a prompt has characters that the model's tokenizer does not know.
+    Raises ValueError if a prompt has characters that the model's tokenizer does not know.
     """
     from nanogpt.rng import mix
     from nanogpt.runtime import choose_device
@@ -123,15 +124,15 @@ def written(
     texts, size = [], rows_per_batch(model.config, params.max_new_tokens)
     for first in range(0, len(rows), size):
         batch = slice(first, first + size)
-        begun = [prompt for prompt, _ in rows[batch]]
-        texts += continuations(begun, seeds[batch], params, model, tokenizer)
+        batch_prompts = [prompt for prompt, _ in rows[batch]]
+        texts += complete_prompts(batch_prompts, seeds[batch], params, model, tokenizer)
     return [
         {"prompt": prompt, "number": i, "text": text}
         for (prompt, i), text in zip(rows, texts, strict=True)
     ]
 
 
-def to_read(samples: Sequence[dict[str, Any]]) -> str:
-    """Return the texts with their prompts, a rule between one and the next."""
+def format_samples(samples: Sequence[dict[str, Any]]) -> str:
+    """Return the samples as one text, each after its prompt, with a rule between them."""
     rule = "\n" + "-" * 72 + "\n\n"
     return rule.join(f"{sample['prompt']}{sample['text']}\n" for sample in samples)

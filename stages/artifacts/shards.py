@@ -1,4 +1,4 @@
-"""What is in a shards folder, for the stages that read it."""
+"""The shards folder, for the stages that read it."""
 
 import json
 from dataclasses import dataclass
@@ -16,6 +16,15 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split:
+    """What the manifest says of one split."""
+
+    documents: int
+    tokens: int
+    bytes: int  # of its text in UTF-8
+
+
+@dataclass(frozen=True, kw_only=True)
 class Shards:
     """A shards folder: two splits, the tokenizer and the manifest."""
 
@@ -24,7 +33,10 @@ class Shards:
 
     @classmethod
     def open(cls, folder: Path) -> "Shards":
-        """Read the manifest. Raises ValueError when it is missing or of another version."""
+        """Read the manifest.
+
+        Raises ValueError if it is missing, damaged or of another version.
+        """
         file = folder / "manifest.json"
         if not file.is_file():
             raise ValueError(f"{file} is missing; `dvc repro shard` makes it")
@@ -39,12 +51,32 @@ class Shards:
         return cls(folder=folder, manifest=manifest)
 
     @property
+    def n_vocab(self) -> int:
+        """The size of the vocabulary."""
+        size: int = self.manifest["n_vocab"]
+        return size
+
+    @property
+    def eot_token(self) -> int:
+        """The token that follows every document."""
+        token: int = self.manifest["separator"]
+        return token
+
+    def split(self, name: str) -> Split:
+        """Return what the manifest says of `train` or `val`."""
+        described = self.manifest["splits"][name]
+        return Split(**{key: described[key] for key in ("documents", "tokens", "bytes")})
+
+    @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer of these shards is."""
+        """Return the folder of the tokenizer of these shards."""
         return self.folder / "tokenizer"
 
     def stream(self, split: str) -> "TokenStream":
-        """The tokens of `train` or `val`. Raises ValueError at a file that is not as written."""
+        """Return the tokens of `train` or `val`.
+
+        Raises ValueError if a file does not match the manifest.
+        """
         from nanogpt.data.stream import TokenStream
 
         described = self.manifest["splits"][split]["files"]
@@ -54,9 +86,9 @@ class Shards:
         return TokenStream.open([self.folder / split / file["name"] for file in described])
 
     def ends(self, split: str) -> "NDArray[np.int64]":
-        """(documents,) where each document ends in its stream, after its separator.
+        """Return where each document ends in its stream (documents,), after its end-of-text token.
 
-        Raises ValueError at a file that is not as written.
+        Raises ValueError if the file does not match the manifest.
         """
         file = self.folder / split / "ends.npy"
         check_file(file, self.manifest["splits"][split]["documents"], np.dtype(np.int64))
@@ -65,7 +97,7 @@ class Shards:
 
 
 def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
-    """Raise ValueError when a file does not hold the tokens that the manifest says."""
+    """Raise ValueError unless a file has the length and type that the manifest records."""
     try:
         shard = np.load(file, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:

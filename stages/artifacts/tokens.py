@@ -1,4 +1,4 @@
-"""The tokens folder for the stage that reads it: documents in order, a group at a time."""
+"""The tokens folder, for the stages that read it: documents in order, some at a time."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,30 +18,30 @@ from stages.lib.text_hash import TEXT_HASH_BYTES, Hashes, column_hashes
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Some neighbouring documents of a part."""
+    """Some consecutive documents of a part."""
 
-    rows: slice  # their places among all
-    ids: Sequence[memoryview]  # of each, without the separator, as bytes
+    rows: slice  # their positions among all documents
+    tokens: Sequence[memoryview]  # of each, as bytes, without the end-of-text token
 
-    def chosen(self, which: NDArray[np.bool_]) -> list[memoryview]:
-        """The ids of those that are chosen, by an array over all documents."""
-        return list(compress(self.ids, which[self.rows].tolist()))
+    def select(self, mask: NDArray[np.bool_]) -> list[memoryview]:
+        """Return the tokens of those documents that a mask over all documents selects."""
+        return list(compress(self.tokens, mask[self.rows].tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How long all documents are; (documents,) each."""
+    """The sizes of all documents, (documents,) each."""
 
-    tokens: NDArray[np.int64]  # with the separator
+    tokens: NDArray[np.int64]  # with the end-of-text token
     bytes: NDArray[np.int64]  # of text
 
 
-def batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
-    """Some columns of a file of tokens, as many rows at a time as were written at a time."""
-    with pa.OSFile(str(file)) as source:  # to map so much and let go of it again takes longer
+def read_batches(file: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+    """Yield some columns of a file of tokens, in the batches it was written in."""
+    with pa.OSFile(str(file)) as source:  # mapping and unmapping it takes longer
         fields = pa.ipc.open_file(source).schema
-        chosen = sorted(fields.get_field_index(column) for column in columns)
-        options = pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
+        indices = sorted(fields.get_field_index(column) for column in columns)
+        options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
         reader = pa.ipc.open_file(source, options=options)
         yield from prefetch(reader.get_batch, range(reader.num_record_batches), ahead=1)
 
@@ -52,12 +52,12 @@ class TokenizedPart:
 
     file: Path
     corpus: str
-    rows: slice  # its documents' places among all
+    rows: slice  # the positions of its documents among all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """A tokens folder."""
+    """A tokens folder, opened."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -76,63 +76,64 @@ class Tokenized:
 
     @property
     def n_documents(self) -> int:
-        """All documents."""
+        """Return the number of documents."""
         return sum(file["documents"] for file in self.manifest["files"])
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the ids in the shards."""
+        """Return the type of the tokens."""
         dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
         return dtype
 
     @property
     def eot_token(self) -> int:
-        """The id that ends every document, after all others."""
+        """Return the id of the end-of-text token, the last of the vocabulary."""
         n_vocab: int = self.manifest["n_vocab"]
         return n_vocab - 1
 
     def text_hashes(self) -> Hashes:
-        """(documents, 16) the hash of each text."""
+        """Return the hash of each document's text (documents, TEXT_HASH_BYTES)."""
         hashes = np.empty((self.n_documents, TEXT_HASH_BYTES), np.uint8)
         for part in self.parts:
-            table = pa.Table.from_batches(batches(part.file, "text_hash"))
+            table = pa.Table.from_batches(read_batches(part.file, "text_hash"))
             hashes[part.rows] = column_hashes(table.column(0))
         return hashes
 
     def sizes(self) -> Sizes:
-        """The lengths of all documents."""
+        """Return the sizes of all documents."""
         columns = ("n_tokens", "n_bytes")
-        found = {name: np.empty(self.n_documents, np.int64) for name in columns}
+        sizes = {name: np.empty(self.n_documents, np.int64) for name in columns}
         for part in self.parts:
-            table = pa.Table.from_batches(batches(part.file, *columns))
+            table = pa.Table.from_batches(read_batches(part.file, *columns))
             for name in columns:
-                found[name][part.rows] = to_numbers(table.column(name))
-        return Sizes(tokens=found["n_tokens"] + 1, bytes=found["n_bytes"])
+                sizes[name][part.rows] = to_numbers(table.column(name))
+        return Sizes(tokens=sizes["n_tokens"] + 1, bytes=sizes["n_bytes"])
 
     def documents(self, part: TokenizedPart) -> Iterator[Documents]:
-        """A part's documents, as many at a time as were written at a time.
+        """Yield the documents of a part, in the batches they were written in.
 
-        Raises ValueError at an id beyond the vocabulary.
+        Raises ValueError if a token id is beyond the vocabulary.
         """
         first = part.rows.start
-        for batch in batches(part.file, "tokens"):
+        for batch in read_batches(part.file, "tokens"):
             rows = slice(first, first := first + batch.num_rows)
-            yield Documents(rows=rows, ids=self.ids(batch.column("tokens")))
+            yield Documents(rows=rows, tokens=self.as_bytes(batch.column("tokens")))
 
-    def ids(self, lists: pa.LargeListArray) -> list[memoryview]:
-        """The ids of each document as bytes, in the type of the shards."""
+    def as_bytes(self, lists: pa.LargeListArray) -> list[memoryview]:
+        """Return the tokens of each document as bytes, in the type of the manifest."""
         offsets = to_numbers(lists.offsets)
-        ids = to_numbers(lists.values)[offsets[0] : offsets[-1]]
-        if len(ids) and ids.max() >= self.eot_token:
+        tokens = to_numbers(lists.values)[offsets[0] : offsets[-1]]
+        if len(tokens) and tokens.max() >= self.eot_token:
             raise ValueError(
-                f"{self.folder} holds id {ids.max()}, the vocabulary ends at {self.eot_token}"
+                f"{self.folder} holds id {tokens.max()}, the vocabulary ends at {self.eot_token}"
             )
-        ids = ids.astype(self.dtype, copy=False)
-        content, places = ids.view(np.uint8).data, (offsets - offsets[0]) * ids.itemsize
-        return [content[start:stop] for start, stop in pairwise(places.tolist())]
+        tokens = tokens.astype(self.dtype, copy=False)
+        content = tokens.view(np.uint8).data
+        bounds = ((offsets - offsets[0]) * tokens.itemsize).tolist()
+        return [content[start:stop] for start, stop in pairwise(bounds)]
 
-    def separated(self, ids: Sequence[memoryview]) -> NDArray[np.unsignedinteger]:
-        """The tokens of documents as they are in a stream: after each the separator."""
+    def concatenate(self, documents: Sequence[memoryview]) -> NDArray[np.unsignedinteger]:
+        """Return the tokens of documents as in a stream: an end-of-text token follows each."""
         eot_token = self.dtype.type(self.eot_token).tobytes()
-        content = eot_token.join([*ids, b""])  # np.insert takes twice as long
+        content = eot_token.join([*documents, b""])  # np.insert takes twice as long
         return np.frombuffer(content, self.dtype)

@@ -1,1 +1,1 @@
-"""Stage `clean`: which documents are worth learning from."""
+"""Stage `clean`: choose the documents worth training on."""

@@ -1,7 +1,7 @@
-"""Filters of the user's own: files of Python in `filters/`, which decide by its text what is kept.
+"""User-defined filters: Python files in `filters/` that decide by its text if a document is kept.
 
-A filter is asked for each document alone, so that its answer depends on nothing else. What goes
-wrong inside one stops the stage: a document is never dropped, or kept, by accident.
+A filter sees one document at a time, so its answer depends on nothing else. An error inside a
+filter stops the stage: no document is dropped or kept by accident.
 """
 
 import importlib.util
@@ -12,16 +12,19 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Filter:
-    """One file's function `keep`."""
+    """A filter file with its function `keep`."""
 
     file: Path
     function: Callable[[str], bool]
 
     def keeps(self, text: str, document: str) -> bool:
-        """The function's answer. Raises ValueError with filter and document when it gives none."""
+        """Return True if the filter keeps the text.
+
+        Raises ValueError naming the filter and the document when it fails or returns no bool.
+        """
         try:
             answer = self.function(text)
-        except Exception as error:  # the user's code may raise anything: it is named and reported
+        except Exception as error:  # the user's code may raise anything
             raise ValueError(
                 f"{self.file} raised {type(error).__name__} at document {document}: {error}"
             ) from error
@@ -34,18 +37,18 @@ class Filter:
 
 
 def filter_file(folder: Path, name: str) -> Path:
-    """Where the filter of that name is. Raises ValueError when it is not there."""
+    """Return the path of a filter. Raises ValueError if there is no such file."""
     file = folder / f"{name}.py"
     if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
+        available = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
         raise ValueError(
-            f"clean.filters names {name!r}, but there is no {file}; there are: {known}"
+            f"clean.filters names {name!r}, but there is no {file}; there are: {available}"
         )
     return file
 
 
 def load_filter(folder: Path, name: str) -> Filter:
-    """The filter of that name. Raises ValueError when it is not there or cannot be loaded."""
+    """Import a filter by its name. Raises ValueError if it is missing or cannot be loaded."""
     file = filter_file(folder, name)
     spec = importlib.util.spec_from_file_location(f"filter_{name}", file)
     assert spec is not None  # the file ends in .py
@@ -53,7 +56,7 @@ def load_filter(folder: Path, name: str) -> Filter:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code, as above
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(function := getattr(module, "keep", None)):
         raise ValueError(f"{file} has no function `keep`; write `def keep(text: str) -> bool:`")

@@ -1,9 +1,10 @@
-"""Texts that say nearly the same as an earlier one.
+"""Near-duplicate detection with MinHash and locality-sensitive hashing (LSH).
 
-Two texts are as similar as their sets of five words in a row (Jaccard: what is common, over all).
-128 minima of hashes estimate it with a standard error of at most 0.05 (MinHash, Broder 1997). Who
-may be similar to whom is found by bands of them (locality-sensitive hashing: Leskovec, Rajaraman
-and Ullman, Mining of Massive Datasets, chapter 3). A text of fewer words is similar to none.
+The similarity of two documents is the Jaccard similarity of their sets of shingles: five words in a
+row. A MinHash signature of 128 permutations estimates it with a standard error of at most 0.05
+(Broder 1997). LSH over bands of the signatures proposes the pairs to compare (Leskovec, Rajaraman
+and Ullman, Mining of Massive Datasets, chapter 3). A document of fewer than five words is similar
+to no other.
 """
 
 from collections.abc import Iterable
@@ -15,73 +16,80 @@ from numpy.typing import NDArray
 
 from stages.lib.word_ngrams import ngram_hashes
 
-WORDS = 5
-MINIMA = 128
+SHINGLE_WORDS = 5
+NUM_PERM = 128
 SEED = 1  # of datasketch's permutations
-NOTHING = np.uint32(2**32 - 1)  # the minimum of no hashes at all
+NO_HASH = np.uint32(2**32 - 1)  # the minimum over an empty set of hashes
 
-# What the bands propose is checked, what they overlook is lost: a miss counts for more. Of two
-# texts as similar as the threshold they find at least nine in ten.
+# Pairs that the bands propose are checked and those they overlook are lost, so that a miss weighs
+# more. Of two documents as similar as the threshold the bands find at least nine in ten.
 FALSE_POSITIVE, FALSE_NEGATIVE = 0.05, 0.95
 
 Signatures = NDArray[np.uint32]
 
 
-def signatures(texts: Iterable[str], count: int) -> Signatures:
-    """(count, MINIMA) of as many texts; NOTHING throughout where one is too short."""
+def minhash_signatures(documents: Iterable[str], count: int) -> Signatures:
+    """Return the signatures (count, NUM_PERM) of `count` documents.
+
+    The signature of a document that is too short is NO_HASH throughout.
+    """
     from datasketch import MinHash
 
-    blank = MinHash(num_perm=MINIMA, seed=SEED, hashfunc=int, scheme="affine32")
-    found = np.full((count, MINIMA), NOTHING, dtype=np.uint32)
-    for hashes, owners in ngram_hashes(texts, WORDS):
-        upper = hashes >> np.uint64(32)  # the width that datasketch takes
+    empty = MinHash(num_perm=NUM_PERM, seed=SEED, hashfunc=int, scheme="affine32")
+    signatures = np.full((count, NUM_PERM), NO_HASH, dtype=np.uint32)
+    for hashes, owners in ngram_hashes(documents, SHINGLE_WORDS):
+        upper = hashes >> np.uint64(32)  # datasketch takes 32 bits
         starts = np.flatnonzero(np.diff(owners, prepend=-1))
         for start, stop in pairwise([*starts.tolist(), len(owners)]):
-            minhash = blank.copy()
+            minhash = empty.copy()
             minhash.update_batch(upper[start:stop].tolist())
-            row = found[owners[start]]  # a long text comes in several batches
+            row = signatures[owners[start]]  # a long document comes in several batches
             np.minimum(row, minhash.hashvalues, out=row)
-    return found
+    return signatures
 
 
 def near_duplicates(
-    found: Signatures, threshold: float, among: NDArray[np.bool_]
+    signatures: Signatures, threshold: float, candidates: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which of the texts `among` all are about as similar to an earlier one that is none of them.
+    """Return a mask (n,) of the candidates that nearly duplicate an earlier one.
 
-    `found` (texts, MINIMA) may be a file mapped to memory. The index takes about 4 KB for each text
-    that shares a band with another, and nothing for those that do not: nearly all, in most corpora.
+    A candidate is compared with the earlier ones that are not near duplicates themselves. The
+    signatures (n, NUM_PERM) may be a memory-mapped file. The index takes about 4 KB for each
+    document that shares a band with another, and nothing for the rest: nearly all, in most corpora.
     """
     from datasketch import LeanMinHash, MinHashLSH
 
     weights = (FALSE_POSITIVE, FALSE_NEGATIVE)
-    index = MinHashLSH(threshold=threshold, num_perm=MINIMA, weights=weights)
-    near = np.zeros(len(found), dtype=np.bool_)
-    for i in np.flatnonzero(sharing_a_band(found, index.b, index.r, among)).tolist():
-        minhash = LeanMinHash(seed=SEED, hashvalues=found[i], scheme="affine32")
+    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM, weights=weights)
+    duplicate = np.zeros(len(signatures), dtype=np.bool_)
+    for i in np.flatnonzero(sharing_a_band(signatures, index.b, index.r, candidates)).tolist():
+        minhash = LeanMinHash(seed=SEED, hashvalues=signatures[i], scheme="affine32")
         similar = sorted(index.query(minhash))
-        if similar and (found[similar] == found[i]).mean(axis=1).max() >= threshold:
-            near[i] = True
+        if similar and (signatures[similar] == signatures[i]).mean(axis=1).max() >= threshold:
+            duplicate[i] = True
         else:
             index.insert(i, minhash)
-    return near
+    return duplicate
 
 
 def sharing_a_band(
-    found: Signatures, bands: int, rows: int, among: NDArray[np.bool_]
+    signatures: Signatures, bands: int, rows: int, candidates: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Which texts have `rows` minima in a row in common with another; about 160 bytes for each."""
-    texts = np.flatnonzero(among)
-    texts = texts[found[texts, 0] != NOTHING]
+    """Return a mask (n,) of the candidates that share a band with another one.
+
+    A band is `rows` consecutive values of a signature. Takes about 160 bytes per document.
+    """
+    documents = np.flatnonzero(candidates)
+    documents = documents[signatures[documents, 0] != NO_HASH]
     factors = np.random.default_rng(SEED).integers(2**64, size=rows, dtype=np.uint64) | np.uint64(1)
-    shared = np.zeros(len(texts), dtype=np.bool_)
+    shared = np.zeros(len(documents), dtype=np.bool_)
     for band in range(bands):
-        block = found[texts, band * rows : (band + 1) * rows]
-        keys = np.zeros(len(texts), dtype=np.uint64)
+        block = signatures[documents, band * rows : (band + 1) * rows]
+        keys = np.zeros(len(documents), dtype=np.uint64)
         for row, factor in enumerate(factors):
             keys += block[:, row] * factor
-        _, place, count = np.unique(keys, return_inverse=True, return_counts=True)
-        shared |= count[place] > 1
-    answer: NDArray[Any] = np.zeros(len(found), dtype=np.bool_)
-    answer[texts[shared]] = True
-    return answer
+        _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        shared |= counts[inverse] > 1
+    mask: NDArray[Any] = np.zeros(len(signatures), dtype=np.bool_)
+    mask[documents[shared]] = True
+    return mask

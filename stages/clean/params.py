@@ -1,4 +1,4 @@
-"""The section `clean`: what makes a document worth learning from."""
+"""The section `clean` of params.yaml: which documents are worth training on."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,7 +14,7 @@ FilterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$
 
 
 class CleanParams(Section):
-    """The section `clean`."""
+    """Parameters of the stage `clean`."""
 
     heading: ClassVar[str] = "which documents are worth learning from"
 
@@ -36,8 +36,8 @@ class CleanParams(Section):
     )
 
     @model_validator(mode="after")
-    def something_passes(self) -> "CleanParams":
-        """Bounds leave room between them, and a filter is asked once."""
+    def check_bounds_and_filters(self) -> "CleanParams":
+        """Refuse a lower bound above the upper one, and a filter named twice."""
         if self.min_bytes and self.max_bytes and self.min_bytes > self.max_bytes:
             raise ValueError(f"min_bytes {self.min_bytes} is more than max_bytes {self.max_bytes}")
         if len(set(self.filters)) < len(self.filters):

@@ -1,1 +1,1 @@
-"""Stage `download`: text from where it is into one form, a document a row."""
+"""Stage `download`: bring text from any source into one format, one document per row."""

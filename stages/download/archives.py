@@ -1,9 +1,9 @@
-"""Compressed files and archives: what is inside, as streams; nothing is unpacked into folders.
+"""Compressed files and archives, read as streams: nothing is extracted into a folder.
 
-What an archive says of itself is not believed. Members that would land elsewhere, links, devices
-and encrypted ones are refused by name, and all that comes out of a file counts against a budget,
-so that a bomb is noticed while it unpacks. Members come sorted by name: the same texts packed in
-another order are the same corpus.
+An archive is not trusted. Members outside of its folder, links, devices and encrypted members are
+refused by name, and every decompressed byte counts against a budget, so that a decompression bomb
+is noticed early. Members are sorted by name: the same files packed in another order give the same
+corpus.
 """
 
 import gzip
@@ -26,7 +26,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# What a file of each kind begins with; zstd's may do so with a frame to be skipped.
+# Magic numbers by file suffix; a .zst file may begin with a skippable frame.
 COMPRESSIONS = {
     ".gz": (b"\x1f\x8b",),
     ".zst": (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"),
@@ -35,19 +35,22 @@ COMPRESSIONS = {
 ARCHIVES = (".zip", ".tar")  # also compressed
 
 CHUNK = 1 << 20
-TAR_BLOCK = 512  # bytes; one of zeros ends a tar archive
+TAR_BLOCK = 512  # bytes; a block of zeros ends a tar archive
 
-# A bomb is what unpacks to more than both. Text packs 3 to 10 times, tables and logs some 50;
-# deflate ends at 1,032, the others far beyond. Below 256 MiB nothing is worth refusing.
+# A file that decompresses to more than both limits is a bomb. Text shrinks 3 to 10 times, tables
+# and logs some 50; deflate ends at 1,032, the others far beyond. Below 256 MiB nothing is refused.
 BOMB_RATIO = 250
 BOMB_BYTES = 256 << 20
 
-BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
-def packing(name: str) -> tuple[str, str]:
-    """By the end of a file's name its compression, or "", and the kind of what it holds."""
+def split_suffixes(name: str) -> tuple[str, str]:
+    """Return the suffix of the compression, or "", and that of the content, in lower case.
+
+    For example (".gz", ".jsonl") for `songs.jsonl.gz`, ("", ".txt") for `songs.txt`.
+    """
     path = PurePosixPath(name.lower())
     if path.suffix == ".tgz":
         return ".gz", ".tar"
@@ -56,14 +59,14 @@ def packing(name: str) -> tuple[str, str]:
     return "", path.suffix
 
 
-def in_one_line(name: str) -> str:
-    """Return a name with what breaks a line, and what is no UTF-8, written as an escape."""
-    utf8 = name.encode("utf-8", "backslashreplace").decode()  # old file names need not be that
-    return BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode(), utf8)
+def printable_name(name: str) -> str:
+    """Return a name with control characters, line breaks and bytes that are not UTF-8 escaped."""
+    utf8 = name.encode("utf-8", "backslashreplace").decode()  # file systems allow other bytes
+    return CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), utf8)
 
 
 class Budget:
-    """How many bytes may come out of a file on the disk, over all its members and layers."""
+    """A limit on the bytes decompressed from one file on the disk, over all its members."""
 
     def __init__(self, name: str, packed_bytes: int) -> None:
         self.name = name
@@ -71,12 +74,12 @@ class Budget:
         self.bytes = 0
 
     def spend(self, n_bytes: int) -> None:
-        """Take note of some more. Raises ValueError when it is too much."""
-        self.expect(n_bytes)
+        """Count more decompressed bytes. Raises ValueError if they exceed the limit."""
+        self.check(n_bytes)
         self.bytes += n_bytes
 
-    def expect(self, n_bytes: int) -> None:
-        """Raise ValueError when so many more would be too much."""
+    def check(self, n_bytes: int) -> None:
+        """Raise ValueError if `n_bytes` more would exceed the limit."""
         limit = max(BOMB_BYTES, BOMB_RATIO * self.packed_bytes)
         if self.bytes + n_bytes > limit:
             raise ValueError(
@@ -87,14 +90,14 @@ class Budget:
 
 
 class Readable(Protocol):
-    """What any decompressor offers."""
+    """The interface of a decompressor."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes, none at the end."""
+        """Return up to `size` bytes, none at the end."""
 
 
-class Unpacked(io.RawIOBase):
-    """A stream out of a compressed file or an archive, on a budget; it says what is damaged."""
+class BudgetStream(io.RawIOBase):
+    """A decompressed stream that counts against a budget and reports damage as ValueError."""
 
     def __init__(self, name: str, stream: Readable, budget: Budget) -> None:
         self.name = name
@@ -103,11 +106,11 @@ class Unpacked(io.RawIOBase):
         self.bytes = 0
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Read into a buffer. Raises ValueError when the file is damaged or a bomb."""
+        """Read into a buffer. Raises ValueError if the file is damaged or a bomb."""
         view = memoryview(buffer)
         try:
             content = self.stream.read(len(view))
@@ -122,13 +125,16 @@ class Unpacked(io.RawIOBase):
         return len(content)
 
 
-def unpacked(name: str, stream: io.BufferedReader, budget: Budget) -> io.BufferedReader:
-    """What a file holds: unpacked if its name says that it is compressed, else as it is."""
-    compression, _ = packing(name)
+def decompressed(name: str, stream: io.BufferedReader, budget: Budget) -> io.BufferedReader:
+    """Return a stream of the decompressed content, or `stream` itself if it is not compressed.
+
+    Raises ValueError if the file does not begin as its suffix says.
+    """
+    compression, _ = split_suffixes(name)
     if not compression:
         return stream
     start = stream.peek(1)[: len(COMPRESSIONS[compression][0])]
-    if not start:  # gzip and zstd take that for an empty text
+    if not start:  # gzip and zstd would accept it as an empty file
         raise ValueError(
             f"{name} has 0 bytes, which is no {compression} file; use one that is whole"
         )
@@ -137,27 +143,27 @@ def unpacked(name: str, stream: io.BufferedReader, budget: Budget) -> io.Buffere
             f"{name} is no {compression} file, it begins with {start!r}; use one that is, or "
             "give it the ending of what it is"
         )
-    return io.BufferedReader(Unpacked(name, decompressor(compression, stream), budget), CHUNK)
+    return io.BufferedReader(BudgetStream(name, decompressor(compression, stream), budget), CHUNK)
 
 
 def decompressor(compression: str, stream: io.BufferedReader) -> Readable:
-    """Reads a compressed stream of one frame or several."""
+    """Return a decompressor that reads all frames of a compressed stream."""
     if compression == ".gz":
         return gzip.GzipFile(fileobj=stream)
     if compression == ".xz":
         return lzma.LZMAFile(stream)
-    decompressing: Readable = pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd")
-    return decompressing
+    zstd: Readable = pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), "zstd")
+    return zstd
 
 
-def seekable(stream: io.BufferedReader) -> BinaryIO:
-    """The same bytes with random access; unless it has that, a file without a name takes them.
+def make_seekable(stream: io.BufferedReader) -> BinaryIO:
+    """Return the stream, or a copy of it in an anonymous temporary file if it cannot seek.
 
-    Raises OSError when there is no room for it.
+    Raises OSError if there is no room for the copy.
     """
     if stream.seekable():
         return stream
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # it is gone with its last reader
+    file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes, and so deletes, it
     shutil.copyfileobj(stream, file, CHUNK)
     file.seek(0)
     return file
@@ -166,39 +172,39 @@ def seekable(stream: io.BufferedReader) -> BinaryIO:
 def members(
     name: str, stream: io.BufferedReader, wanted: Callable[[str], bool], budget: Budget
 ) -> Iterator[tuple[str, io.BufferedReader]]:
-    """The members of an archive that are wanted, sorted by name, as `archive/member`.
+    """Yield the wanted members of an archive, sorted by name and named `archive/member`.
 
-    Raises ValueError when any member could do harm or the archive is damaged.
+    Raises ValueError if any member could do harm or the archive is damaged.
     """
-    inside = zip_members if packing(name)[1] == ".zip" else tar_members
-    with seekable(stream) as file:
+    read_members = zip_members if split_suffixes(name)[1] == ".zip" else tar_members
+    with make_seekable(stream) as file:
         try:
-            yield from inside(name, file, wanted, budget)
+            yield from read_members(name, file, wanted, budget)
         except (*DAMAGE, tarfile.TarError, NotImplementedError, UnicodeDecodeError) as error:
-            # The last two are zipfile's: a method it does not know, a name of no encoding.
+            # zipfile raises the last two at an unknown compression method or an undecodable name.
             raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
 
 
 def zip_members(
     name: str, file: BinaryIO, wanted: Callable[[str], bool], budget: Budget
 ) -> Iterator[tuple[str, io.BufferedReader]]:
-    """Members of a zip archive."""
+    """Yield the wanted members of a zip archive."""
     with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         check_members(name, [(info.filename, zip_fault(info)) for info in archive.infolist()])
         for path in sorted(path for path, info in infos.items() if not info.is_dir()):
             if wanted(path):
                 with archive.open(infos[path]) as stream:
-                    member = Unpacked(f"{name}/{in_one_line(path)}", stream, budget)
+                    member = BudgetStream(f"{name}/{printable_name(path)}", stream, budget)
                     yield member.name, io.BufferedReader(member, CHUNK)
 
 
 def zip_fault(info: zipfile.ZipInfo) -> str | None:
-    """What is wrong with a member of a zip archive."""
-    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was packed on another system
-    if stat.S_ISLNK(kind):
+    """Return why a member of a zip archive is refused, or None."""
+    mode = stat.S_IFMT(info.external_attr >> 16)  # 0 if it was packed on a system without modes
+    if stat.S_ISLNK(mode):
         return "a link"
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a device"
     return "encrypted" if info.flag_bits & 1 else None
 
@@ -206,11 +212,11 @@ def zip_fault(info: zipfile.ZipInfo) -> str | None:
 def tar_members(
     name: str, file: BinaryIO, wanted: Callable[[str], bool], budget: Budget
 ) -> Iterator[tuple[str, io.BufferedReader]]:
-    """Members of a tar archive."""
+    """Yield the wanted members of a tar archive."""
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace") as archive:
         infos = {info.name: info for info in archive.getmembers()}
         file.seek(archive.offset)
-        if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):  # tarfile takes that for the end
+        if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):  # tarfile would accept this as the end
             raise ValueError(
                 f"{name} is cut short or damaged at byte {archive.offset:,} of the archive; "
                 "use one that is whole"
@@ -220,11 +226,11 @@ def tar_members(
             if wanted(path):
                 stream = archive.extractfile(infos[path])
                 assert isinstance(stream, io.BufferedReader)  # regular files have content
-                yield f"{name}/{in_one_line(path)}", stream
+                yield f"{name}/{printable_name(path)}", stream
 
 
 def tar_fault(info: tarfile.TarInfo) -> str | None:
-    """What is wrong with a member of a tar archive."""
+    """Return why a member of a tar archive is refused, or None."""
     if info.issym() or info.islnk():
         return "a link"
     if info.issparse():
@@ -233,15 +239,15 @@ def tar_fault(info: tarfile.TarInfo) -> str | None:
 
 
 def check_members(name: str, faults: list[tuple[str, str | None]]) -> None:
-    """Raise ValueError on the first member that is not a plain file with a name of its own."""
+    """Raise ValueError naming the first member that has a fault, a bad path or another's name."""
     for path, fault in faults:
-        if PureWindowsPath(path).root or ".." in PureWindowsPath(path).parts:  # knows / and \
+        if PureWindowsPath(path).root or ".." in PureWindowsPath(path).parts:  # splits at / and \
             fault = "outside of the archive's folder"
         if fault:
             raise ValueError(
                 f"{name} is refused: its member {path!r} is {fault}; unpack it yourself and name "
                 "the folder, if you trust it"
             )
-    twice = [path for path, count in Counter(path for path, _ in faults).items() if count > 1]
-    if twice:
-        raise ValueError(f"{name} is refused: it has two members {twice[0]!r}")
+    repeated = [path for path, count in Counter(path for path, _ in faults).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name} is refused: it has two members {repeated[0]!r}")

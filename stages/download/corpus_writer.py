@@ -1,8 +1,8 @@
-"""The corpus on disk: parquet parts whose bytes are a function of the documents in them.
+"""Writer of the corpus: Parquet parts whose bytes are a function of the documents in them.
 
-Where one part ends and the next begins is decided by the documents themselves and not by counting
-from the start (content-defined chunking), so that a document more or less changes the part it is in
-and leaves most others, and what later stages made of them, as they were.
+The documents themselves decide where a part ends (content-defined chunking), so that adding or
+removing a document changes its own part and leaves most others, and the outputs that later stages
+made of them, as they were.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from stages.download.readers import Document
 from stages.lib.arrow import from_numbers, from_texts
 from stages.lib.text_hash import hash_column, text_hash
 
-PART_BYTES = 32 << 20  # of text in a part, about: few enough files, small enough pieces of work
-GROUP_BYTES = 4 << 20  # of text written, and read again, at a time
-HEAD = 1024  # characters of a document that decide, with its length, whether a part ends there
+PART_BYTES = 32 << 20  # target of text per part: few enough files, small enough units of work
+GROUP_BYTES = 4 << 20  # target of text per row group, which is written and read in one go
+HEAD = 1024  # leading characters of a document that decide, with its size, if a part ends there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One file of the corpus; `corpus` names which of the corpora mixed it is from."""
+    """One file of the corpus; `corpus` names the corpus of a mixture that it belongs to."""
 
     name: str
     corpus: str
@@ -40,12 +40,12 @@ class Part:
 
 
 def part_name(number: int) -> str:
-    """The file name of a part."""
+    """Return the file name of a part."""
     return f"part-{number:05d}.parquet"
 
 
-def prefixed(documents: Iterable[Document], prefix: str) -> Iterable[Document]:
-    """The same documents with ids that begin with `prefix`."""
+def with_prefix(documents: Iterable[Document], prefix: str) -> Iterable[Document]:
+    """Return the documents with `prefix` before their ids."""
     if not prefix:
         return documents
     return (document._replace(id=prefix + document.id) for document in documents)
@@ -54,11 +54,11 @@ def prefixed(documents: Iterable[Document], prefix: str) -> Iterable[Document]:
 def write_parts(
     documents: Iterable[Document], folder: Path, corpus: str, first: int, skipped: Counter[str]
 ) -> Iterator[Part]:
-    """Write documents as parts from number `first` on, each yielded when its file is whole.
+    """Write documents as parts from number `first` on, and yield each part once it is on the disk.
 
-    A part is whole before the next document is asked for. Documents without text, and those that
-    no text file could hold, with a NUL character or half of a surrogate pair, are counted in
-    `skipped` and left out.
+    A part is complete before the next document is requested. Empty documents, and those with a NUL
+    character or half of a surrogate pair, which no text file could hold, are counted in `skipped`
+    and left out.
     """
     part = PartWriter(folder / part_name(first))
     for document in documents:
@@ -82,11 +82,12 @@ def write_parts(
 
 
 def ends_part(name: str, n_bytes: int, part_bytes: int) -> bool:
-    """Whether a part that holds `part_bytes` ends with this document or file, of `n_bytes`.
+    """Return True if a part that now holds `part_bytes` ends after this document or file.
 
-    Never before three quarters of PART_BYTES and always from twice PART_BYTES on; between them by
-    a hash of its length and `name`, a document's text or a file's name, of which the beginning
-    counts; once in a quarter of PART_BYTES on average.
+    `name` is the text of the document or the name of the file, and `n_bytes` its size. No part ends
+    before three quarters of PART_BYTES, and every part ends at twice PART_BYTES. In between, a hash
+    of the size and the first HEAD characters of `name` decides, on average once in a quarter of
+    PART_BYTES.
     """
     if part_bytes < PART_BYTES * 3 // 4:
         return False
@@ -96,22 +97,25 @@ def ends_part(name: str, n_bytes: int, part_bytes: int) -> bool:
 
 
 class PartWriter:
-    """One parquet file, written in groups of about GROUP_BYTES.
+    """Writer of one Parquet file in row groups of about GROUP_BYTES.
 
-    A group is compressed on a thread of its own while the next one is collected.
+    A background thread compresses a row group while the next one is collected.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.thread = ThreadPoolExecutor(1)
-        self.under_way: Future[None] | None = None
+        self.pending: Future[None] | None = None
         self.documents = self.bytes = 0
         self.group: list[tuple[bytes, bytes, bytes]] = []
         self.group_bytes = 0
         self.writer: Any = None
 
     def add(self, document: Document) -> int:
-        """Take one document; its bytes. Raises UnicodeEncodeError where it has none in UTF-8."""
+        """Add a document and return its bytes. Raises UnicodeEncodeError if UTF-8 cannot hold it.
+
+        A document that raises is not added.
+        """
         content = document.text.encode()
         n_bytes = len(content)
         self.group.append((document.id.encode(), content, document.source.encode()))
@@ -123,20 +127,20 @@ class PartWriter:
         return n_bytes
 
     def write_group(self) -> None:
-        """Write the waiting documents."""
-        ids, contents, sources = zip(*self.group, strict=True)
+        """Start writing the collected documents as a row group."""
+        document_ids, contents, sources = zip(*self.group, strict=True)
         columns = [
-            from_texts(ids).cast(pa.string()),
+            from_texts(document_ids).cast(pa.string()),
             from_texts(contents),
             from_texts(sources).cast(pa.string()),
-            from_numbers(np.fromiter(map(len, contents), np.int64, len(ids))),
+            from_numbers(np.fromiter(map(len, contents), np.int64, len(document_ids))),
             hash_column(b"".join(map(text_hash, contents))),
         ]
         table = pa.table(columns, schema=SCHEMA)
         if self.writer is None:
-            # lz4 takes 1.4 times the room of zstd, and two thirds of the time to write and half of
-            # that to read, which every stage does. A dictionary or the least and greatest of long
-            # texts would cost time and say nothing.
+            # lz4 takes 1.4 times the space of zstd, two thirds of its time to write and half of its
+            # time to read, which every stage does. A dictionary and minimum and maximum statistics
+            # of long texts would cost time and be of no use.
             self.writer = pq.ParquetWriter(
                 self.file,
                 SCHEMA,
@@ -145,16 +149,16 @@ class PartWriter:
                 write_statistics=False,
             )
         self.wait()
-        self.under_way = self.thread.submit(self.writer.write_table, table)
+        self.pending = self.thread.submit(self.writer.write_table, table)
         self.group, self.group_bytes = [], 0
 
     def wait(self) -> None:
-        """Wait for the group that is being written. Raises OSError when it could not be."""
-        if self.under_way:
-            self.under_way.result()
+        """Wait for the row group that is being written. Raises OSError if writing fails."""
+        if self.pending:
+            self.pending.result()
 
     def close(self, corpus: str) -> Part:
-        """Finish the file."""
+        """Finish the file and return its entry in the manifest."""
         if self.group:
             self.write_group()
         self.wait()

@@ -1,8 +1,8 @@
-"""One file on the web to one file on the disk, over a network that fails.
+"""Download of one file from the web, with retries and resume.
 
-What a connection brought before it broke is kept next to the file, also when the process is killed,
-and the next try continues from there if the server can and its file is still the same. What counts
-in the end is the sha256.
+The bytes that arrived before a connection broke, or the process was killed, are kept next to the
+file. The next try resumes there if the server supports it and its file has not changed. At the end
+the sha256 is checked.
 """
 
 from contextlib import suppress
@@ -17,37 +17,37 @@ from nanogpt.files import file_sha256, is_whole
 from stages.runtime.progress import ProgressBar
 from stages.runtime.retry import Retries
 
-TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two pieces of an answer
+TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two reads of a response
 CHUNK_BYTES = 64 << 10
-TRANSIENT = (408, 425, 429)  # of the 4xx; the others say that the address is wrong
+TRANSIENT = (408, 425, 429)  # of the 4xx; the others mean that the address is wrong
 
 
-class Refused(requests.RequestException):
-    """An answer that brings nothing, though another try may."""
+class RetryableResponse(requests.RequestException):
+    """Raised for a response without content that is worth another try."""
 
 
 def fetch(url: str, sha256: str, file: Path) -> Path:
-    """Download `url` to `file`, or take what is there.
+    """Download `url` to `file`, unless it is there already, and return `file`.
 
-    Raises ValueError when the address is wrong or its content has another sha256, ConnectionError
-    or TimeoutError when the server does not deliver.
+    Raises ValueError if the address is wrong or the content has another sha256, ConnectionError or
+    TimeoutError if the retries are used up.
     """
     if is_whole(file, sha256):
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
     try:
-        if not is_whole(partial, sha256):  # it is when a kill came before it got its name
+        if not is_whole(partial, sha256):  # complete if a kill came just before the rename
             download(url, partial)
-        if (found := file_sha256(partial)) != sha256:
+        if (actual := file_sha256(partial)) != sha256:
             partial.unlink()
-            mark_of(partial).unlink(missing_ok=True)
+            validator_file(partial).unlink(missing_ok=True)
             raise ValueError(
-                f"{url} has sha256 {found}, params.yaml says {sha256}; what was fetched is "
-                "removed. If you trust the file, write the found one there"
+                f"{url} has sha256 {actual}, params.yaml says {sha256}; what was fetched is "
+                "removed. If you trust the file, write the found sha256 there"
             )
     except (ValueError, OSError):
-        with suppress(OSError):  # one that is not empty stays
+        with suppress(OSError):  # folders that are not empty stay
             file.parent.rmdir()
             file.parent.parent.rmdir()
         raise
@@ -55,30 +55,34 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
 
 
 def download(url: str, partial: Path) -> None:
-    """Fill `partial` up, in as many tries as it takes."""
-    retries, furthest = Retries(url), size(partial)
+    """Download the rest of `partial`; the count of retries starts again when new bytes arrive.
+
+    Raises ValueError if the address is wrong, ConnectionError or TimeoutError if the retries are
+    used up.
+    """
+    retries, furthest = Retries(url), size_of(partial)
     while True:
-        answer = None
+        raw_response = None
         try:
-            with ask(url, partial) as response:
-                answer = response.raw
-                take(response, partial)
+            with send_request(url, partial) as response:
+                raw_response = response.raw
+                save_response(response, partial)
             return
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ValueError(f"corpus.urls: {url} is no address: {error}") from None
         except requests.TooManyRedirects:
             raise ValueError(f"corpus.urls: {url} leads in a circle; is it right?") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            if size(partial) > furthest:
-                furthest = size(partial)
+            if size_of(partial) > furthest:
+                furthest = size_of(partial)
                 retries.renew()
-            retries.wait(in_words(error, urlsplit(url).netloc), answer)
+            retries.wait(readable_error(error, urlsplit(url).netloc), raw_response)
 
 
-def in_words(error: Exception, host: str) -> Exception:
-    """What a library says of a network's failure, as a user would."""
+def readable_error(error: Exception, host: str) -> Exception:
+    """Return a network error in words for the user."""
     match error:
-        case Refused():
+        case RetryableResponse():
             return error
         case requests.ConnectTimeout():
             return TimeoutError(f"nobody answers at {host} within {TIMEOUT_SECONDS[0]:g} s")
@@ -93,61 +97,60 @@ def in_words(error: Exception, host: str) -> Exception:
     return ConnectionError(f"the connection to {host} broke")
 
 
-def size(file: Path) -> int:
-    """Its bytes, 0 where there is no such file."""
+def size_of(file: Path) -> int:
+    """Return the size of a file in bytes, 0 if there is none."""
     return file.stat().st_size if file.exists() else 0
 
 
-def mark_of(partial: Path) -> Path:
-    """Where it is noted by which mark the server would know this version of its file again."""
+def validator_file(partial: Path) -> Path:
+    """Return the path of the file that holds the validator (ETag or date) of a partial download."""
     return partial.with_suffix(".mark")
 
 
-def ask(url: str, partial: Path) -> requests.Response:
-    """The server's answer to a request for what is missing (RFC 9110, sections 13.1.5 and 14)."""
-    # Bytes are counted as they are on the server, so nothing may compress them on the way.
+def send_request(url: str, partial: Path) -> requests.Response:
+    """Request the bytes that `partial` lacks (RFC 9110, sections 13.1.5 and 14)."""
+    # Ranges count bytes of the file on the server, so it must not be compressed on the way.
     headers = {"Accept-Encoding": "identity"}
-    if size(partial) and (mark := mark_of(partial)).exists():
-        headers |= {"Range": f"bytes={size(partial)}-", "If-Range": mark.read_text()}
+    if size_of(partial) and (validator := validator_file(partial)).exists():
+        headers |= {"Range": f"bytes={size_of(partial)}-", "If-Range": validator.read_text()}
     return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
 
 
-def take(response: requests.Response, partial: Path) -> None:
-    """Write what an answer brings after what is there, or in its place if it is the whole file.
+def save_response(response: requests.Response, partial: Path) -> None:
+    """Append the content of a response to `partial`, or overwrite it if the full file comes.
 
-    Raises ValueError when the address is wrong, requests' or urllib3's errors when it broke.
+    Raises ValueError if the address is wrong, errors of requests or urllib3 if another try may
+    succeed.
     """
-    status, start = response.status_code, size(partial)
+    status, start = response.status_code, size_of(partial)
     if status == 416 or (status == 206 and not continues_at(start, response)):
-        partial.unlink(
-            missing_ok=True
-        )  # not the range that was asked for: from the beginning, then
-        raise Refused(f"it cannot continue at byte {start}")
+        partial.unlink(missing_ok=True)  # the range does not fit: start again
+        raise RetryableResponse(f"it cannot continue at byte {start}")
     if 400 <= status < 500 and status not in TRANSIENT:
         raise ValueError(f"corpus.urls: {response.url} answers {status}; is it right?")
     if status not in (200, 206):
-        raise Refused(f"it answers {status}")
+        raise RetryableResponse(f"it answers {status}")
     if status == 200:
         start = 0
         partial.write_bytes(b"")
-        note_mark(response.headers, mark_of(partial))
+        save_validator(response.headers, validator_file(partial))
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
-    with ProgressBar(response.url, total, start) as meter, partial.open("ab") as out:
+    with ProgressBar(response.url, total, start) as progress, partial.open("ab") as out:
         for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
             out.write(chunk)
-            meter.add(len(chunk))
+            progress.add(len(chunk))
 
 
 def continues_at(start: int, response: requests.Response) -> bool:
-    """Whether a partial answer begins where it was asked to."""
+    """Return True if a partial response begins at the requested byte."""
     return response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
 
 
-def note_mark(headers: Any, mark: Path) -> None:
-    """Keep the strong ETag, or else the date, by which If-Range detects a changed file."""
+def save_validator(headers: Any, file: Path) -> None:
+    """Save the strong ETag, or else the date, by which If-Range detects a changed file."""
     etag = headers.get("ETag", "")
-    if known := headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag:
-        mark.write_text(known)
+    if validator := headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag:
+        file.write_text(validator)
     else:
-        mark.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)

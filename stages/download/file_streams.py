@@ -1,4 +1,4 @@
-"""Which files are read: by their names, out of archives, unpacked; the rest is counted."""
+"""Files and members of archives as decompressed streams, chosen by their names."""
 
 import io
 from collections import Counter
@@ -6,16 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
-from stages.download.archives import ARCHIVES, Budget, in_one_line, members, packing, unpacked
-from stages.download.office import OFFICE, is_missing
+from stages.download.archives import (
+    ARCHIVES,
+    Budget,
+    decompressed,
+    members,
+    printable_name,
+    split_suffixes,
+)
+from stages.download.office import OFFICE, needs_extra
 from stages.lib.reasons import NEEDS_EXTRA
 
-ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # by corpus.encoding
+ENCODED = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv")  # read by corpus.encoding
 READABLE = (*ENCODED, ".parquet", *OFFICE, *ARCHIVES)
 
 
 class FileStream(NamedTuple):
-    """A file or a member of an archive, unpacked, with the budget of the file on the disk."""
+    """A file or a member of an archive, decompressed, with the budget of the file on the disk."""
 
     name: str
     stream: io.BufferedReader
@@ -23,46 +30,46 @@ class FileStream(NamedTuple):
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a name on the way starts with a dot, as editors' and git's own files do, or with ~$.
+    """Return True if a file, or a folder it is in, has a name that begins with a dot or `~$`.
 
-    Word puts a file of the latter kind next to one that is open.
+    Files of editors and git begin with a dot, and Word puts a `~$` file next to an open document.
     """
     return any(part.startswith((".", "~$")) for part in path.parts)
 
 
 def is_readable(name: str) -> bool:
-    """Whether there is a reader for files with the end of this name."""
-    kind = packing(name)[1]
-    return kind in READABLE and not is_missing(kind)
+    """Return True if there is a reader for files with this suffix."""
+    kind = split_suffixes(name)[1]
+    return kind in READABLE and not needs_extra(kind)
 
 
-def unreadable(name: str) -> str:
-    """What to count a file as that is left out."""
-    if is_missing(packing(name)[1]):
+def skip_reason(name: str) -> str:
+    """Return the reason to count an unreadable file under."""
+    if needs_extra(split_suffixes(name)[1]):
         return NEEDS_EXTRA
     return f"file ending in {PurePosixPath(name).suffix or 'nothing'}"
 
 
 def file_streams(name: str, file: Path, skipped: Counter[str]) -> Iterator[FileStream]:
-    """Yield a file, or what is to be read of an archive; of that the rest is counted."""
+    """Yield a file, or the readable members of an archive, and count the others in `skipped`."""
 
     def wanted(member: str) -> bool:
         if is_hidden(PurePosixPath(member)):
             skipped["hidden file"] += 1
-        elif packing(member)[1] in ARCHIVES:
+        elif split_suffixes(member)[1] in ARCHIVES:
             skipped["archive in an archive"] += 1
         elif not is_readable(member):
-            skipped[unreadable(member)] += 1
+            skipped[skip_reason(member)] += 1
         else:
             return True
         return False
 
-    name = in_one_line(name)
+    name = printable_name(name)
     with file.open("rb") as raw:
         budget = Budget(name, file.stat().st_size)
-        stream = unpacked(name, raw, budget)
-        if packing(name)[1] not in ARCHIVES:
+        stream = decompressed(name, raw, budget)
+        if split_suffixes(name)[1] not in ARCHIVES:
             yield FileStream(name, stream, budget)
             return
-        for member, inside in members(name, stream, wanted, budget):
-            yield FileStream(member, unpacked(member, inside, budget), budget)
+        for member, packed in members(name, stream, wanted, budget):
+            yield FileStream(member, decompressed(member, packed, budget), budget)

@@ -1,7 +1,7 @@
-"""Rows of a dataset on the Hugging Face hub, or in the same layout in a local folder.
+"""Streaming of a dataset from the Hugging Face Hub, or from a local folder in the same layout.
 
-They are streamed: nothing is kept on the disk but the parts made of them. Each finished part is
-noted with the place in the dataset where the next begins, so that a killed run continues there.
+Nothing is kept on the disk but the parts that are written. Each finished part is logged with the
+place in the dataset where the next begins, so that a killed run resumes there.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from nanogpt.files import atomic_write, is_whole
 from stages.artifacts.corpus import VERSION
-from stages.download import corpus_writer as parts_of
-from stages.download.corpus_writer import Part, prefixed, write_parts
+from stages.download import corpus_writer
+from stages.download.corpus_writer import Part, with_prefix, write_parts
 from stages.download.params import HuggingFace
 from stages.download.readers import Document, arrow_values, column_text
 from stages.runtime.progress import ProgressBar
@@ -30,7 +30,7 @@ LOG = "parts.jsonl"
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Distinguish wrong params (ValueError) from a hub out of reach (ConnectionError)."""
+    """Raise ValueError for wrong params and ConnectionError if the Hub cannot be reached."""
     import datasets
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
@@ -47,8 +47,12 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
 
 
-def pinned(hub: HuggingFace) -> HuggingFace:
-    """The same with the revision, a branch or a tag, resolved to its commit."""
+def pin_revision(hub: HuggingFace) -> HuggingFace:
+    """Return the params with the revision, a branch or a tag, resolved to its commit.
+
+    A local folder is returned as it is. Raises ValueError if there is no such dataset,
+    ConnectionError or TimeoutError if the retries are used up.
+    """
     if Path(hub.name).exists():
         return hub
     from huggingface_hub import HfApi
@@ -57,44 +61,45 @@ def pinned(hub: HuggingFace) -> HuggingFace:
     while True:
         try:
             with hub_errors(hub.name):
-                found = HfApi().dataset_info(hub.name, revision=hub.revision, timeout=10).sha
-            return hub.model_copy(update={"revision": found})
+                commit = HfApi().dataset_info(hub.name, revision=hub.revision, timeout=10).sha
+            return hub.model_copy(update={"revision": commit})
         except ConnectionError as error:
             retries.wait(error)
 
 
 def entry_name(hub: HuggingFace, params: str) -> str:
-    """A name for the parts of a pinned dataset that are made by these params (JSON), all of them.
+    """Return the name of a pinned dataset's cache entry: a hash of all that its parts depend on.
 
-    A local folder has no commit; its files stand for it by size and time.
+    `params` is the JSON of the corpus's section. A local folder has no commit, so the sizes and
+    times of its files are hashed.
     """
     import datasets
 
     files = sorted(file for file in Path(hub.name).rglob("*") if file.is_file())
-    about = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    layout = [VERSION, parts_of.PART_BYTES, parts_of.GROUP_BYTES, parts_of.HEAD]
-    made_by = [params, about, layout, pa.__version__, datasets.__version__]
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    local_files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    layout = [VERSION, corpus_writer.PART_BYTES, corpus_writer.GROUP_BYTES, corpus_writer.HEAD]
+    dependencies = [params, local_files, layout, pa.__version__, datasets.__version__]
+    return hashlib.sha256(json.dumps(dependencies).encode()).hexdigest()
 
 
-class Rows:
-    """The rows of a dataset as documents, from a place on that an earlier reader noted."""
+class DatasetReader:
+    """An iterable of the rows of a dataset as documents, from an earlier reader's place on."""
 
     def __init__(self, hub: HuggingFace, column: str, place: dict[str, Any] | None) -> None:
         self.hub, self.column = hub, column
         self.place = place or {"rows": 0, "state": None, "rows_after_state": 0}
-        self.last: str | None = None  # the text of the last row that was read here
+        self.last: str | None = None  # the text of the last row that this reader yielded
 
-    def noted(self) -> dict[str, Any]:
-        """As JSON: how many rows were read, and where the next begins.
+    def current_place(self) -> dict[str, Any]:
+        """Return the number of rows read and where to resume, ready for JSON.
 
-        That is a state of the dataset and how many rows were read after it, for a state is exact
-        between batches only. A hash of the last row shows whether the place was found again.
+        The place is a state of the dataset and the number of rows read after it, because a state is
+        exact only between batches. A hash of the last row verifies the place on resume.
         """
         return self.place if self.last is None else {**self.place, "last": text_hash(self.last)}
 
     def __iter__(self) -> Iterator[Document]:
-        """The documents. Raises ConnectionError when the hub stays out of reach."""
+        """Yield the documents, with retries. Raises ConnectionError if they are used up."""
         retries = Retries(f"dataset {self.hub.name}")
         while True:
             try:
@@ -103,11 +108,11 @@ class Rows:
                     retries.renew()
                 return
             except ConnectionError as error:
-                self.place = self.noted()
+                self.place = self.current_place()
                 retries.wait(error)
 
     def read(self) -> Iterator[Document]:
-        """The documents, until the first failure."""
+        """Yield the documents until the first failure, which raises ConnectionError."""
         import datasets
 
         hub, place = self.hub, self.place
@@ -120,7 +125,7 @@ class Rows:
             ).with_format("arrow")
             if (state := place["state"]) is not None:
                 rows.load_state_dict(state)
-            # No file is opened for rows beyond the first batch that nobody asked for.
+            # Small batches, so that no file is opened for rows beyond max_documents.
             for table in rows.iter(min(BATCH_ROWS, hub.max_documents or BATCH_ROWS)):
                 for index, text in enumerate(self.texts(table, number), start=1):
                     number += 1
@@ -135,14 +140,14 @@ class Rows:
                 state = rows.state_dict()
 
     def texts(self, table: Any, number: int) -> Iterator[str]:
-        """The texts of a batch whose first row has that number."""
+        """Yield the texts of a batch whose first row has the given number."""
         where = f"{self.hub.name}#{number}"
-        column_text(dict.fromkeys(table.column_names), self.column, where)  # is there a column?
+        column_text(dict.fromkeys(table.column_names), self.column, where)  # raises if missing
         for text in arrow_values(table.column(self.column), f"{self.hub.name}#", number):
             yield column_text({self.column: text}, self.column, where)
 
     def check(self, text: str, number: int) -> None:
-        """Raise ValueError if the row read last before is not the one it was."""
+        """Raise ValueError if the last row before the place is not the one read at that time."""
         if number == self.place["rows"] and text_hash(text) != self.place["last"]:
             raise ValueError(
                 f"row {number - 1} of {self.hub.name} is not what it was when the download began; "
@@ -151,65 +156,67 @@ class Rows:
 
 
 def text_hash(text: str) -> str:
-    """A name for a text, whatever it is."""
+    """Return the SHA-256 of a text, which may hold lone surrogates, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noted:
-    """What is known after a part, or at the end of a dataset: then `part` is None."""
+class LogEntry:
+    """A line of the log, written after each part and, with `part` None, at the dataset's end."""
 
     part: Part | None
     place: dict[str, Any]
     skipped: dict[str, int]
 
     def line(self) -> str:
-        """As a line of the log."""
+        """Return the entry as a line of JSON."""
         return json.dumps(asdict(self)) + "\n"
 
 
 def hub_parts(
     hub: HuggingFace, column: str, corpus: str, prefix: str, entry: Path
 ) -> tuple[list[Part], Counter[str]]:
-    """The parts made of a dataset, in the folder `entry`, and what was left out, by reason.
+    """Write the rows of a dataset as parts into the cache folder `entry`, or resume there.
 
-    Parts that are there and whole stay as they are. `prefix` goes before each document's id.
+    Returns all parts and the counts of what was left out, by reason. Intact parts of an earlier run
+    are kept. `prefix` goes before each document's id.
     """
-    done = finished(entry)
-    atomic_write(entry / LOG, "".join(noted.line() for noted in done))
-    parts = [noted.part for noted in done if noted.part]
-    skipped = Counter(done[-1].skipped if done else {})
-    if len(parts) < len(done):
+    log = read_log(entry)
+    atomic_write(entry / LOG, "".join(logged.line() for logged in log))
+    parts = [logged.part for logged in log if logged.part]
+    skipped = Counter(log[-1].skipped if log else {})
+    if len(parts) < len(log):  # the log ends with the dataset
         return parts, skipped
-    rows = Rows(hub, column, done[-1].place if done else None)
-    with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as meter:
+    rows = DatasetReader(hub, column, log[-1].place if log else None)
+    with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as progress:
         if parts:
-            meter.say(f"continuing after {len(parts)} parts that are there")
-        for part in write_parts(prefixed(rows, prefix), entry, corpus, len(parts), skipped):
-            note(entry, Noted(part=part, place=rows.noted(), skipped=dict(skipped)))
+            progress.say(f"continuing after {len(parts)} finished parts")
+        for part in write_parts(with_prefix(rows, prefix), entry, corpus, len(parts), skipped):
+            place = rows.current_place()
+            append_to_log(entry, LogEntry(part=part, place=place, skipped=dict(skipped)))
             parts.append(part)
-            meter.add(part.bytes)
-    note(entry, Noted(part=None, place=rows.noted(), skipped=dict(skipped)))
+            progress.add(part.bytes)
+    append_to_log(entry, LogEntry(part=None, place=rows.current_place(), skipped=dict(skipped)))
     return parts, skipped
 
 
-def note(entry: Path, noted: Noted) -> None:
-    """Add a line to the log."""
+def append_to_log(entry: Path, logged: LogEntry) -> None:
+    """Append a line to the log of a cache entry."""
     with (entry / LOG).open("a", encoding="utf-8") as log:
-        log.write(noted.line())
+        log.write(logged.line())
 
 
-def finished(entry: Path) -> list[Noted]:
-    """What the log says, up to the first part that is not whole or line that is not."""
-    found: list[Noted] = []
+def read_log(entry: Path) -> list[LogEntry]:
+    """Read the log of a cache entry, up to the first damaged part or incomplete line."""
+    entries: list[LogEntry] = []
     log = entry / LOG
     for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         try:
             content = json.loads(line)
-        except json.JSONDecodeError:  # killed while writing it
+        except json.JSONDecodeError:  # killed while writing the line
             break
         part = content["part"] and Part(**content["part"])
         if part and not is_whole(entry / part.name, part.sha256):
             break
-        found.append(Noted(part=part, place=content["place"], skipped=content["skipped"]))
-    return found
+        entries.append(LogEntry(part=part, place=content["place"], skipped=content["skipped"]))
+    return entries

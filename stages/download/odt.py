@@ -1,8 +1,8 @@
-"""OpenDocument's .odt to its text: what stands in it with all tracked changes accepted.
+"""Reader of OpenDocument's .odt: its text with all tracked changes accepted.
 
-As a .docx is read: a paragraph is a line, the cells of a table are separated by tabs, text boxes
-follow the paragraph they are anchored to, footnotes and endnotes follow the text. Headers, footers,
-comments, deleted and hidden text are left out.
+The layout is that of a .docx: a paragraph is a line, the cells of a table are separated by tabs,
+text boxes follow the paragraph they are anchored to, footnotes and endnotes follow the text.
+Headers, footers, comments, deleted and hidden text are left out.
 """
 
 import io
@@ -18,25 +18,25 @@ KINDS = {
     NAMESPACE + kind + ":1.0}" for kind in ("office", "text", "table", "drawing", "svg-compatible")
 }
 TEXT = NAMESPACE + "text:1.0}"
-SPACES = re.compile(r"[ \t\r\n]+")  # of one kind in XML; what is more has elements of its own
+SPACES = re.compile(r"[ \t\r\n]+")  # stand for one space; more spaces and tabs have elements
 
-# Deleted text, comments, what numbers a note, descriptions of pictures and pictures themselves,
-# formulas, small letters that tell how a word is pronounced, and what is not shown.
+# Deleted text, comments, the numbers of notes, pictures and their descriptions, formulas, ruby text
+# (small letters that tell how a word is pronounced) and whatever is not displayed.
 SKIPPED = {
     *("tracked-changes", "annotation", "note-citation", "title", "desc", "binary-data", "object"),
     *("ruby-text", "hidden-text", "hidden-paragraph", "forms", "scripts"),
 }
 CELLS = {"table-cell", "covered-table-cell"}
-MAX_SPACES = 1000  # that one element stands for; more is no text
+MAX_SPACES = 1000  # that one element may stand for
 
 
 def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
-    """Return the text of an .odt. Raises ValueError when it is damaged or a bomb."""
+    """Return the text of an .odt. Raises ValueError if it is damaged or a bomb."""
     with zip_package(name, stream, budget) as package:
         manifest = Encryption()
         if "META-INF/manifest.xml" in package.parts:
             package.feed("META-INF/manifest.xml", manifest)
-        if manifest.found:
+        if manifest.is_encrypted:
             raise LeftOut(ENCRYPTED)
         body = OpenText()
         package.feed("content.xml", body)
@@ -46,13 +46,13 @@ def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
 
 
 class Encryption(Target):
-    """Looks for an encrypted part in the manifest of a package."""
+    """Detects an encrypted part in the manifest of a package."""
 
-    found = False
+    is_encrypted = False
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
-        """Take note of an element that begins."""
-        self.found = self.found or tag.endswith("}encryption-data")
+        """Check an element of the manifest."""
+        self.is_encrypted = self.is_encrypted or tag.endswith("}encryption-data")
 
 
 class OpenText(Paragraphs):
@@ -66,8 +66,8 @@ class OpenText(Paragraphs):
         self.is_text = False
 
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of the beginning of an element that is not skipped."""
-        if name == "text" and self.open[-1:] == ["body"]:
+        """Handle the start of an element."""
+        if name == "text" and self.open_elements[-1:] == ["body"]:
             self.is_text = True
         elif name in ("p", "h"):
             self.paragraphs.append([])
@@ -84,7 +84,7 @@ class OpenText(Paragraphs):
             self.frames.append([])
 
     def finish(self, name: str) -> None:
-        """Take note of the end of an element that is not skipped."""
+        """Handle the end of an element that is not skipped."""
         if name in ("p", "h"):
             self.end_paragraph()
         elif name == "table-row":
@@ -103,17 +103,17 @@ class OpenText(Paragraphs):
             self.notes.append("\n".join(self.frames.pop()))
 
     def end_paragraph(self) -> None:
-        """Add a line; text boxes in it come after it."""
+        """Append a paragraph as a line, followed by the text boxes anchored to it."""
         self.frames[-1].append("".join(self.paragraphs.pop()))
         if not self.paragraphs:
             self.frames[-1] += self.boxes
             self.boxes = []
 
     def data(self, text: str, /) -> None:
-        """Take characters; white space is one space, and none where a line begins."""
+        """Append characters; white space becomes one space, none at the start of a line."""
         if self.skipping or not self.paragraphs:
             return
-        shown = SPACES.sub(" ", text)
+        collapsed = SPACES.sub(" ", text)
         pieces = self.paragraphs[-1]
         before = next((piece for piece in reversed(pieces) if piece), "\n")
-        self.write(shown.lstrip(" ") if before[-1] in " \n" else shown)
+        self.write(collapsed.lstrip(" ") if before[-1] in " \n" else collapsed)

@@ -1,8 +1,8 @@
-"""Word processor files, e-books and PDFs: one text each, whatever program wrote it.
+"""Text of word processor files, e-books and PDFs, one document per file.
 
-Only text is read: a macro, a script or a link in a file is never run or followed, and kinds that
-are made for macros (.docm, .odm) are left out as other kinds are. docs/decisions/0035 says what is
-kept of each kind and why it is read as it is.
+Only text is read: no macro, script or link in a file is ever run or followed, and formats made for
+macros (.docm, .odm) are left out like any unknown format. docs/decisions/0035 says what is kept of
+each format and why.
 """
 
 import io
@@ -16,15 +16,15 @@ OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")
 
 
-def is_missing(kind: str) -> bool:
-    """Whether files of a kind would be read if the extra `office` were installed."""
+def needs_extra(kind: str) -> bool:
+    """Return True if files of this kind need the extra `office`, which is not installed."""
     return kind == ".pdf" and not is_installed()
 
 
 def office_text(kind: str, name: str, stream: io.BufferedReader, budget: Budget) -> str:
-    """Return the text of a file of one of the kinds OFFICE.
+    """Return the text of a file whose suffix is in OFFICE.
 
-    Raises ValueError when it is damaged, LeftOut when it is encrypted or a PDF of pictures alone.
+    Raises ValueError if it is damaged, LeftOut if it is encrypted or a PDF of nothing but pictures.
     """
     if kind == ".docx":
         from stages.download.docx import docx_text
@@ -54,7 +54,7 @@ def office_text(kind: str, name: str, stream: io.BufferedReader, budget: Budget)
 
 
 def refuse_ole(name: str, stream: io.BufferedReader) -> None:
-    """Raise LeftOut when a .docx is encrypted, ValueError when it is the .doc of old.
+    """Raise LeftOut if a .docx is encrypted, ValueError if it is in the older format .doc.
 
     Both are OLE files, which name their streams in UTF-16.
     """

@@ -1,4 +1,4 @@
-"""The lines of a document written with a word processor, as its XML is read."""
+"""Base class of the XML handlers that turn word processor documents into lines of text."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -7,35 +7,36 @@ from stages.download.zip_package import Target
 
 
 class Paragraphs(Target, ABC):
-    """Collects lines; a format says in `begin` and `finish` what its elements mean.
+    """Collects lines of text; a subclass for each format interprets its elements.
 
-    `frames` are the lines of the body and of whatever is open in it: a cell, a text box, a note.
+    `frames` is a stack of lists of lines: the body's, and those of each open cell, text box or note
+    in it.
     """
 
-    namespaces: ClassVar[set[str]]  # of elements that mean something, each in braces
-    skipped: ClassVar[set[str]]  # elements left out with all that is in them
+    namespaces: ClassVar[set[str]]  # of the elements to interpret, each in braces
+    skipped: ClassVar[set[str]]  # elements left out with everything in them
 
     def __init__(self) -> None:
         self.frames: list[list[str]] = [[]]
-        self.paragraphs: list[list[str]] = []  # the pieces of those that are open
-        self.rows: list[list[str]] = []  # the cells of those that are open
-        self.boxes: list[str] = []  # lines that wait for the end of their paragraph
-        self.open: list[str] = []
-        self.skipping = 0  # elements that are open, from the first one skipped on
+        self.paragraphs: list[list[str]] = []  # pieces of text of each open paragraph
+        self.rows: list[list[str]] = []  # cells of each open table row
+        self.boxes: list[str] = []  # lines of text boxes, until their paragraph ends
+        self.open_elements: list[str] = []
+        self.skipping = 0  # number of open elements, counted from the outermost skipped one
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
-        """Take note of an element that begins."""
+        """Pass an element on to `begin`, unless it is inside a skipped one."""
         namespace, brace, name = tag.rpartition("}")
         name = name if namespace + brace in self.namespaces else ""
         if not self.skipping:
             self.begin(name, attributes)
         if self.skipping or name in self.skipped:
             self.skipping += 1
-        self.open.append(name)
+        self.open_elements.append(name)
 
     def end(self, tag: str, /) -> None:
-        """Take note of an element that ends."""
-        name = self.open.pop()
+        """Pass the end of an element on to `finish`, unless it is skipped."""
+        name = self.open_elements.pop()
         if self.skipping:
             self.skipping -= 1
         else:
@@ -43,13 +44,13 @@ class Paragraphs(Target, ABC):
 
     @abstractmethod
     def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Take note of the beginning of an element that is not skipped."""
+        """Handle the start of an element; of a skipped element only the outermost comes here."""
 
     @abstractmethod
     def finish(self, name: str) -> None:
-        """Take note of the end of an element that is not skipped."""
+        """Handle the end of an element that is not skipped."""
 
     def write(self, text: str) -> None:
-        """Add to the innermost paragraph."""
+        """Append text to the innermost open paragraph."""
         if self.paragraphs and text:
             self.paragraphs[-1].append(text)

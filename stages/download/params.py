@@ -1,20 +1,22 @@
-"""The section `corpus`: where text comes from, and how files become documents."""
+"""The section `corpus` of params.yaml: the source of the text, and how files become documents."""
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
-from stages.download.encodings import known_encoding
+from stages.download.encodings import check_encoding
 from stages.lib.params import Section
 from stages.runtime.redaction import redacted_address
+from stages.runtime.yaml_files import read_params
 
 
-def matching(pattern: str, allowed: str) -> AfterValidator:
-    """A string of that form; any other is refused with what is allowed, in words."""
+def pattern_validator(pattern: str, allowed: str) -> AfterValidator:
+    """Return a validator that refuses other strings and says in words what is allowed."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -24,8 +26,8 @@ def matching(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def without_password(url: str) -> str:
-    """Return the address of a file; one with a user or password in it is refused."""
+def check_no_password(url: str) -> str:
+    """Return the URL. Raises ValueError if it holds a user name or a password."""
     if "@" in urlsplit(url).netloc:
         raise ValueError(
             f"{url} holds a user or a password, which params.yaml and dvc.lock would show to all "
@@ -34,21 +36,31 @@ def without_password(url: str) -> str:
     return url
 
 
-NAME = matching(r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores")
-RELEASE = matching(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
-ADDRESS = matching(r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt")
-# What DVC cannot take for a dependency of the first stage, or does not look into (.dvcignore).
-OUTPUTS = (
-    *("data/corpus", "data/clean", "data/tokens", "data/shards", "data/weights.json", "statistics"),
-    *("models/gpt", "plots", "metrics/evaluate.json", "samples"),
+NAME = pattern_validator(
+    r"[A-Za-z0-9._-]+", "a name of letters, digits, dots, dashes and underscores"
 )
+RELEASE = pattern_validator(r"[A-Za-z0-9.+!_-]+", "a version, such as 1.0.2")
+ADDRESS = pattern_validator(
+    r"https?://[^/?#\s].*", "an address such as https://example.org/text.txt"
+)
+SHA256 = pattern_validator(
+    r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints"
+)
+
+PIPELINE = Path(__file__).parents[2] / "dvc.yaml"
+# What DVC ignores (.dvcignore).
 IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 
-SHA256 = matching(r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints")
+
+@lru_cache(maxsize=1)
+def outputs() -> list[str]:
+    """Return what the stages write, none of which can be a dependency of the first one."""
+    stages = read_params(PIPELINE)["stages"].values()
+    return [out for stage in stages for out in (*stage["outs"], *stage.get("metrics", []))]
 
 
 class Package(Section):
-    """Files inside a distribution on the Python package index."""
+    """Files in a distribution from the Python package index."""
 
     name: Annotated[str, NAME]
     version: Annotated[str, RELEASE]
@@ -59,12 +71,12 @@ class Package(Section):
 class Url(Section):
     """One file on the web."""
 
-    url: Annotated[str, ADDRESS, AfterValidator(without_password)]
+    url: Annotated[str, ADDRESS, AfterValidator(check_no_password)]
     sha256: Annotated[str, SHA256]
 
     @field_serializer("url")
     def shown_url(self, url: str) -> str:
-        """Leave the signature of a signed address out of the manifest."""
+        """Leave the signature of a signed URL out of the manifest."""
         return redacted_address(url)
 
 
@@ -79,7 +91,7 @@ class HuggingFace(Section):
 
 
 class CorpusParams(Section):
-    """The section `corpus`."""
+    """Parameters of the stage `download`."""
 
     heading: ClassVar[str] = "where the text comes from; one document per file or row"
 
@@ -122,8 +134,8 @@ class CorpusParams(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def parts_inherit(cls, content: Any) -> Any:
-        """What a corpus of a mixture does not say of itself is as the section says."""
+    def inherit_in_mixture(cls, content: Any) -> Any:
+        """Fill in the keys that a corpus of a mixture leaves out with those of the section."""
         if not isinstance(content, dict) or not isinstance(content.get("mixture"), dict):
             return content
         own = {key: content[key] for key in cls.model_fields if key in content and key != "source"}
@@ -136,8 +148,8 @@ class CorpusParams(Section):
 
     @field_validator("path", mode="before")
     @classmethod
-    def path_is_written_out(cls, path: Any) -> Any:
-        """DVC, which watches it, expands nothing."""
+    def check_path_is_literal(cls, path: Any) -> Any:
+        """Refuse `~` and `$VARIABLE` in the path, because DVC does not expand them."""
         if path is None:
             raise ValueError("DVC watches it whatever the source is; name a folder, such as texts")
         if isinstance(path, str) and not os.path.lexists(path):
@@ -151,11 +163,11 @@ class CorpusParams(Section):
 
     @field_validator("path")
     @classmethod
-    def path_is_of_texts_alone(cls, path: str) -> str:
-        """What the pipeline itself writes is none of its input."""
+    def check_path_is_no_output(cls, path: str) -> str:
+        """Refuse a path that is, holds or is inside something the pipeline itself writes."""
         root = Path(path).resolve()
-        outputs = [Path(output).resolve() for output in OUTPUTS]
-        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in outputs) or any(
+        written = [Path(output).resolve() for output in outputs()]
+        if any(root.is_relative_to(out) or out.is_relative_to(root) for out in written) or any(
             root.is_relative_to(Path(folder).resolve()) for folder in IGNORED
         ):
             raise ValueError(
@@ -166,21 +178,21 @@ class CorpusParams(Section):
 
     @field_validator("encoding")
     @classmethod
-    def encoding_is_known(cls, encoding: str) -> str:
-        """Checked before anything is fetched."""
-        return known_encoding(encoding)
+    def check_encoding_name(cls, encoding: str) -> str:
+        """Refuse an unknown encoding before anything is downloaded."""
+        return check_encoding(encoding)
 
     @field_validator("glob")
     @classmethod
-    def glob_stays_inside(cls, glob: str) -> str:
-        """A glob is taken relative to `path`."""
+    def check_glob(cls, glob: str) -> str:
+        """Refuse a pattern that is not relative to `path`."""
         if not glob or glob.startswith(("/", "~")) or ".." in glob.split("/"):
             raise ValueError(f"{glob!r} must be a pattern inside corpus.path, such as '**/*.txt'")
         return glob
 
     @model_validator(mode="after")
-    def source_is_described(self) -> "CorpusParams":
-        """The chosen source needs its own keys."""
+    def check_source(self) -> "CorpusParams":
+        """Require the keys of the chosen source."""
         missing = {
             "package": self.package is None and "package",
             "url": not self.urls and "urls",
@@ -192,8 +204,8 @@ class CorpusParams(Section):
         return self
 
     @model_validator(mode="after")
-    def mixture_is_of_sources(self) -> "CorpusParams":
-        """A mixture is of sources, and those of files are where DVC watches."""
+    def check_mixture(self) -> "CorpusParams":
+        """Refuse nested mixtures, and files outside of the folder that DVC watches."""
         for name, part in (self.mixture or {}).items():
             if part.source == "mixture":
                 raise ValueError(f"mixture.{name} is a mixture itself; name its corpora here")

@@ -1,12 +1,12 @@
-r"""Rich Text Format (.rtf) to its text: what stands in it with all tracked changes accepted.
+r"""Reader of Rich Text Format (.rtf): its text with all tracked changes accepted.
 
-As a .docx is read: a paragraph is a line, the cells of a table are separated by tabs, footnotes and
-endnotes follow the text. Headers, footers, comments, deleted and hidden text are left out, and so
-are pictures and embedded objects.
+The layout is that of a .docx: a paragraph is a line, the cells of a table are separated by tabs,
+footnotes and endnotes follow the text. Headers, footers, comments, deleted and hidden text,
+pictures and embedded objects are left out.
 
 RTF is a stream of groups in braces, control words such as `\par` and bytes of text in a code page
-(Microsoft's specification 1.9.1). A group that begins a destination, such as a table of fonts,
-holds no text of the document; those that may be there are listed, and any other begins with `\*`.
+(Microsoft's specification 1.9.1). A group that begins with a destination, such as the font table,
+holds no text of the document. The known destinations are listed below; all others begin with `\*`.
 """
 
 import codecs
@@ -19,14 +19,14 @@ MAX_DEPTH = 1000  # of groups; Word itself stops far earlier
 
 TOKEN = re.compile(
     rb"\\([a-zA-Z]{1,32})(-?[0-9]{1,10})? ?"  # a control word, its number, the space that ends it
-    rb"|\\'([0-9a-fA-F]{2})"  # a byte
+    rb"|\\'([0-9a-fA-F]{2})"  # a byte in hexadecimal
     rb"|\\([^a-zA-Z'])"  # a control symbol
     rb"|([{}])"
     rb"|([^\\{}\r\n\0]+)"  # text
-    rb"|[\r\n\0]+|\\"  # nothing
+    rb"|[\r\n\0]+|\\"  # ignored
 )
 
-# Groups that hold no text of the document, of those that need no `\*`.
+# Destinations that hold no text of the document and need no `\*`.
 DESTINATIONS = set(
     b"annotation atnauthor atndate atnicn atnid atnparent atnref atntime author buptim "
     b"category colortbl comment company creatim doccomm fldinst fname fontemb fontfile "
@@ -37,7 +37,7 @@ DESTINATIONS = set(
 )
 NOTE = b"footnote"  # endnotes too
 SHAPE, BOX = b"shpinst", b"shptxt"  # a drawing, and the text box that it may be
-DELETED = {b"deleted", b"mvf"}  # or moved away
+DELETED = {b"deleted", b"mvf"}  # mvf: moved from here
 CHARACTERS = {
     **{b"par": "\n", b"line": "\n", b"sect": "\n", b"page": "\n", b"column": "\n", b"row": "\n"},
     **{b"nestrow": "\n", b"tab": "\t", b"cell": "\t", b"nestcell": "\t"},
@@ -47,7 +47,7 @@ CHARACTERS = {
 SYMBOLS = {b"~": "\xa0", b"_": "\u2011", b"\r": "\n", b"\n": "\n", b"\t": "\t"}
 SYMBOLS |= {byte: byte.decode() for byte in (b"\\", b"{", b"}")}
 
-# By the number that a font gives its writing system (`\fcharset`).
+# Code pages by the character set of a font (`\fcharset`).
 CHARSETS = {
     **{77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
     **{161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257"},
@@ -60,23 +60,23 @@ OTHER_CODE_PAGES = {10000: "mac_roman", 20127: "ascii", 28591: "latin-1", 65001:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What holds until a group ends."""
+    """The state that lasts until the end of a group."""
 
-    destination: bytes = b""  # whose content is not of the document
+    destination: bytes = b""  # if set, the content is not text of the document
     deleted: bool = False
     hidden: bool = False
-    fallback_bytes: int = 1  # that follow a character given by its number
+    fallback_bytes: int = 1  # after each `\u` character, for readers without Unicode
     font: int | None = None
     out: list[str] = field(default_factory=list)
 
     @property
     def is_shown(self) -> bool:
-        """Whether text in it is of the document."""
+        """Return True if text in the group is text of the document."""
         return not (self.destination or self.deleted or self.hidden)
 
 
 def rtf_text(name: str, stream: io.BufferedReader) -> str:
-    """Return the text of an .rtf. Raises ValueError when it is none, or cut short."""
+    """Return the text of an .rtf. Raises ValueError if it is no .rtf, too large or cut short."""
     content = stream.read(MAX_RTF_BYTES + 1)
     if len(content) > MAX_RTF_BYTES:
         raise ValueError(
@@ -89,7 +89,7 @@ def rtf_text(name: str, stream: io.BufferedReader) -> str:
 
 
 class RichText:
-    """Reads a document token by token."""
+    """A parser that reads a document token by token."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,17 +97,17 @@ class RichText:
         self.stack: list[Group] = []
         self.body = self.group.out
         self.notes: list[list[str]] = []
-        self.boxes: list[list[str]] = []  # that wait for the end of their paragraph
+        self.boxes: list[list[str]] = []  # text boxes, until their paragraph ends
         self.code_page = "cp1252"
         self.font_code_pages: dict[int, str] = {}
         self.default_font: int | None = None
-        self.starred = False  # the group began with `\*`
-        self.to_skip = 0  # bytes that repeat a character given by its number
-        self.bytes = bytearray()  # of text, not decoded yet: a character may have two
-        self.units: list[int] = []  # of UTF-16, not decoded yet
+        self.starred = False  # the last token was `\*`
+        self.to_skip = 0  # fallback bytes still to come after a `\u` character
+        self.bytes = bytearray()  # text to decode: a character may take two bytes
+        self.units: list[int] = []  # UTF-16 code units to decode
 
     def read(self, content: bytes) -> str:
-        """Return all text. Raises ValueError when the document does not end."""
+        """Parse a document and return its text. Raises ValueError if it is cut short."""
         at = 0
         while at < len(content):
             token = TOKEN.match(content, at)
@@ -115,21 +115,21 @@ class RichText:
             at = token.end()
             word, number, code, symbol, brace, text = token.groups()
             if code or text:
-                self.take(bytes.fromhex(code.decode()) if code else text)
+                self.handle_text(bytes.fromhex(code.decode()) if code else text)
                 continue
             if word == b"u":
-                self.take_unit(int(number or 0))
+                self.handle_code_unit(int(number or 0))
                 continue
             if word is None and symbol is None and brace is None:
                 continue
             self.flush()
             self.to_skip = 0
-            if word == b"bin":  # bytes of a picture, which may look like anything
+            if word == b"bin":  # that many bytes of a picture, which are not RTF
                 at += max(0, int(number or 0))
             elif word:
-                self.take_word(word, number)
+                self.handle_word(word, number)
             elif symbol:
-                self.take_symbol(symbol)
+                self.handle_symbol(symbol)
             elif brace == b"{":
                 self.begin_group()
             else:
@@ -139,31 +139,31 @@ class RichText:
         raise ValueError(f"{self.name} is cut short: its last group does not end")
 
     def text(self) -> str:
-        """Return the text, then the notes."""
+        """Return the text of the body, then the text boxes left over, then the notes."""
         body, *boxes = ("".join(out).removesuffix("\n") for out in (self.body, *self.boxes))
         return "\n".join([body, *boxes, *("".join(note).strip() for note in self.notes)])
 
     def begin_group(self) -> None:
-        """Hold on to what holds outside of the group."""
+        """Push the state of the enclosing group."""
         if len(self.stack) == MAX_DEPTH:
             raise ValueError(f"{self.name} has groups nested deeper than {MAX_DEPTH:,}")
         self.stack.append(self.group)
         self.starred = False
 
     def end_group(self) -> None:
-        """Go back to what holds outside of the group."""
+        """Restore the state of the enclosing group."""
         self.group = self.stack.pop()
         self.starred = False
 
-    def take_symbol(self, symbol: bytes) -> None:
-        """Take a control symbol."""
+    def handle_symbol(self, symbol: bytes) -> None:
+        """Handle a control symbol."""
         if symbol == b"*":
             self.starred = True
         elif symbol in SYMBOLS:
             self.write(SYMBOLS[symbol])
 
-    def take_word(self, word: bytes, number: bytes | None) -> None:
-        """Take a control word with its number."""
+    def handle_word(self, word: bytes, number: bytes | None) -> None:
+        """Handle a control word and its number."""
         value = int(number) if number else None
         starred, self.starred = self.starred, False
         if word == NOTE and self.group.is_shown:
@@ -199,7 +199,7 @@ class RichText:
         """Write the character that a control word stands for."""
         out = self.group.out
         if word in (b"row", b"nestrow") and self.group.is_shown and out[-1:] == ["\t"]:
-            out.pop()  # after the last cell
+            out.pop()  # the tab after the last cell
         self.write(CHARACTERS[word])
         if CHARACTERS[word] == "\n" and out is self.body:
             for box in self.boxes:
@@ -207,16 +207,16 @@ class RichText:
             self.boxes = []
 
     def known_code_page(self, number: int | None) -> str:
-        """Return the name of a code page. Raises ValueError when Python does not know it."""
-        if not number:  # some writers have 0 where they know of none
+        """Return Python's name of a code page. Raises ValueError if Python does not have it."""
+        if not number:  # some programs write 0 for an unknown code page
             return self.code_page
         try:
             return codecs.lookup(OTHER_CODE_PAGES.get(number, f"cp{number}")).name
         except LookupError:
             raise ValueError(f"{self.name} is in the unknown code page {number}") from None
 
-    def take(self, content: bytes) -> None:
-        """Take bytes of text; those are skipped that repeat a character given by its number."""
+    def handle_text(self, content: bytes) -> None:
+        r"""Handle bytes of text, and skip the fallback bytes after a `\u` character."""
         skipped = min(self.to_skip, len(content))
         self.to_skip -= skipped
         content = content[skipped:]
@@ -224,20 +224,20 @@ class RichText:
             self.flush_units()
             self.bytes += content
 
-    def take_unit(self, number: int) -> None:
-        """Take a character given by its number, or half of one."""
+    def handle_code_unit(self, number: int) -> None:
+        r"""Handle a `\u` character: a UTF-16 code unit, as a signed 16-bit number."""
         self.flush_bytes()
         self.to_skip = self.group.fallback_bytes
         if self.group.is_shown and number:
             self.units.append(number & 0xFFFF)
 
     def flush(self) -> None:
-        """Write what is not decoded yet."""
+        """Decode and write pending bytes and code units."""
         self.flush_bytes()
         self.flush_units()
 
     def flush_bytes(self) -> None:
-        """Decode bytes. Raises ValueError when they are no text in the code page of their font."""
+        """Decode and write pending bytes. Raises ValueError if they are not in the code page."""
         if not self.bytes:
             return
         font = self.default_font if self.group.font is None else self.group.font
@@ -253,13 +253,13 @@ class RichText:
         self.bytes.clear()
 
     def flush_units(self) -> None:
-        """Decode units of UTF-16; what is half a character only stays one."""
+        """Decode and write pending UTF-16 code units; lone surrogates are kept."""
         if self.units:
             packed = b"".join(unit.to_bytes(2, "little") for unit in self.units)
             self.write(packed.decode("utf-16-le", "surrogatepass"))
             self.units.clear()
 
     def write(self, text: str) -> None:
-        """Add to the document or the note that is open."""
+        """Append text to the body, note or text box that the group belongs to."""
         if self.group.is_shown:
             self.group.out.append(text)

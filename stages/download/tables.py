@@ -1,8 +1,8 @@
-"""Tables in text files: the text of each row, by the line where the row begins.
+"""Reader of .csv and .tsv files: the text of each row and the line where the row begins.
 
 In a .csv file a field may be quoted and then hold commas, line breaks and doubled quotation marks
-(RFC 4180). In a .tsv file a quotation mark is a character like any other (IANA's
-text/tab-separated-values), so that one without a partner swallows no rows.
+(RFC 4180). In a .tsv file a quotation mark is an ordinary character (IANA's
+text/tab-separated-values), so that an unbalanced one swallows no rows.
 """
 
 import csv
@@ -12,15 +12,15 @@ from typing import Any
 
 from stages.lib.reasons import brief
 
-# A quoted field of more lines is reported: songs and letters are shorter, and a quotation mark
-# without a partner makes one text of all rows up to the next mark.
+# A quoted field of more lines is reported: songs and letters are shorter, and an unbalanced
+# quotation mark makes one field of all rows up to the next mark.
 LONG_FIELD_LINES = 100
 
 DIALECTS: dict[str, dict[str, Any]] = {
     ".csv": {"delimiter": ",", "strict": True},
     ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
 }
-WAYS_OUT = {
+REMEDIES = {
     ".csv": "a text with a comma or a line break must be quoted",
     ".tsv": "quotation marks are characters in it, so a text with a tab or a line break needs a "
     ".csv or .jsonl file",
@@ -30,11 +30,12 @@ WAYS_OUT = {
 def table_texts(
     name: str, lines: Iterator[str], kind: str, column: str, max_bytes: int
 ) -> Iterator[tuple[int, str]]:
-    """Yield the line where each row begins, and its text; the first row names the columns.
+    """Yield the number of the line where each row begins, and the row's text in `column`.
 
-    `lines` end in a line feed, and no carriage return is in them.
+    The first row names the columns. Each of the `lines` ends in a line feed and has no carriage
+    return. Raises ValueError naming the line of a malformed row.
     """
-    csv.field_size_limit(max_bytes)  # the module's own limit is 128 KiB
+    csv.field_size_limit(max_bytes)  # the default limit is 128 KiB
     rows = csv.reader(lines, **DIALECTS[kind])
     columns: list[str] = []
     long_fields: list[int] = []
@@ -52,7 +53,7 @@ def table_texts(
             elif len(row) != len(columns):
                 raise ValueError(
                     f"{name}, line {line} has {len(row)} fields and the line of column names "
-                    f"{len(columns)}; {WAYS_OUT[kind]}"
+                    f"{len(columns)}; {REMEDIES[kind]}"
                 )
             else:
                 yield line, row[index]
@@ -70,7 +71,7 @@ def table_texts(
 
 
 def long_fields_in(row: list[str], line: int) -> Iterator[int]:
-    """Yield the lines where the too long fields of a row begin; the row begins at `line`."""
+    """Yield the line where each overlong field of a row begins; the row begins at `line`."""
     for field in row:
         breaks = field.count("\n")
         if breaks >= LONG_FIELD_LINES:
@@ -79,7 +80,7 @@ def long_fields_in(row: list[str], line: int) -> Iterator[int]:
 
 
 def column_index(name: str, columns: list[str], column: str) -> int:
-    """Return which column holds the text. Raises ValueError when none does."""
+    """Return the index of the text column. Raises ValueError if there is none of that name."""
     if column not in columns:
         held = brief(columns)
         raise ValueError(f"{name} has no column {column!r} (corpus.text_column); it has {held}")

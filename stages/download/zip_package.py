@@ -1,8 +1,8 @@
-"""The zip packages that word processors and e-books write: their parts, and XML read as a stream.
+"""Zip packages of word processors and e-books: access to their parts, and streaming XML.
 
-Parts are opened by name and nothing else in a package is looked at, so macros, pictures and links
-stay where they are. XML is never held as a tree, a document type is refused, and whatever is
-unpacked counts against the budget of the file.
+Parts are opened by name and the rest of a package is never read, so macros, pictures and links
+stay where they are. XML is parsed as a stream and never held as a tree, a document type is refused,
+and every decompressed byte counts against the budget of the file.
 """
 
 import io
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from stages.download.archives import CHUNK, DAMAGE, Budget, Unpacked, seekable
+from stages.download.archives import CHUNK, DAMAGE, Budget, BudgetStream, make_seekable
 from stages.lib.reasons import ENCRYPTED, LeftOut
 
 
 class Target:
-    """Takes the events of a parser, and does nothing; tags are written `{namespace}name`."""
+    """Base class for handlers of XML events; tags are written `{namespace}name`."""
 
     def start(self, tag: str, attributes: dict[str, str], /) -> None:
-        """Take note of an element that begins."""
+        """Handle the start of an element."""
 
     def end(self, tag: str, /) -> None:
-        """Take note of an element that ends."""
+        """Handle the end of an element."""
 
     def data(self, text: str, /) -> None:
-        """Take some of the characters in the innermost open element."""
+        """Handle some of the characters in the innermost open element."""
 
 
 class Package:
@@ -40,37 +40,36 @@ class Package:
 
     @contextmanager
     def open(self, part: str) -> Iterator[io.BufferedReader]:
-        """Open a part. Raises ValueError when there is none of that name."""
+        """Open a part. Raises ValueError if there is none of that name, LeftOut if encrypted."""
         if part not in self.parts:
             raise ValueError(f"{self.name} has no part {part!r}; use a file that is whole")
         info = self.archive.getinfo(part)
         if info.flag_bits & 1:
             raise LeftOut(ENCRYPTED)
-        self.budget.expect(info.file_size)
+        self.budget.check(info.file_size)
         with self.archive.open(info) as stream:
-            unpacked = Unpacked(f"{self.name}/{part}", stream, self.budget)
-            yield io.BufferedReader(unpacked, CHUNK)
+            yield io.BufferedReader(BudgetStream(f"{self.name}/{part}", stream, self.budget), CHUNK)
 
     def feed(self, part: str, target: Target) -> None:
-        """Send the XML of a part to a target. Raises ValueError when it is not well-formed."""
+        """Parse the XML of a part into a target. Raises ValueError if it is not well-formed."""
         with self.open(part) as stream:
             feed(f"{self.name}/{part}", stream, target)
 
 
 @contextmanager
 def zip_package(name: str, stream: io.BufferedReader, budget: Budget) -> Iterator[Package]:
-    """Open a package. Raises ValueError when it is damaged."""
-    with seekable(stream) as file:
+    """Open a package. Raises ValueError if it is damaged."""
+    with make_seekable(stream) as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 yield Package(name, archive, budget)
         except (*DAMAGE, NotImplementedError, UnicodeDecodeError) as error:
-            # The last two are zipfile's: a method it does not know, a name of no encoding.
+            # zipfile raises the last two at an unknown compression method or an undecodable name.
             raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
 
 
 def feed(name: str, stream: BinaryIO, target: Target) -> None:
-    """Send the events of some XML to a target. Raises ValueError when it is not well-formed."""
+    """Parse XML into a target. Raises ValueError if it is not well-formed."""
     from lxml.etree import XMLParser, XMLSyntaxError
 
     parser = XMLParser(
@@ -85,7 +84,7 @@ def feed(name: str, stream: BinaryIO, target: Target) -> None:
 
 
 class WithoutDoctype:
-    """A target that refuses a document type, which could declare entities that grow."""
+    """A target that refuses a document type, which could declare exponentially growing entities."""
 
     def __init__(self, name: str, target: Target) -> None:
         self.name = name
@@ -96,9 +95,9 @@ class WithoutDoctype:
         raise ValueError(f"{self.name} declares a document type, which no word processor writes")
 
     def close(self) -> None:
-        """Finish; the other target holds what was found."""
+        """Do nothing, as lxml requires the method; the wrapped target holds the result."""
 
 
-def inside(folder: str, path: str) -> str:
-    """Return the name of the part that a path in a package, relative to `folder`, leads to."""
+def resolve_path(folder: str, path: str) -> str:
+    """Return the name of the part at a path relative to `folder` in a package."""
     return posixpath.normpath(posixpath.join("/", folder, path)).lstrip("/")

@@ -1,1 +1,1 @@
-"""Stage `evaluate`: how well the model predicts unseen text, and baselines."""
+"""Stage `evaluate`: the model's loss on held-out text, next to baselines."""

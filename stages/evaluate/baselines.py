@@ -1,6 +1,6 @@
-"""Predictors to compare a model with: some that only count, and a compressor.
+"""Baselines to compare a model with: n-gram models and a compressor.
 
-Each gets the same training text as the model and is measured on the same validation text.
+Each is trained on the same training split as the model and measured on the same validation split.
 """
 
 import math
@@ -10,7 +10,7 @@ from nanogpt.evaluate import kneser_ney, ngram
 from stages.artifacts.shards import Shards
 from stages.evaluate import ppmd
 
-SEES = {  # before the token that each has to predict
+SEES = {  # context that each has to predict a token from
     "uniform": "nothing",
     "unigram": "nothing; knows how frequent each is",
     "bigram": "1 token; smoothing chosen in hindsight",
@@ -21,9 +21,9 @@ SEES = {  # before the token that each has to predict
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """The loss of a predictor over the validation split, in nats per token.
+    """The loss of a baseline on the validation split, in nats per token.
 
-    `read` says how much training text was read, by unit, when that is not all of it.
+    `read` says how much of the training split was used, by unit; it is empty if all of it was.
     """
 
     loss: float
@@ -31,7 +31,7 @@ class Baseline:
 
 
 def measure(shards: Shards) -> dict[str, Baseline]:
-    """Measure every baseline; the names are those of SEES."""
+    """Measure every baseline; the names are those in SEES."""
     return {
         **{name: Baseline(loss=loss, read={}) for name, loss in simple_losses(shards).items()},
         "kneser_ney": measure_kneser_ney(shards),
@@ -40,36 +40,36 @@ def measure(shards: Shards) -> dict[str, Baseline]:
 
 
 def simple_losses(shards: Shards) -> dict[str, float]:
-    """Return the losses of the predictors that see one token at most."""
+    """Return the losses of the baselines that see at most one token, in nats per token."""
     train, val = shards.stream("train"), shards.stream("val")
-    counts = ngram.count_tokens(train, shards.manifest["n_vocab"])
+    counts = ngram.count_tokens(train, shards.n_vocab)
     return {
         "uniform": ngram.uniform_loss(len(counts)),
         "unigram": ngram.unigram_loss(counts, val),
-        "bigram": ngram.bigram_loss(counts, train, val, shards.manifest["separator"]),
+        "bigram": ngram.bigram_loss(counts, train, val, shards.eot_token),
     }
 
 
 def measure_kneser_ney(shards: Shards) -> Baseline:
-    """Measure modified Kneser-Ney, counted on the training split alone."""
-    train, manifest = shards.stream("train"), shards.manifest
-    model = kneser_ney.count(train, manifest["n_vocab"], manifest["separator"])
-    part = len(train) > kneser_ney.MAX_TOKENS
-    read = {"train_tokens": kneser_ney.MAX_TOKENS} if part else {}
+    """Measure modified Kneser-Ney, with counts of the training split only."""
+    train = shards.stream("train")
+    model = kneser_ney.count(train, shards.n_vocab, shards.eot_token)
+    truncated = len(train) > kneser_ney.MAX_TOKENS
+    read = {"train_tokens": kneser_ney.MAX_TOKENS} if truncated else {}
     return Baseline(loss=model.loss(shards.stream("val")), read=read)
 
 
 def measure_ppmd(shards: Shards) -> Baseline:
-    """Measure PPMd, its bits as nats for each token."""
-    coded = ppmd.code(shards)
-    train, val = shards.manifest["splits"]["train"], shards.manifest["splits"]["val"]
-    part = coded.train_bytes < train["bytes"] + train["documents"]
-    read = {"train_bytes": coded.train_bytes} if part else {}
-    return Baseline(loss=coded.val_bits * math.log(2) / val["tokens"], read=read)
+    """Measure PPMd, with its bits converted to nats per token."""
+    encoded = ppmd.encode(shards)
+    train, val = shards.split("train"), shards.split("val")
+    truncated = encoded.train_bytes < train.bytes + train.documents
+    read = {"train_bytes": encoded.train_bytes} if truncated else {}
+    return Baseline(loss=encoded.val_bits * math.log(2) / val.tokens, read=read)
 
 
 def best(baselines: dict[str, dict[str, float]]) -> tuple[str, float]:
-    """Return the name and the bits per byte of the baseline with the fewest."""
+    """Return the name and the bits per byte of the best baseline."""
     scores = {name: figures["bits_per_byte"] for name, figures in baselines.items()}
     name = min(scores, key=scores.__getitem__)
     return name, scores[name]

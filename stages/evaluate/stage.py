@@ -1,6 +1,6 @@
-"""Stage `evaluate`: how well the model predicts the whole validation split, and baselines.
+"""Stage `evaluate`: the model's loss on the whole validation split, next to baselines.
 
-Bits per byte is the figure to compare by: it does not depend on the tokenizer.
+Compare models by bits per byte, which does not depend on the tokenizer.
 """
 
 import json
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
-STATISTICS = Path("statistics")  # of what the model was trained on: recorded with it
+RESULT = Path("metrics/evaluation.json")  # all figures, those of the baselines included
+STATISTICS = Path("statistics")  # of the training data; recorded with the model
 
-BATCH_TOKENS = 8_192  # in float32, on any device: nothing was tried before
+BATCH_TOKENS = 8_192  # fits any device in float32; nothing probes the memory before
 
 
 def check_tokenizer(model: Path, shards: Shards) -> None:
-    """Raise ValueError when model and shards were made with different tokenizers."""
+    """Raise ValueError if model and shards were made with different tokenizers."""
     from stages.tokenizers.tokenizer import fingerprint, load_tokenizer
 
     if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
@@ -40,8 +41,8 @@ def check_tokenizer(model: Path, shards: Shards) -> None:
         )
 
 
-def figures(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
-    """One loss in three units: nats per token, its exponential, bits per byte of text."""
+def loss_metrics(loss: float, n_tokens: int, n_bytes: int) -> dict[str, float]:
+    """Return a loss in nats per token, the perplexity and the bits per byte of text."""
     from nanogpt.train.validation import bits_per_byte
 
     return {
@@ -60,7 +61,7 @@ def run(
     *,
     settings: Settings,
 ) -> dict[str, Any]:
-    """Write metrics and pictures; the metrics."""
+    """Evaluate a model; write and return the metrics, and write the plots."""
     import torch
 
     from nanogpt.model.files import load_model
@@ -70,78 +71,95 @@ def run(
     from stages.evaluate.baselines import measure
 
     check_tokenizer(model, shards)
-    where = choose_device(settings.device)
-    gpt = load_model(model, where)
+    device = choose_device(settings.device)
+    gpt = load_model(model, device)
     if params.context is not None and params.context > gpt.config.block_size:
         raise ValueError(
             f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
         )
     context = params.context or gpt.config.block_size
     stride = stride_in(context, params.stride)
-    plain = Runtime(device=where, dtype=torch.float32)  # the same figures on any hardware
+    plain = Runtime(device=device, dtype=torch.float32)  # the same metrics on any hardware
     batch_tokens = settings.micro_batch_tokens or BATCH_TOKENS
     runtime = replace(plain, workers=default_workers(gpt, batch_tokens, plain))
     with worker_pool(runtime.workers) as pool:
         evaluation = evaluate_split(
             gpt,
             shards.stream("val"),
-            eot_token=shards.manifest["separator"],
+            eot_token=shards.eot_token,
             runtime=runtime,
             batch_tokens=batch_tokens,
             block_size=context,
             stride=stride,
             pool=pool,
         )
-    n_bytes = shards.manifest["splits"]["val"]["bytes"]
-    learning = adaptive(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
+    n_bytes = shards.split("val").bytes
+    adaptive = adaptive_metrics(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
     result = {
-        **figures(evaluation.loss, evaluation.tokens, n_bytes),
+        **loss_metrics(evaluation.loss, evaluation.tokens, n_bytes),
         "standard_error": evaluation.standard_error,
         "tokens": evaluation.tokens,
         "bytes": n_bytes,
         "context": context,
         "stride": stride,
-        **learning,
+        **adaptive,
         "baselines": {
-            name: {**figures(baseline.loss, evaluation.tokens, n_bytes), **baseline.read}
+            name: {**loss_metrics(baseline.loss, evaluation.tokens, n_bytes), **baseline.read}
             for name, baseline in measure(shards).items()
         },
     }
-    atomic_write(metrics, json.dumps(result, indent=2) + "\n")
+    atomic_write(metrics.with_name(RESULT.name), json.dumps(result, indent=2) + "\n")
+    atomic_write(metrics, json.dumps(headline(result), indent=2) + "\n")
     with atomic_dir(plots) as folder:
         draw(model, result, evaluation.loss_by_position, folder)
     return result
 
 
-def adaptive(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
-    """Return the figures of a model that learns as it reads; its weights in memory change."""
+def headline(result: dict[str, Any]) -> dict[str, float]:
+    """Return the deciding figures, flat, for the columns of `dvc metrics show` and `dvc exp show`.
+
+    `margin` is how many bits per byte the best baseline needs more.
+    """
+    from stages.evaluate.baselines import best
+
+    names = ("bits_per_byte", "perplexity", "val_loss", "standard_error")
+    flat = {name: round(result[name], 5) for name in names}
+    if "adaptive" in result:
+        flat["adaptive_bits_per_byte"] = round(result["adaptive"]["bits_per_byte"], 5)
+    _, least = best(result["baselines"])
+    return {**flat, "margin": round(least - result["bits_per_byte"], 5)}
+
+
+def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> dict[str, Any]:
+    """Return the loss of a model that keeps learning as it reads; this modifies `gpt`."""
     from nanogpt.config import OptimConfig
     from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime
     from nanogpt.parallel.threads import worker_pool
 
     trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
-    steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # the rates stay as they are
+    steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # a constant learning rate
     names = [field.name for field in fields(OptimConfig) if field.name not in steps]
     optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
-    split, runtime = shards.manifest["splits"]["val"], adaptive_runtime(gpt)
+    split, runtime = shards.split("val"), adaptive_runtime(gpt)
     with worker_pool(runtime.workers) as pool:
         loss = adaptive_loss(
             gpt,
             shards.stream("val"),
             optim,
-            eot_token=shards.manifest["separator"],
+            eot_token=shards.eot_token,
             runtime=runtime,
             rate=rate,
             pool=pool,
         )
-    return {"adaptive": figures(loss, split["tokens"], split["bytes"])}
+    return {"adaptive": loss_metrics(loss, split.tokens, split.bytes)}
 
 
 def draw(
     model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
 ) -> None:
-    """The picture of a run, and the tables behind it for `dvc plots`."""
-    from stages.lib.plots import draw_run, write_table
+    """Draw the picture of a run, and write its data for `dvc plots`."""
+    from stages.evaluate.plots import draw_run
+    from stages.lib.plots import write_table
 
     scores = {name: b["bits_per_byte"] for name, b in result["baselines"].items()}
     scores["model"] = result["bits_per_byte"]
@@ -154,22 +172,23 @@ def draw(
 
 
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
-    """Add figures and pictures, and the statistics of its text, to the model's MLflow run."""
+    """Add metrics, plots and the statistics of the data to the model's MLflow run."""
     origin = json.loads((model / "lineage.json").read_text())
     flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
-    learning = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
-    for name, scores in {**result["baselines"], **learning}.items():
+    adaptive = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
+    for name, scores in {**result["baselines"], **adaptive}.items():
         flat[f"evaluate/{name}/bits_per_byte"] = scores["bits_per_byte"]
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
         tracker.record("metrics", step=origin["step"], values=flat)
-        tracker.record_files("artifacts", METRICS, path="evaluate")
+        for file in (METRICS, RESULT):
+            tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
-        if STATISTICS.is_dir():  # tokens that were brought in by stages.tools.token_files have none
+        if STATISTICS.is_dir():  # tokens imported by stages.tools.token_files have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages evaluate`."""
+    """Run `python -m stages evaluate`."""
     from stages.evaluate.baselines import best
 
     params = load_section("evaluate", EvaluateParams)

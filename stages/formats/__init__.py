@@ -1,1 +1,1 @@
-"""Files of other programs, read and written by the tools; no output of a stage depends on them."""
+"""File formats of other programs, for the tools; no output of a stage depends on this code."""

@@ -1,4 +1,4 @@
-"""What dvc.lock records of the stages, compared with what their outputs record themselves."""
+"""Comparison of dvc.lock with what the outputs of the stages record about themselves."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 LOCK_FILE = Path("dvc.lock")
 ACCEPTED = Path("accepted.json")  # code that `make accept` recorded, and in the place of which
-PINNED = ".huggingface.revision"  # a branch in the params, its commit in the manifest
+PINNED = ".huggingface.revision"  # may be a branch in the params, but a commit in the manifest
 
 
 def locked_stages(root: Path) -> dict[str, Any]:
-    """Return the stages in dvc.lock by name; none where nothing was recorded yet."""
+    """Return the stages in dvc.lock by name; empty if there is no dvc.lock."""
     file = root / LOCK_FILE
     stages: dict[str, Any] = read_params(file)["stages"] if file.exists() else {}
     return stages
@@ -27,25 +27,25 @@ def locked_stages(root: Path) -> dict[str, Any]:
 def params_problems(
     locked: Mapping[str, Any], made_with: Mapping[str, Any], known: Mapping[str, type[Section]]
 ) -> list[str]:
-    """Say which params dvc.lock records for a stage that its output was not made with.
+    """Return one line per param that dvc.lock records differently from a stage's output.
 
-    made_with has the sections of the params that the output itself records, `known` those that
-    this version has, both by name.
+    `made_with` has the sections of the params that the output itself records, `known` the
+    section classes of this version, both by name.
     """
     recorded = locked.get("params", {}).get(PARAMS_FILE.name, {})
     problems = []
     for section in sorted(recorded.keys() & made_with.keys()):
-        there = dict(leaves(made_with[section], section))
-        for key, value in leaves(normal(known.get(section), recorded[section]), section):
-            if not key.endswith(PINNED) and there.get(key) != value:
+        used = dict(leaves(made_with[section], section))
+        for key, value in leaves(normalize(known.get(section), recorded[section]), section):
+            if not key.endswith(PINNED) and used.get(key) != value:
                 problems.append(
-                    f"made with {key} {there.get(key)!r}, where {LOCK_FILE} records {value!r}"
+                    f"made with {key} {used.get(key)!r}, where {LOCK_FILE} records {value!r}"
                 )
     return problems
 
 
-def normal(section: type[Section] | None, content: Any) -> Any:
-    """Return a section as manifests have it, or as it is where this version has other keys."""
+def normalize(section: type[Section] | None, content: Any) -> Any:
+    """Return a section as manifests record it, or unchanged if this version has other keys."""
     try:
         return section.model_validate(content).model_dump(mode="json") if section else content
     except ValidationError:
@@ -64,9 +64,9 @@ def code_problems(
     files_md5: Mapping[str, str],
     accepted: Sequence[Mapping[str, str]] = (),
 ) -> list[str]:
-    """Say which code dvc.lock records in another version than the one that ran.
+    """Return one line per code dependency that dvc.lock records in another version than ran.
 
-    A version that was accepted in the place of one that ran, or of an accepted one, is as good.
+    A version that was accepted in place of one that ran, or of an accepted one, is as good.
     """
     recorded = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
     ran = {path: md5_of(path, files_md5) for path in recorded}
@@ -87,9 +87,9 @@ def same_as(path: str, md5: str | None, accepted: Sequence[Mapping[str, str]]) -
 
 
 def md5_of(path: str, files_md5: Mapping[str, str]) -> str | None:
-    """Return the MD5 that DVC gives a file or a folder, of which those of all files are known.
+    """Return DVC's MD5 of a file or folder, given the MD5s of all files; None for any other path.
 
-    None for what has no file among them. A folder's is that of the list of its files, as JSON.
+    That of a folder is the MD5 of the list of its files, as JSON.
     """
     if path in files_md5:
         return files_md5[path]
@@ -107,16 +107,16 @@ def folder_md5(files: Mapping[str, str]) -> str:
 
 
 def chain_problems(stages: Mapping[str, Any]) -> list[str]:
-    """Say which stages dvc.lock records with other input than the stage before put out."""
-    made = {
+    """Return one line per stage whose input in dvc.lock differs from an earlier stage's output."""
+    outputs = {
         out["path"]: (name, out.get("md5"))
         for name, stage in stages.items()
         for out in stage.get("outs", [])
     }
     return [
-        f"{LOCK_FILE}: {name} ran with another {dep['path']} than {made[dep['path']][0]} made; "
+        f"{LOCK_FILE}: {name} ran with another {dep['path']} than {outputs[dep['path']][0]} made; "
         f"`dvc repro {name}` makes them agree"
         for name, stage in stages.items()
         for dep in stage.get("deps", [])
-        if dep["path"] in made and made[dep["path"]][1] != dep.get("md5")
+        if dep["path"] in outputs and outputs[dep["path"]][1] != dep.get("md5")
     ]

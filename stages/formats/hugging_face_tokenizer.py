@@ -1,9 +1,9 @@
-"""Our tokenizers as Hugging Face's `tokenizer.json`: the same ids for every text.
+"""Conversion of our tokenizers to Hugging Face's `tokenizer.json`: the same tokens for every text.
 
-tiktoken knows the rank of each token and merges any two neighbours that make one, Hugging Face
-knows the one pair that each token is made of. They agree when every token's bytes, merged by lower
-ranks alone, end as two parts: then no other pair can be left standing by the time a token's rank is
-the lowest. It is so for all that byte pair training makes; other ranks are refused.
+tiktoken has the rank of each token and merges any two neighbours that form a token; Hugging Face
+has one pair of parts for each token. The two agree if the bytes of every token, merged by lower
+ranks only, end up as two parts: then no other pair can be left by the time the token's own rank is
+the lowest. That is true of all ranks from byte pair training; other ranks are refused.
 """
 
 from itertools import pairwise
@@ -21,9 +21,9 @@ SYMBOLS = byte_symbols()
 
 
 def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The pair that a token of several bytes is made of.
+    """Return the two parts that merge into a token of several bytes.
 
-    Raises ValueError when lower ranks do not make its parts.
+    Raises ValueError if merges of lower ranks do not lead to two parts.
     """
     parts, highest = [bytes([byte]) for byte in token], ranks[token]
     while len(parts) > 2:
@@ -36,26 +36,26 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     return parts[0], parts[1]
 
 
-def written(token: bytes) -> str:
-    """A token in GPT-2's printable symbols, as Hugging Face keeps it."""
+def to_symbols(token: bytes) -> str:
+    """Return a token in GPT-2's printable symbols, as Hugging Face stores it."""
     return "".join(SYMBOLS[byte] for byte in token)
 
 
-def written_vocabulary(ranks: dict[bytes, int]) -> dict[str, int]:
-    """Every token, the separator last, and its id."""
-    return {**{written(token): rank for token, rank in ranks.items()}, SEPARATOR: len(ranks)}
+def symbol_vocabulary(ranks: dict[bytes, int]) -> dict[str, int]:
+    """Return the id of each token in symbols, the end-of-text token last."""
+    return {**{to_symbols(token): rank for token, rank in ranks.items()}, SEPARATOR: len(ranks)}
 
 
 def bpe_model(ranks: dict[bytes, int]) -> models.BPE:
-    """Hugging Face's byte pairs of these ranks. Raises ValueError as `last_merge` does."""
-    made = [token for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
-    pairs = [last_merge(token, ranks) for token in made]
-    merges = [(written(first), written(second)) for first, second in pairs]
-    return models.BPE(vocab=written_vocabulary(ranks), merges=merges)
+    """Return Hugging Face's BPE model of these ranks. Raises ValueError as `last_merge` does."""
+    merged_tokens = [token for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
+    pairs = [last_merge(token, ranks) for token in merged_tokens]
+    merges = [(to_symbols(first), to_symbols(second)) for first, second in pairs]
+    return models.BPE(vocab=symbol_vocabulary(ranks), merges=merges)
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> FastTokenizer:
-    """The same tokenizer for Hugging Face's library."""
+    """Convert a tokenizer to one of Hugging Face's library."""
     if isinstance(tokenizer, BpeTokenizer):
         fast = FastTokenizer(bpe_model(tokenizer.ranks))
         split = pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated")
@@ -63,10 +63,10 @@ def fast_tokenizer(tokenizer: Tokenizer) -> FastTokenizer:
         fast.pre_tokenizer = pre_tokenizers.Sequence([split, in_bytes])
         fast.decoder = decoders.ByteLevel()
     else:
-        assert isinstance(tokenizer, CharTokenizer)  # there are two kinds
+        assert isinstance(tokenizer, CharTokenizer)  # the only other kind
         characters = [*tokenizer.characters, SEPARATOR]
         vocab = {character: number for number, character in enumerate(characters)}
-        # Without an unknown token a character that the corpus did not have is refused, as ours is.
+        # Without an unknown token, a character that was not in the corpus is refused, as in ours.
         fast = FastTokenizer(models.WordLevel(vocab))
         fast.pre_tokenizer = pre_tokenizers.Split(Regex(ANY_CHARACTER), "isolated")
         fast.decoder = decoders.Fuse()
@@ -75,12 +75,13 @@ def fast_tokenizer(tokenizer: Tokenizer) -> FastTokenizer:
 
 
 def save_fast_tokenizer(folder: Path, tokenizer: Tokenizer, *, block_size: int) -> None:
-    """Write what `transformers.AutoTokenizer` reads into an existing folder.
+    """Write the files that `transformers.AutoTokenizer` reads into an existing folder.
 
-    `split_special_tokens`: a separator typed inside a text is letters, as everywhere here.
+    `split_special_tokens`: the end-of-text token spelled out in a text is plain text, as
+    everywhere in this project.
     """
     fast_tokenizer(tokenizer).save(str(folder / "tokenizer.json"))
-    about = {
+    config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": SEPARATOR,
         "eos_token": SEPARATOR,
@@ -88,4 +89,4 @@ def save_fast_tokenizer(folder: Path, tokenizer: Tokenizer, *, block_size: int) 
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
-    write_json(folder / "tokenizer_config.json", about)
+    write_json(folder / "tokenizer_config.json", config)

@@ -1,7 +1,7 @@
-"""The alphabet of nanoGPT's character recipe, from its meta.pkl or from its text.
+"""The character vocabulary of a nanoGPT model, from its meta.pkl or from its text.
 
-A pickle can run anything when it is read. Of this one only dicts, strings and numbers are admitted:
-whatever is not plain data is reached by a global name, and every such name is refused
+Loading a pickle can run arbitrary code. This loader accepts only dicts, strings and numbers:
+everything else is looked up by a global name, and every such name is refused
 (docs.python.org/3/library/pickle.html, "Restricting Globals").
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from stages.tokenizers.tokenizer import SEPARATOR, CharTokenizer
 
-# What a pickle that is none, or a hostile one, makes the unpickler raise.
+# What the unpickler raises for a damaged or malicious file.
 FAULTS = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError),
     *(LookupError, ArithmeticError, MemoryError),
@@ -20,7 +20,7 @@ FAULTS = (
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads plain data alone."""
+    """An unpickler of plain data only."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         """Refuse every class and function."""
@@ -28,11 +28,11 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
-    """Return the tokenizer that a meta.pkl describes and how many ids the file has.
+    """Return the tokenizer that a meta.pkl describes, and its vocabulary size in that file.
 
-    They are those of the characters, and of a separator where the tokens went to nanoGPT from here.
-    Nothing in the file is run. Raises ValueError when it is no such file, or its ids are not in the
-    order of the characters.
+    That counts the characters, and an end-of-text token if nanoGPT was trained on tokens exported
+    from here. No code in the file is run. Raises ValueError if it is not a meta.pkl, or its ids are
+    not in the order of the characters.
     """
     try:
         content = PlainUnpickler(io.BytesIO(file.read_bytes())).load()
@@ -41,7 +41,7 @@ def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
     stoi = content.get("stoi") if isinstance(content, dict) else None
     if not is_vocabulary(stoi):
         raise ValueError(
-            f"{file} is no meta.pkl of nanoGPT: it must hold a dict whose `stoi` gives each "
+            f"{file} is not a meta.pkl of nanoGPT: it must hold a dict whose `stoi` gives each "
             "character its id, and nothing but dicts, strings and whole numbers; nothing in it was "
             "run"
         )
@@ -57,7 +57,7 @@ def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
 
 
 def is_vocabulary(stoi: Any) -> TypeGuard[dict[str, int]]:
-    """Return whether it is a dict of strings that have the numbers from 0 on."""
+    """Return whether `stoi` is a dict that maps strings to the ids from 0 on."""
     return (
         isinstance(stoi, dict)
         and len(stoi) > 0
@@ -67,9 +67,9 @@ def is_vocabulary(stoi: Any) -> TypeGuard[dict[str, int]]:
 
 
 def text_tokenizer(file: Path) -> CharTokenizer:
-    """Return the tokenizer of the characters in a file, as nanoGPT's prepare.py orders them.
+    """Return a tokenizer of the characters in a file, in the order of nanoGPT's prepare.py.
 
-    Raises ValueError when the file is not UTF-8.
+    Raises ValueError if the file is not UTF-8.
     """
     try:
         return CharTokenizer("".join(sorted(set(file.read_text(encoding="utf-8")))))

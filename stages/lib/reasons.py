@@ -1,4 +1,4 @@
-"""Why files and documents were left out or dropped, in words; manifests count them by reason."""
+"""Reasons for leaving out files and dropping documents, by which manifests count them."""
 
 from collections.abc import Mapping
 from reprlib import Repr
@@ -10,25 +10,25 @@ WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` re
 
 
 class LeftOut(Exception):
-    """A file is left out and not refused, for the reason that its message is."""
+    """Raised for a file that is left out, not refused; the message is the reason."""
 
 
-def brief(held: object) -> str:
-    """Return what something in a file is, as far as a message needs it."""
-    shown = Repr()
-    shown.maxlist, shown.maxstring = 20, 80
-    return shown.repr(held)
+def brief(value: object) -> str:
+    """Return a repr of a value in a file, shortened for a message."""
+    short = Repr()
+    short.maxlist, short.maxstring = 20, 80
+    return short.repr(value)
 
 
 def in_words(dropped: Mapping[str, int]) -> str:
-    """Return such as `2 duplicates and 1 too short`; `nothing` when nothing was dropped."""
+    """Return counts as in `2 duplicates and 1 too short`; `nothing` if nothing was dropped."""
     parts = [counted(reason, count) for reason, count in dropped.items()]
     *before, last = parts or ["nothing"]
     return f"{', '.join(before)} and {last}" if before else last
 
 
 def counted(reason: str, count: int) -> str:
-    """Return how many were dropped for one reason: a noun, an adjective or `filter NAME`."""
+    """Return the count for one reason, which is a noun, an adjective or `filter NAME`."""
     if reason.startswith("filter "):
         return f"{count:,} by {reason}"
     plural = "s" if reason.endswith("duplicate") and count != 1 else ""
@@ -36,7 +36,7 @@ def counted(reason: str, count: int) -> str:
 
 
 def and_left_out(skipped: Mapping[str, int]) -> str:
-    """Return what was left out and how often, to be said after the rest; nothing of nothing."""
+    """Return a suffix for a message that lists what was left out; empty if nothing was."""
     counts = ", ".join(f"{reason} ({count})" for reason, count in sorted(skipped.items()))
     hint = f" ({WITH_EXTRA})" if NEEDS_EXTRA in skipped else ""
     return f"; left out: {counts}{hint}" if counts else ""

@@ -1,7 +1,7 @@
-"""Which documents are for validation.
+"""The split of documents into training and validation.
 
-A document's side is decided by a hash of its text alone, so that exact duplicates are never on
-both, adding documents moves no other, and neither tokenizer nor order matters.
+Only a hash of its text decides which split a document is in. So exact duplicates are never in both,
+adding documents moves none of the others, and neither the tokenizer nor the order matters.
 """
 
 from hashlib import sha256
@@ -14,11 +14,11 @@ from pydantic import Field
 from stages.lib.params import Section
 from stages.lib.text_hash import TEXT_HASH_BYTES, Hashes
 
-BLOCK = 1 << 16  # hashes whose digests are held at a time
+BLOCK = 1 << 16  # documents whose digests are in memory at a time
 
 
 class SplitParams(Section):
-    """The section `split`, read by `shard`, and by `tokenize` to learn from training text only."""
+    """The section `split`, which `tokenize` reads too: it learns from training text only."""
 
     heading: ClassVar[str] = "which documents are held back to measure on"
 
@@ -29,10 +29,10 @@ class SplitParams(Section):
 
 
 def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:
-    """(documents,) whether each, given by its text hash, is for validation.
+    """Return whether each document, given by its text hash, is for validation (documents,).
 
-    When chance gives all documents to one side, the next nearest text goes to the other. Raises
-    ValueError when there are not two different texts.
+    If chance puts all documents into one split, the text closest to the threshold goes to the
+    other. Raises ValueError unless there are two different texts.
     """
     if not len(hashes) or (hashes == hashes[0]).all():
         raise ValueError(
@@ -48,11 +48,11 @@ def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:
 
 
 def draws(hashes: Hashes, seed: int, purpose: bytes = b"") -> NDArray[np.float64]:
-    """(documents,) a number in [0, 1) for each, a function of seed, text and purpose."""
-    before, found = seed.to_bytes(8, "big"), np.empty(len(hashes))
+    """Return a number in [0, 1) for each document (documents,), by seed, text and purpose."""
+    prefix, values = seed.to_bytes(8, "big"), np.empty(len(hashes))
     for first in range(0, len(hashes), BLOCK):
         rows = np.ascontiguousarray(hashes[first : first + BLOCK]).view(f"V{TEXT_HASH_BYTES}")
-        digests = [sha256(before + row + purpose).digest() for row in rows.ravel().tolist()]
+        digests = [sha256(prefix + row + purpose).digest() for row in rows.ravel().tolist()]
         words = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 4)
-        found[first : first + BLOCK] = (words[:, 0] >> 8) / 2**56  # 7 bytes
-    return found
+        values[first : first + BLOCK] = (words[:, 0] >> 8) / 2**56  # 7 bytes
+    return values

@@ -1,1 +1,1 @@
-"""How a stage is started, spread over processes, watched and stopped; no output depends on it."""
+"""Starting, parallelizing, supervising and stopping stages; no output depends on this code."""

@@ -1,9 +1,9 @@
-"""glibc's memory, for processes that need the same large arrays again and again.
+"""Settings of glibc's allocator for processes that allocate the same large arrays repeatedly.
 
-By itself it gives what is freed back to the system, which clears it for the next array.
+By default glibc returns freed memory to the system, which zeroes it before the next array gets it.
 """
 
-# The environment to start such a process in. On 2 cores a training step takes a sixth less, text
+# Environment variables for such a process. On 2 cores a training step takes a sixth less time, text
 # to shards a twentieth (docs/lab-notes.md).
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",

@@ -1,8 +1,8 @@
-"""How every stage and tool runs: its time is kept, its failure is reported.
+"""The entry point of every stage and tool: it times the run and reports failures.
 
-What a user can cause ends in one message without a traceback; anything else is a bug and shows
-its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is written there as JSON too:
-DVC passes on no exit code, and the flow decides by it whether to try again.
+A failure that a user can cause is reported in one message without a traceback; anything else is a
+bug and shows its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is also written
+there as JSON: DVC does not pass on exit codes, and the flow decides by the file whether to retry.
 """
 
 import gc
@@ -19,28 +19,27 @@ from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of, message_o
 from stages.runtime.inputs import check_unchanged, inputs_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import PREFIX, Settings, read_settings
-from stages.runtime.supervise import ask_to_stop, dvc_ancestors, on_exit
+from stages.runtime.supervise import dvc_ancestors, on_exit, terminate_self
 
 TIMES = Path("runs/times")
 
 
 def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bool = False) -> None:
-    """Run a stage or a tool, and leave the process with its exit code when it fails.
+    """Run a stage or a tool; exit the process with its exit code when it fails.
 
-    Unless it keeps nothing, its time is noted, and it fails if what it depends on was changed
-    meanwhile.
+    Unless `keeps_nothing`, record its duration, and fail if one of its inputs changed meanwhile.
     """
     redact_tracebacks()
-    gc.freeze()  # what was imported stays: nothing in it to collect again and at the end
+    gc.freeze()  # imported modules live to the end: spare the collector from scanning them
     if "DVC_STAGE" in os.environ:  # DVC does not stop its stages when it is killed
-        on_exit(dvc_ancestors(), ask_to_stop)
+        on_exit(dvc_ancestors(), terminate_self)
     started = time.perf_counter()
-    status_file = os.environ.get(f"{PREFIX}STATUS_FILE")  # written even if the settings are wrong
+    status_file = os.environ.get(f"{PREFIX}STATUS_FILE")  # needed even if the settings are invalid
     debug = False
     try:
         settings = read_settings()
         debug = settings.debug
-        keeps_nothing |= settings.join  # the training's leader does
+        keeps_nothing |= settings.join  # the leader of the training records it
         start = None if keeps_nothing else inputs_of(name)
         run(settings)
         if start:
@@ -55,13 +54,13 @@ def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bo
 
 
 def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
-    """Report what went wrong, without secrets, and leave the process."""
+    """Report a failure, with secrets redacted, and exit the process."""
     message = redacted(message)
     print(f"{stage}: {message}", file=sys.stderr, flush=True)
     if status_file:
         status = {"stage": stage, "kind": kind, "message": message}
         try:
             atomic_write(Path(status_file), json.dumps(status))
-        except OSError as error:  # of a full disk, say: the exit code is right all the same
+        except OSError as error:  # a full disk, for instance: the exit code still tells
             print(f"{stage}: {status_file} cannot be written: {error}", file=sys.stderr)
     sys.exit(EXIT_CODES[kind])

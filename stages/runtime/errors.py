@@ -1,4 +1,4 @@
-"""What can go wrong in a stage that is not a bug: reported in one message, without a traceback."""
+"""Expected failures of a stage: reported in one message without a traceback, unlike bugs."""
 
 import errno
 import os
@@ -14,23 +14,23 @@ EXIT_CODES: dict[Kind, int] = {
     "interrupted": 130,
     "crash": 1,
 }
-FULL = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
+FULL_DISK_MESSAGES = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 class Interrupted(Exception):
-    """The stage was asked to stop and did so in good order; run again, it continues."""
+    """The stage was asked to stop and shut down cleanly; the next run resumes it."""
 
 
 class Crashed(Exception):
-    """A process of the stage died under it; run again, it continues."""
+    """A process of the stage died unexpectedly; the next run resumes it."""
 
 
 class Busy(Exception):
-    """Another process holds what the stage needs; the message names it."""
+    """Another process holds a lock that the stage needs; the message names the process."""
 
 
 class Full(Exception):
-    """The disk, or the user's share of it, has no space left; the message says what is kept."""
+    """The disk or the user's quota is full; the message says what was saved."""
 
 
 EXPECTED = (
@@ -46,7 +46,7 @@ EXPECTED = (
 
 
 def kind_of(error: BaseException) -> Kind:
-    """Return what sort of expected failure an exception is."""
+    """Classify an expected exception."""
     if isinstance(error, ConnectionError | TimeoutError):
         return "network"
     if isinstance(error, Interrupted | KeyboardInterrupt):
@@ -55,29 +55,29 @@ def kind_of(error: BaseException) -> Kind:
         return "crash"
     if isinstance(error, Busy):
         return "busy"
-    if isinstance(error, Full) or (isinstance(error, OSError) and says_full(str(error))):
+    if isinstance(error, Full) or (isinstance(error, OSError) and reports_full_disk(str(error))):
         return "full"
     return "input"
 
 
-def says_full(text: str) -> bool:
-    """Return whether an error's text is of a full disk.
+def reports_full_disk(text: str) -> bool:
+    """Return whether an error message reports a full disk.
 
-    Only the text tells: libraries wrap the system's error in exceptions without its number, as
-    `shutil.copytree` and safetensors do.
+    The message is all there is to go by: `shutil.copytree` and safetensors, among others, wrap the
+    OSError in an exception without its errno.
     """
-    return any(words in text for words in FULL)
+    return any(message in text for message in FULL_DISK_MESSAGES)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an exception's own words; of a folder's copy, those on the first file that failed."""
+    """Return an exception's message; for a failed `shutil.copytree`, that of the first file."""
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
         return str(error.args[0][0][2])
     return str(error) or type(error).__name__
 
 
 def message_of(error: BaseException) -> str:
-    """Return what to say of an expected failure."""
+    """Return the message to show for an expected failure."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped; run it again, nothing is half done"
     if isinstance(error, OSError) and kind_of(error) == "full":

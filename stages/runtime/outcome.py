@@ -1,7 +1,7 @@
-"""How a training ended, which its processes write to `ended.json` for the launcher.
+"""The outcome of a training, which its processes write to `ended.json` for the launcher.
 
-Even a full disk has space for that file: a training reserves some when it starts and releases it
-before the file is written.
+The file can be written even on a full disk: a training reserves some space when it starts and
+releases it before it writes the file.
 """
 
 import json
@@ -18,18 +18,18 @@ RESERVED_BYTES = 1 << 16
 
 
 def end_file(folder: Path) -> Path:
-    """Return the file that says how the training in `folder` ended."""
+    """Return the path of the file that records how the training in `folder` ended."""
     return folder / "ended.json"
 
 
 def reserve_file(folder: Path) -> Path:
-    """Return the file that only takes up space."""
+    """Return the path of the placeholder that reserves disk space."""
     return folder / "reserve"
 
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Reserve the space that `write_end` releases, and forget how an earlier session ended."""
+    """Reserve the space that `write_end` releases, and delete the outcome of an earlier session."""
     end_file(folder).unlink(missing_ok=True)
     reserve_file(folder).write_bytes(bytes(RESERVED_BYTES))
     try:
@@ -41,7 +41,7 @@ def reserved(folder: Path) -> Iterator[None]:
 def write_end(
     folder: Path, *, finished: bool, step: int, code: str, error: BaseException | None = None
 ) -> None:
-    """Write how a training ended, and the hash of the code that ran it."""
+    """Write how a training ended, with the hash `code` of the code that ran it."""
     reserve_file(folder).unlink(missing_ok=True)
     content = {
         "finished": finished,
@@ -54,18 +54,18 @@ def write_end(
 
 
 def raise_unless_finished(folder: Path) -> None:
-    """Raise what ended the training early: Full, Interrupted, or ValueError for a mistake."""
-    ended: dict[str, Any] = json.loads(end_file(folder).read_text())
-    if ended["kind"] == "full":
-        raise full(ended["error"], folder)
-    if ended["error"]:
-        raise ValueError(ended["error"])
-    if not ended["finished"]:
-        raise Interrupted(f"stopped after step {ended['step']}; run again to continue from there")
+    """Raise Full, Interrupted, or ValueError for a user error if the training ended early."""
+    outcome: dict[str, Any] = json.loads(end_file(folder).read_text())
+    if outcome["kind"] == "full":
+        raise disk_full_error(outcome["error"], folder)
+    if outcome["error"]:
+        raise ValueError(outcome["error"])
+    if not outcome["finished"]:
+        raise Interrupted(f"stopped after step {outcome['step']}; run again to continue from there")
 
 
-def full(error: str, folder: Path) -> Full:
-    """Return the failure of a training on a full disk, with what of it is kept."""
+def disk_full_error(error: str, folder: Path) -> Full:
+    """Return the exception for a training on a full disk; it says which checkpoint was saved."""
     steps = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
     kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
     return Full(

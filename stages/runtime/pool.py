@@ -1,4 +1,4 @@
-"""Work spread over processes of this machine, its results in order."""
+"""A pool of worker processes on this machine that yields its results in order."""
 
 import gc
 import os
@@ -14,80 +14,83 @@ from typing import Any, Generic, TypeVar
 
 from stages.runtime.allocator import KEEP_FREED_MEMORY
 from stages.runtime.errors import Crashed
-from stages.runtime.supervise import end_with_parent
+from stages.runtime.supervise import exit_with_parent
 
-# What workers are started with: Arrow's arrays come from glibc's memory too.
+# Workers get these variables: Arrow too allocates its arrays with glibc.
 ENVIRONMENT = {**KEEP_FREED_MEMORY, "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_worker: Callable[[Any], Any]  # of a worker process, made once
+_worker: Callable[[Any], Any]  # in a worker process, created once
 
 
 def in_processes(
     make: Callable[[], Callable[[T], R]], tasks: Sequence[T], workers: int
 ) -> Iterator[R]:
-    """What the function that `make` makes says to each task, in order.
+    """Apply the function that `make` returns to each task; yield the results in order.
 
-    By `workers` processes, each of which makes it once, or by this one where one is enough. They
-    get ready at once and begin when the first answer is asked for. Raises what the function
-    raises, Crashed when one of the processes is killed; the others are ended in the middle of what
-    they do.
+    Each of `workers` processes calls `make` once; where one worker is enough, this process does the
+    work itself. Workers start up at once and take their first task when the first result is
+    requested. Raises what the function raises, Crashed if a worker is killed; in both cases the
+    other workers are terminated in the middle of their tasks.
     """
     workers = min(workers, len(tasks))
     if workers <= 1:
         return map(make(), tasks)
     start_server((make.func if isinstance(make, partial) else make).__module__)
-    return Pool(make, workers).answers(tasks)
+    return Pool(make, workers).results(tasks)
 
 
 def start_server(module: str) -> None:
-    """Start what workers are copied from, unless it runs; it imports their module meanwhile.
+    """Start the fork server, unless it runs; it imports `module` in the background.
 
-    A process of its own: copies of this one, which has threads and their locks, may deadlock.
+    Workers are forked from it, not from this process: that has threads, whose locks could deadlock
+    in a fork.
     """
     forkserver.set_forkserver_preload([module])
-    with interrupts_waiting(), in_environment(ENVIRONMENT):
+    with sigint_blocked(), environment_defaults(ENVIRONMENT):
         forkserver.ensure_running()
 
 
 class Pool(Generic[T, R]):
-    """Worker processes, which get ready as soon as this is made."""
+    """Worker processes, which start up as soon as the pool is created."""
 
     def __init__(self, make: Callable[[], Callable[[T], R]], workers: int) -> None:
-        self.others = set(active_children())
-        self.executor = ProcessPoolExecutor(workers, get_context("forkserver"), begin, (make,))
+        self.existing = set(active_children())
+        self.executor = ProcessPoolExecutor(
+            workers, get_context("forkserver"), initialize_worker, (make,)
+        )
         self.workers = workers
-        with self.ended_by_faults():
+        with self.terminated_on_error():
             for _ in range(workers):
-                self.submit(os.getpid)  # starts a process, as there are fewer than workers
+                self.submit(os.getpid)  # starts a process as long as there are fewer than `workers`
 
     def submit(self, function: Callable[..., Any], *arguments: T) -> Future[Any]:
-        """Let a worker call a function. Raises BrokenProcessPool where none can be started."""
+        """Call a function in a worker. Raises BrokenProcessPool if no worker can be started."""
         try:
-            with interrupts_waiting():
+            with sigint_blocked():
                 return self.executor.submit(function, *arguments)
-        except OSError as error:  # as while the executor, finding one dead, closes its pipes
+        except OSError as error:  # the executor has found a dead worker and is closing its pipes
             raise BrokenProcessPool(str(error)) from None
 
-    def answers(self, tasks: Sequence[T]) -> Iterator[R]:
-        """What the workers say to each task, in order."""
+    def results(self, tasks: Sequence[T]) -> Iterator[R]:
+        """Yield the result of each task, in order; shut the workers down at the end."""
         try:
-            with self.ended_by_faults():
-                yield from in_order(partial(self.submit, work), tasks, ahead=2 * self.workers)
+            with self.terminated_on_error():
+                yield from in_order(partial(self.submit, run_task), tasks, ahead=2 * self.workers)
         finally:
             self.executor.shutdown(cancel_futures=True)
 
     @contextmanager
-    def ended_by_faults(self) -> Iterator[None]:
-        """End the workers when anything is raised. Raises Crashed where one was found dead."""
+    def terminated_on_error(self) -> Iterator[None]:
+        """Terminate the workers when anything is raised. Raises Crashed if one was found dead."""
         try:
             yield
         except BaseException as error:
-            # Of a dead one's fellows the executor ends all but those that were just being started,
-            # and then waits for these for ever.
-            for process in set(active_children()) - self.others:
+            # When a worker has died, the executor terminates all others but those just starting up,
+            # and then waits for these forever.
+            for process in set(active_children()) - self.existing:
                 process.terminate()
             if not isinstance(error, BrokenProcessPool):
                 raise
@@ -98,12 +101,12 @@ class Pool(Generic[T, R]):
 
 
 @contextmanager
-def interrupts_waiting() -> Iterator[None]:
-    """Ctrl-C waits until the end of this context, and in processes started in it for ever.
+def sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in this context, and forever in processes that are started in it.
 
-    A terminal sends it to all; it is for the parent, which ends its workers.
+    A terminal sends Ctrl-C to all of them; only the parent handles it and ends its workers.
     """
-    resource_tracker.ensure_running()  # which, starting later, would end the waiting
+    resource_tracker.ensure_running()  # started later, it would unblock SIGINT
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -112,8 +115,8 @@ def interrupts_waiting() -> Iterator[None]:
 
 
 @contextmanager
-def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Processes started in this context have these variables, but for those that are set."""
+def environment_defaults(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set the variables that are not set yet, for processes started in this context."""
     added = variables.keys() - os.environ.keys()
     os.environ.update({name: variables[name] for name in added})
     try:
@@ -123,25 +126,25 @@ def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def begin(make: Callable[[], Callable[[Any], Any]]) -> None:
-    """What a worker process does before its first task."""
-    gc.freeze()  # as `stages.runtime.entry.main` does
-    end_with_parent()
+def initialize_worker(make: Callable[[], Callable[[Any], Any]]) -> None:
+    """Initialize a worker process before its first task."""
+    gc.freeze()  # as `stages.runtime.entry.run_command` does
+    exit_with_parent()
     global _worker
     _worker = make()
 
 
-def work(task: Any) -> Any:
-    """What a worker process does with a task."""
+def run_task(task: Any) -> Any:
+    """Run one task in a worker process."""
     return _worker(task)
 
 
 def in_order(submit: Callable[[T], Future[R]], tasks: Iterable[T], ahead: int) -> Iterator[R]:
-    """The results of the tasks; at most `ahead` others are submitted while one is waited for."""
-    waiting: deque[Future[R]] = deque()
+    """Yield the results in order, with at most `ahead` later tasks submitted at a time."""
+    pending: deque[Future[R]] = deque()
     for task in tasks:
-        waiting.append(submit(task))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(submit(task))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

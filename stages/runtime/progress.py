@@ -1,4 +1,4 @@
-"""How far a download is: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a download: a bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from types import TracebackType
@@ -9,11 +9,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from stages.runtime.redaction import redacted
 
-LINE_SECONDS = 10.0  # between lines where there is no terminal
+LINE_SECONDS = 10.0  # between lines when there is no terminal
 
 
 class ProgressBar:
-    """Counts bytes; `total` is None where nobody knows how many there will be."""
+    """A count of downloaded bytes; `total` is None where the size is unknown."""
 
     def __init__(self, label: str, total: int | None = None, done: int = 0) -> None:
         self.label, self.total, self.done = redacted(label), total, done
@@ -27,7 +27,7 @@ class ProgressBar:
             transient=True,
         )
         self.task = self.bar.add_task(self.label, total=total, completed=done)
-        self.started, self.said = (time.monotonic(),) * 2
+        self.started = self.last_line = time.monotonic()
 
     def __enter__(self) -> "ProgressBar":
         if self.total is not None:
@@ -46,12 +46,12 @@ class ProgressBar:
             self.bar.stop()
 
     def add(self, n_bytes: int) -> None:
-        """Take note of that many more bytes."""
+        """Add that many bytes, and show the progress."""
         self.done += n_bytes
         self.bar.update(self.task, completed=self.done)
-        if not self.console.is_terminal and time.monotonic() - self.said >= LINE_SECONDS:
-            self.said = time.monotonic()
-            speed = self.done / (self.said - self.started)
+        if not self.console.is_terminal and time.monotonic() - self.last_line >= LINE_SECONDS:
+            self.last_line = time.monotonic()
+            speed = self.done / (self.last_line - self.started)
             of = f" of {decimal(self.total)}" if self.total is not None else ""
             self.say(f"{decimal(self.done)}{of}, {decimal(round(speed))}/s")
 

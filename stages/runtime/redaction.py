@@ -1,8 +1,8 @@
-"""Keep passwords, tokens and keys out of what is printed, logged and recorded.
+"""Redaction of passwords, tokens and keys in everything that is printed, logged or recorded.
 
-What looks like a secret is found by its form: the user and password of an address, signed queries,
-tokens of known shape. The values of variables such as HF_TOKEN, and the password in
-MLFLOW_TRACKING_URI, are found wherever they occur, even where a library wrote them into a sentence.
+Some secrets are recognized by their form: the user and password in a URL, signed queries, tokens
+with known prefixes. The values of environment variables such as HF_TOKEN, and the password in
+MLFLOW_TRACKING_URI, are found wherever they occur, even inside a library's error message.
 """
 
 import os
@@ -16,11 +16,11 @@ from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-SHORTEST = 8  # of a variable's value: a shorter one may be an ordinary word of a message
+MIN_SECRET_LENGTH = 8  # characters of a variable's value: a shorter one may be an ordinary word
 
 USER_INFO = re.compile(
-    r"""(?<=://)[^\s/?#"'<>]*@"""  # as RFC 3986 has it
-    r"""|(?<!https://)(?<!http://)(?<=://)[^\s/:@]*:\S*@"""  # databases allow any character in it
+    r"""(?<=://)[^\s/?#"'<>]*@"""  # as RFC 3986 defines it
+    r"""|(?<!https://)(?<!http://)(?<=://)[^\s/:@]*:\S*@"""  # database URLs allow any character
 )
 QUERY = re.compile(
     r"([?&;][\w.-]*(?:password|passwd|pwd|secret|token|signature|sig|credential|key|keyid)=)"
@@ -32,7 +32,7 @@ SETTING = re.compile(
     r"""[^\s"',;&}]+""",
     re.IGNORECASE,
 )
-LOGIN = re.compile(r"""(\b(?:user|role) (["']))[^"'\n]+(?=\2)""")  # as databases refuse one
+LOGIN = re.compile(r"""(\b(?:user|role) (["']))[^"'\n]+(?=\2)""")  # in a database's refusal
 HEADER = re.compile(r"(\b(?:bearer|basic) )[\w.~+/=-]{16,}", re.IGNORECASE)
 TOKEN = re.compile(
     r"\b(?:hf_|gh[oprsu]_|github_pat_|pnu_|pnb_)\w{16,}"  # Hugging Face, GitHub, Prefect
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def redacted(content: T) -> T:
-    """Return a text, or all texts in dicts and lists, without what is secret in them."""
+    """Return `content` with the secrets redacted in every string, also inside dicts and lists."""
     result: Any = content
     if isinstance(content, str):
         result = redacted_address(content)
@@ -62,26 +62,26 @@ def redacted(content: T) -> T:
 
 
 def redacted_address(text: str) -> str:
-    """Return addresses without user and password, and with the secrets of their queries hidden.
+    """Remove user and password from the URLs in a text, and hide the secrets in their queries.
 
-    Unlike `redacted` this does not depend on the environment.
+    Unlike `redacted`, this does not depend on the environment.
     """
     return QUERY.sub(rf"\1{HIDDEN}", USER_INFO.sub("", text))
 
 
 def secrets() -> list[str]:
-    """Return the secrets in the environment as they may occur in a text, the longest first."""
-    found = {
+    """Return the secrets in the environment, plain and percent-encoded, the longest first."""
+    forms = {
         form
         for secret in secrets_in_variables()
         for form in (secret, unquote(secret), quote(secret, safe=""))
-        if len(secret) >= SHORTEST
+        if len(secret) >= MIN_SECRET_LENGTH
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(forms, key=len, reverse=True)
 
 
 def secrets_in_variables() -> Iterator[str]:
-    """Yield what variables with a telling name hold, and the passwords of addresses in others."""
+    """Yield the values of variables named like secrets, and the passwords in URLs of others."""
     for name, value in os.environ.items():
         if SECRET_VARIABLE.search(name):
             yield from {value, value.rpartition(":")[2]}  # PREFECT_API_AUTH_STRING is user:password
@@ -90,7 +90,7 @@ def secrets_in_variables() -> Iterator[str]:
 
 
 def redact_tracebacks() -> None:
-    """Hide secrets in the tracebacks of unexpected errors, of all threads."""
+    """Redact the tracebacks of uncaught exceptions in all threads."""
 
     def show(
         kind: type[BaseException], error: BaseException | None, trace: TracebackType | None

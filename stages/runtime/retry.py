@@ -1,6 +1,6 @@
-"""How long to keep trying a network that fails: again after growing, random pauses, then no more.
+"""Retries of failed network requests: exponential backoff with jitter, up to a limit.
 
-urllib3's Retry counts the tries and knows the pauses, a server's own wish (Retry-After) included.
+urllib3's Retry counts the attempts and computes the pauses; it honors a server's Retry-After.
 """
 
 from typing import Any
@@ -13,38 +13,37 @@ from stages.runtime.redaction import redacted
 POLICY = Retry(
     total=5,  # after pauses of about 0, 2, 4, 8 and 16 s
     backoff_factor=1,
-    backoff_jitter=1,  # so that many clients do not come back at the same moment
-    retry_after_max=300,  # a server may ask for hours; the flow tries again later
+    backoff_jitter=1,  # so that many clients do not retry at the same moment
+    retry_after_max=300,  # a server may ask for hours; the flow retries later
 )
 
 
 class Retries:
-    """Counts the failures of one undertaking since it last got anywhere."""
+    """The retry budget of one download; it is restored whenever the download makes progress."""
 
-    def __init__(self, undertaking: str) -> None:
-        self.undertaking = undertaking
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.retry = POLICY
 
     def renew(self) -> None:
-        """Forget the failures: it got on."""
+        """Restore the full budget after progress."""
         self.retry = POLICY
 
     def wait(self, error: Exception, answer: Any = None) -> None:
-        """Pause before the next try, as long as urllib3's `answer` asks for if it does.
+        """Sleep before the next attempt, for as long as urllib3's response `answer` asks for.
 
-        Raises ConnectionError or, when the last failure was one of time, TimeoutError after the
-        last try.
+        Raises ConnectionError after the last attempt, TimeoutError if that timed out.
         """
-        kind = TimeoutError if isinstance(error, TimeoutError) else ConnectionError
+        error_type = TimeoutError if isinstance(error, TimeoutError) else ConnectionError
         try:
             self.retry = self.retry.increment("GET", error=error)
         except MaxRetryError:
-            raise kind(
-                f"{self.undertaking} could not be fetched: {error}; check the name and your "
+            raise error_type(
+                f"{self.name} could not be fetched: {error}; check the name and your "
                 "connection, and run it again: what came is kept"
             ) from None
         number, tries = 1 + len(self.retry.history), 1 + (POLICY.total or 0)
-        line = f"{self.undertaking}: {error}; try {number} of {tries} follows"
+        line = f"{self.name}: {error}; try {number} of {tries} follows"
         print(redacted(line), flush=True)
         try:
             self.retry.sleep(answer)

@@ -1,6 +1,6 @@
-"""Settings that never change a result: where and how fast, not what.
+"""Settings that never change a result, only where and how fast it is computed.
 
-They come from environment variables and so never invalidate a stage. `NANOGPT_DEVICE=cpu` sets
+They are environment variables, so they never invalidate a stage: `NANOGPT_DEVICE=cpu` sets
 `device`, and so on.
 """
 
@@ -48,18 +48,20 @@ class Settings(BaseModel):
 
     @property
     def worker_count(self) -> int:
-        """How many processes to spread work over: as many as cores, unless set."""
-        cores = getattr(os, "sched_getaffinity", None)  # those given to us; not on every system
+        """Number of worker processes: `workers` if set, else one per available core."""
+        cores = getattr(
+            os, "sched_getaffinity", None
+        )  # respects the affinity mask; not on every system
         return self.workers or (len(cores(0)) if cores else os.cpu_count()) or 1
 
 
 def read_settings() -> Settings:
-    """Read the environment. Raises ValueError naming the variable that is wrong."""
+    """Read the settings from the environment. Raises ValueError naming each invalid variable."""
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     given = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(
-            f"{', '.join(unknown)}: no such setting; there are {', '.join(sorted(known))}"
+            f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}"
         )
     try:
         return Settings.model_validate({known[name]: text for name, text in given.items()})
@@ -68,8 +70,8 @@ def read_settings() -> Settings:
 
 
 def explain(error: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    """One line on one wrong variable, with what it was given."""
-    name, *inside = error["loc"]
+    """Return one line that explains what is wrong with one variable, with its value."""
+    name, *keys = error["loc"]
     variable = PREFIX + str(name).upper()
-    place = "".join(f" ({key})" for key in inside)
+    place = "".join(f" ({key})" for key in keys)
     return f"{variable}={given[variable]!r}{place}: {error['msg']}"

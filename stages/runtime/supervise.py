@@ -1,8 +1,8 @@
-"""Commands run so that nothing of them is ever left behind.
+"""Supervision of subprocesses, so that no process is ever left behind.
 
-`run_supervised` gives a command a session of its own and ends it, with every process below it, when
-this process is asked to stop or fails. `on_exit` lets a process notice that the one which started
-it is gone. Together: whatever is killed, a second later nothing is left.
+`run_supervised` runs a command in its own session and ends it, with all its descendants, when this
+process is asked to stop or fails. `on_exit` lets a process react when the one that started it is
+gone. Together they ensure that whichever process is killed, all others are gone a second later.
 """
 
 import fcntl
@@ -27,57 +27,57 @@ from stages.runtime.errors import Busy
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
-LOCK_SECONDS = 5.0  # ranks of a killed training need a moment to notice
+LOCK_SECONDS = 5.0  # the ranks of a killed training need a moment to exit
 SUPERVISOR = "TRAINING_SUPERVISOR_PID"
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that is dead but not yet collected does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def on_exit(processes: Sequence[psutil.Process], act: Callable[[], None]) -> None:
-    """Call `act` in a thread once one of the processes is gone."""
+def on_exit(processes: Sequence[psutil.Process], action: Callable[[], None]) -> None:
+    """Call `action` in a thread as soon as one of the processes is gone."""
 
     def watch() -> None:
         while all(is_alive(process) for process in processes):
             time.sleep(POLL_SECONDS)
-        act()
+        action()
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def supervisors() -> list[psutil.Process]:
-    """The parent of this process, and the supervisor above it if there is one."""
+    """Return the parent of this process and, if there is one, the supervisor above it."""
     pids = [os.getppid(), *(int(pid) for pid in [os.environ.get(SUPERVISOR)] if pid)]
     return [psutil.Process(pid) for pid in pids]
 
 
 def dvc_ancestors() -> list[psutil.Process]:
-    """The DVC process that runs this stage, and a shell where there is one in between.
+    """Return the DVC process that runs this stage, preceded by any shell in between.
 
-    DVC sets DVC_STAGE for what it starts, not for itself.
+    DVC sets DVC_STAGE for its children, not for itself.
     """
-    found = []
+    ancestors = []
     for process in psutil.Process().parents():
-        found.append(process)
+        ancestors.append(process)
         if "DVC_STAGE" not in process.environ():
             break
-    return found
+    return ancestors
 
 
 def exit_at_once() -> None:
-    """End this process without any farewell."""
+    """Call `os._exit(1)`: skip cleanup so that nothing can block."""
     os._exit(1)
 
 
-def end_with_parent() -> None:
-    """End this worker of a pool when the process that made it is gone, even if it is already."""
+def exit_with_parent() -> None:
+    """Exit this pool worker once the process that created it is gone, even if it already is."""
     parent = parent_process()
-    assert parent is not None  # this runs in workers alone
+    assert parent is not None  # this runs in workers only
 
     def wait() -> None:
         parent.join()
@@ -86,16 +86,17 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def ask_to_stop() -> None:
-    """Send this process the signal that asks it to stop."""
+def terminate_self() -> None:
+    """Send SIGTERM to this process."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
-def exclusive(lock: Path) -> Iterator[int]:
-    """Hold a lock, refused while another process, or a child it left behind, holds it.
+def exclusive_lock(lock: Path) -> Iterator[int]:
+    """Hold an exclusive lock on a file; yield its descriptor for child processes to inherit.
 
-    Yields the file descriptor for children to inherit. Raises Busy, which names the holder.
+    Children that inherited the descriptor hold the lock too. Raises Busy, which names the holder,
+    if it is not free within LOCK_SECONDS.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
@@ -113,37 +114,39 @@ def exclusive(lock: Path) -> Iterator[int]:
                     ) from None
                 time.sleep(POLL_SECONDS)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}: {own_command()}\n")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}: {own_command_line()}\n")
         file.flush()
         yield file.fileno()
 
 
-def own_command() -> str:
+def own_command_line() -> str:
     """Return the command line that started this process."""
     return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a supervised command ended; `asked` when it had to stop before its end."""
+    """The exit code of a supervised command, and whether it was asked to stop before its end."""
 
     code: int
-    asked: bool
+    stop_requested: bool
 
 
 def run_supervised(
     command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int]
 ) -> Outcome:
-    """Run `command` to its end, its stderr into `log`; it inherits some file descriptors.
+    """Run `command` to its end with stderr redirected to `log`; it inherits some file descriptors.
 
-    SIGTERM and SIGINT are passed on as SIGTERM; what is still there after GRACE_SECONDS is killed.
+    SIGTERM and SIGINT are forwarded as SIGTERM; what still runs after GRACE_SECONDS is killed.
     """
-    asked = threading.Event()
+    stop_requested = threading.Event()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
-        asked.set()
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        stop_requested.set()
 
-    before = {signum: signal.signal(signum, ask) for signum in (signal.SIGTERM, signal.SIGINT)}
+    previous_handlers = {
+        signum: signal.signal(signum, request_stop) for signum in (signal.SIGTERM, signal.SIGINT)
+    }
     with log.open("w") as stderr:
         process = subprocess.Popen(
             command,
@@ -152,54 +155,55 @@ def run_supervised(
             start_new_session=True,
             pass_fds=inherited,
         )
-    family: dict[int, psutil.Process] = {}
+    children: dict[int, psutil.Process] = {}
     try:
-        while process.poll() is None and not asked.is_set():
-            family.update(descendants(process.pid))
+        while process.poll() is None and not stop_requested.is_set():
+            children.update(descendants(process.pid))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
         if process.poll() is None:
-            terminate(process, family)
-        return Outcome(process.wait(), asked.is_set())
+            terminate(process, children)
+        return Outcome(process.wait(), stop_requested.is_set())
     finally:
-        end_all(family)
-        for signum, handler in before.items():
+        kill_all(children)
+        for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)
 
 
 def descendants(pid: int) -> dict[int, psutil.Process]:
-    """All living processes below `pid`."""
+    """Return the living descendants of process `pid` by their PIDs."""
     try:
         return {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
     except psutil.NoSuchProcess:
         return {}
 
 
-def terminate(process: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) -> None:
-    """Ask every process below to stop, not the one that manages them, and give them time.
+def terminate(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
+    """Send SIGTERM to all descendants of `process`; kill `process` itself after GRACE_SECONDS.
 
-    Those too that it had not started yet: otherwise they would run until their time is over.
+    Descendants that start meanwhile get the signal too: otherwise they would run until the end of
+    the grace period.
     """
-    deadline, asked = time.monotonic() + GRACE_SECONDS, set[int]()
+    deadline, signalled = time.monotonic() + GRACE_SECONDS, set[int]()
     while process.poll() is None and time.monotonic() < deadline:
-        family.update(descendants(process.pid))
-        for pid in family.keys() - asked:
-            signal_process(family[pid], signal.SIGTERM)
-            asked.add(pid)
+        children.update(descendants(process.pid))
+        for pid in children.keys() - signalled:
+            signal_process(children[pid], signal.SIGTERM)
+            signalled.add(pid)
         with suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
-    process.kill()  # no harm to one that is gone
+    process.kill()  # harmless if it has exited
 
 
-def end_all(family: dict[int, psutil.Process]) -> None:
-    """Kill whatever is left and wait until it is gone."""
-    for child in family.values():
+def kill_all(children: dict[int, psutil.Process]) -> None:
+    """Kill the processes that are left and wait until they are gone."""
+    for child in children.values():
         signal_process(child, signal.SIGKILL)
-    psutil.wait_procs(family.values(), timeout=GRACE_SECONDS)
+    psutil.wait_procs(children.values(), timeout=GRACE_SECONDS)
 
 
 def signal_process(process: psutil.Process, signum: int) -> None:
-    """Send a signal to a process that may be gone already."""
+    """Send a signal to a process that may have exited."""
     try:
         process.send_signal(signum)
     except psutil.NoSuchProcess:

@@ -1,6 +1,6 @@
-"""params.yaml, dvc.yaml and dvc.lock as plain Python.
+"""Reading of params.yaml, dvc.yaml and dvc.lock as plain Python objects.
 
-YAML 1.2 is read, as DVC reads it: `3e-4` is a number, and a key given twice is refused.
+They are YAML 1.2, as for DVC: `3e-4` is a number, and a duplicate key is refused.
 """
 
 import re
@@ -18,14 +18,14 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class ParamsError(ValueError):
-    """A params file that cannot be used; the message names each key that is wrong."""
+    """An invalid params file; the message names each key that is wrong."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
 
 
 def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
-    """The file's content as plain dicts and lists. Raises ParamsError when it is no mapping."""
+    """Return a file's content as dicts and lists. Raises ParamsError if it is not a mapping."""
     try:
         return parse_params(file.read_text(encoding="utf-8"), file)
     except UnicodeDecodeError as error:
@@ -35,41 +35,41 @@ def read_params(file: Path = PARAMS_FILE) -> dict[str, Any]:
 
 
 def parse_params(text: str, file: Path) -> dict[str, Any]:
-    """Return the content of a text that is, or will be, in `file`. Raises ParamsError."""
+    """Parse the text of `file`, which need not exist. Raises ParamsError if it is invalid."""
     try:
         content = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise ParamsError(f"{file} is not valid YAML: {yaml_fault(error)}") from None
+        raise ParamsError(f"{file} is not valid YAML: {describe_yaml_error(error)}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{file} must hold sections, such as `train:`")
-    for text in texts_in(content):
-        if SURROGATES.search(text):
-            whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    for string in strings_in(content):
+        if SURROGATES.search(string):
+            joined = string.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
             raise ParamsError(
-                f"{file}: {text!r} is written with escapes of JSON that YAML does not have, and "
-                f"DVC reads no such file; write {whole!r}"
+                f"{file}: {string!r} is written with escapes of JSON that YAML does not have, and "
+                f"DVC reads no such file; write {joined!r}"
             )
     return content
 
 
-def texts_in(content: Any) -> Iterator[str]:
-    """All texts in what was read, keys included."""
+def strings_in(content: Any) -> Iterator[str]:
+    """Yield every string in nested dicts and lists, keys included."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, dict):
         for key, value in content.items():
-            yield from texts_in(key)
-            yield from texts_in(value)
+            yield from strings_in(key)
+            yield from strings_in(value)
     elif isinstance(content, list):
         for value in content:
-            yield from texts_in(value)
+            yield from strings_in(value)
 
 
-def yaml_fault(error: YAMLError) -> str:
-    """What is wrong, where, and in what, in one line."""
+def describe_yaml_error(error: YAMLError) -> str:
+    """Return one line that says what is wrong in a YAML file, and where."""
     if not isinstance(error, MarkedYAMLError) or not (mark := error.problem_mark):
         return str(error).splitlines()[0]
-    about = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    if not (begun := error.context_mark):
-        return about
-    return f"{about}, {error.context} that begins in line {begun.line + 1}"
+    problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if not (context := error.context_mark):
+        return problem
+    return f"{problem}, {error.context} that begins in line {context.line + 1}"

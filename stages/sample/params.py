@@ -4,11 +4,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from stages.artifacts.model import WritingParams
+from stages.artifacts.model import GenerationParams
 from stages.lib.params import Text
 
 
-class SampleParams(WritingParams):
+class SampleParams(GenerationParams):
     """The section `sample`."""
 
     heading: ClassVar[str] = "what the model writes in the end"

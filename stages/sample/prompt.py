@@ -1,7 +1,7 @@
-"""Texts that continue a prompt, to the terminal: `python -m stages sample --prompt "To be"`.
+"""Print continuations of a prompt: `python -m stages sample --prompt "To be"`.
 
-The same texts as the stage `sample` writes into a file for the same prompt and seed. Nothing is
-written to the disk, nothing recorded, and of params.yaml only the section `sample` is read.
+They are the same as those of the stage `sample` for the same prompt and seed. Nothing is written to
+disk or recorded, and of params.yaml only the section `sample` is read.
 """
 
 import argparse
@@ -11,21 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.model import MODEL, to_read
+from stages.artifacts.model import MODEL, format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
-from stages.sample.stage import sampled
+from stages.sample.stage import generate_samples
 
-UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that Python found to be no text
+UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that Python could not decode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line; what is not given is as params.yaml says."""
+    """Add the options; the default of each is its value in params.yaml."""
     parser.add_argument(
         "--prompt",
         action="append",
         metavar="TEXT",
+        required=True,
         help='what a text begins with, may be given several times; "" leaves it to the model',
     )
     parser.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
@@ -35,16 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages sample --prompt TEXT`. Raises ValueError when there is no prompt."""
-    if options.prompt is None:
-        raise ValueError("every option goes with --prompt; without any, the stage itself runs")
-    write_texts({key: value for key, value in vars(options).items() if value is not None}, settings)
+    """Run `python -m stages sample --prompt TEXT`."""
+    given = {key: value for key, value in vars(options).items() if value is not None}
+    print_samples(given, settings)
 
 
-def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
-    """Print the texts for the options that were given: `prompt` and some of the section's keys.
+def print_samples(given: Mapping[str, Any], settings: Settings) -> None:
+    """Print the continuations for the given options: `prompt` and some of the section's keys.
 
-    Raises ValueError when there is no model, or a value or a prompt that it cannot take.
+    Raises ValueError if there is no model, or if a value or a prompt is invalid.
     """
     folder: Path = given.get("model", MODEL)
     if not (folder / "config.json").is_file():
@@ -52,17 +52,18 @@ def write_texts(given: Mapping[str, Any], settings: Settings) -> None:
             f"there is no model in {folder}; run `make run` first, or name a folder by --model"
         )
     options = {key: value for key, value in given.items() if key not in ("prompt", "model")}
-    own = load_section("sample", SampleParams)
-    content = {**own.model_dump(), **options, "prompts": [typed(p) for p in given["prompt"]]}
+    section = load_section("sample", SampleParams)
+    prompts = [decode_argument(prompt) for prompt in given["prompt"]]
+    content = {**section.model_dump(), **options, "prompts": prompts}
     params = parse_section("sample", SampleParams, content, Path("the command line"))
-    print(to_read(sampled(params, folder, device=settings.device)), end="")
+    print(format_samples(generate_samples(params, folder, device=settings.device)), end="")
 
 
-def typed(argument: str) -> str:
-    r"""Return an argument of the command line with its bytes read as UTF-8.
+def decode_argument(argument: str) -> str:
+    r"""Decode a command-line argument as UTF-8.
 
-    They may hold surrogates, which `$'\ud83d\ude00'` of a shell writes each for itself. Raises
-    ValueError at bytes that are no UTF-8.
+    Surrogates are allowed: a shell encodes `$'\ud83d\ude00'` as two of them. Raises ValueError if
+    the bytes are not UTF-8.
     """
     if not UNDECODED.search(argument):
         return argument

@@ -1,1 +1,1 @@
-"""Text for a prompt, outside of the pipeline."""
+"""Text generation from a prompt, outside of the pipeline."""

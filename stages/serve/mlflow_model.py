@@ -1,6 +1,6 @@
-"""A model folder as an MLflow model: prompts in, continuations out, as the stage `sample` writes.
+"""A model folder as an MLflow model: prompts in, the continuations of the stage `sample` out.
 
-MLflow runs this file, with `nanogpt` and `stages` next to it, when such a model is loaded.
+MLflow executes this file, with `nanogpt` and `stages` next to it, when it loads such a model.
 """
 
 from pathlib import Path
@@ -16,10 +16,10 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from pydantic import ValidationError
 
 from nanogpt.rng import mix
-from stages.artifacts.model import WritingParams, continuations, open_model
+from stages.artifacts.model import GenerationParams, complete_prompts, open_model
 from stages.lib.params import explain
 
-DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml; with them come the stage's samples
+DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml, for the same samples as the stage's
     "max_new_tokens": 300,
     "temperature": 0.8,
     "top_k": 100,
@@ -29,15 +29,15 @@ DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml; with them come t
     "stop": [],
     "seed": 1,
 }
-TYPES = {int: "long", float: "double", list: "string"}  # MLflow's names; a list is one of strings
-REQUIREMENTS = [  # what is imported here, by the modules of the project too
+TYPES = {int: "long", float: "double", list: "string"}  # MLflow's names; lists hold strings
+REQUIREMENTS = [  # imported here, and by the project's modules that are imported here
     *("torch", "numpy", "safetensors", "tiktoken", "mlflow"),
     *("pandas", "pydantic", "psutil", "ruamel.yaml"),
 ]
 
 
 def signature() -> ModelSignature:
-    """What goes in and out; MLflow passes on no params but those that are named here."""
+    """Return the model's signature; MLflow only passes on params that it names."""
     params = [
         ParamSpec(name, TYPES[type(value)], value, (-1,) if isinstance(value, list) else None)
         for name, value in DEFAULTS.items()
@@ -47,10 +47,10 @@ def signature() -> ModelSignature:
 
 
 class ServedModel(PythonModel):
-    """`predict(["To be"], params={"temperature": 0.7})`."""
+    """An MLflow model: `predict(["To be"], params={"temperature": 0.7})`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read weights and tokenizer."""
+        """Load the weights and the tokenizer."""
         folder = Path(context.artifacts["model"])
         self.model, self.tokenizer = open_model(folder, torch.device("cpu"))
 
@@ -60,19 +60,20 @@ class ServedModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Each prompt, a row of one column, and what the model adds to it; params as in DEFAULTS.
+        """Return each prompt, a row of the only column, with its continuation.
 
-        Raises MlflowException, which a server sends its client, at a prompt or param it refuses.
+        Params are those of DEFAULTS. Raises MlflowException, which a server passes to its client,
+        if a prompt or a param is invalid.
         """
         prompts = model_input.iloc[:, 0].tolist()
-        wanted = {**DEFAULTS, **(params or {})}
-        wanted["stop"] = list(wanted["stop"])  # MLflow makes an array of it
+        values = {**DEFAULTS, **(params or {})}
+        values["stop"] = list(values["stop"])  # MLflow turns it into an array
         try:
-            checked = WritingParams(**wanted)
-            seeds = [mix(checked.seed, 0)] * len(prompts)  # of the first sample of each prompt
-            texts = continuations(prompts, seeds, checked, self.model, self.tokenizer)
+            checked = GenerationParams(**values)
+            seeds = [mix(checked.seed, 0)] * len(prompts)  # those of each prompt's first sample
+            texts = complete_prompts(prompts, seeds, checked, self.model, self.tokenizer)
         except ValidationError as error:
-            lines = [explain("params", WritingParams, entry) for entry in error.errors()]
+            lines = [explain("params", GenerationParams, entry) for entry in error.errors()]
             raise MlflowException.invalid_parameter_value("; ".join(lines)) from None
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None

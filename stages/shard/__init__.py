@@ -1,1 +1,1 @@
-"""Stage `shard`: tokens to memory-mapped files, training and validation apart."""
+"""Stage `shard`: split tokens into training and validation and write memory-mapped files."""

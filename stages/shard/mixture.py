@@ -1,7 +1,7 @@
-"""How often each document is in the training stream when corpora are mixed by weight.
+"""Mixing corpora by weight: how often each document occurs in the training stream.
 
-A corpus too small for its share is repeated, one too large is not taken whole, and which documents
-occur once more than the others is decided by their text and the seed alone.
+A corpus that is too small for its share is repeated, and one that is too large is only used in
+part. Which documents occur once more than the others depends on their text and the seed alone.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from stages.lib.text_hash import Hashes
 
 
 def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:
-    """Raise ValueError when a corpus has no weight, or a weight no corpus."""
+    """Raise ValueError unless each corpus has a weight and each weight a corpus."""
     if missing := sorted(corpora - set(weights)):
         raise ValueError(
             f"shard.weights has no weight for {', '.join(missing)}; every corpus needs one, or "
@@ -29,12 +29,12 @@ def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:
 def corpus_repeats(
     tokens: Mapping[str, int], weights: Mapping[str, float], max_repetition: int
 ) -> dict[str, Fraction]:
-    """How often each corpus is in the stream, given the training tokens of each.
+    """Return how often each corpus occurs in the stream, given the training tokens of each.
 
-    The stream is the longest in which corpus i has the share w_i and none occurs more often than
-    max_repetition: T = max_repetition * min(n_i / w_i) tokens, r_i = w_i * T / n_i. Fractions, not
-    floats, so that the scarcest corpus is repeated exactly so often. Raises ValueError when all
-    documents of a corpus are for validation.
+    The stream is the longest in which corpus i has the share w_i and none is repeated more than
+    max_repetition times: T = max_repetition * min(n_i / w_i) tokens, r_i = w_i * T / n_i. The
+    result is in fractions, so that the scarcest corpus is repeated exactly max_repetition times.
+    Raises ValueError if all documents of a corpus are for validation.
     """
     if empty := [name for name, n in tokens.items() if not n]:
         raise ValueError(
@@ -47,6 +47,6 @@ def corpus_repeats(
 
 
 def document_copies(hashes: Hashes, repeats: Fraction, seed: int) -> NDArray[np.uint8]:
-    """(documents,) how often each is in the stream: `repeats` on average."""
-    whole, part = divmod(repeats, 1)
-    return np.uint8(whole) + (draws(hashes, seed, b"repetition") < float(part))
+    """Return how often each document occurs in the stream (documents,), on average `repeats`."""
+    copies, remainder = divmod(repeats, 1)
+    return np.uint8(copies) + (draws(hashes, seed, b"repetition") < float(remainder))

@@ -1,7 +1,7 @@
-"""Writes one split of the shards: a stream of tokens cut into `.npy` files, and `ends.npy`.
+"""Writer of one split of the shards: a stream of tokens cut into `.npy` files, and `ends.npy`.
 
-Its length is known before, so that several threads can write at several places of it at once: the
-files are the same whoever comes first. Memory grows with neither their number nor their size.
+The length is known beforehand, so several threads can write at different positions at once; the
+files are the same in any order. Memory grows with neither the number nor the size of the files.
 """
 
 import io
@@ -16,34 +16,34 @@ from numpy.typing import DTypeLike, NDArray
 
 from nanogpt.files import flushed_sha256
 
-HASHERS = 2  # threads: what is left to be hashed once all is written
+HASHERS = 2  # threads, so that little is left to hash after the last write
 
 
 class NpyFile:
-    """A `.npy` file of `length` values, written in any order; it is as `np.save` would write it.
+    """A `.npy` file of `length` values, written in any order, as `np.save` would write it.
 
-    It is open only while something is written: a split can have more files than may be open.
+    It is open only during a write: a split can have more files than a process may open.
     """
 
     def __init__(self, path: Path, length: int, dtype: DTypeLike) -> None:
         self.path, self.length, self.dtype = path, length, np.dtype(dtype)
-        self.missing = length
+        self.remaining = length  # values not yet written
         header = io.BytesIO()
         about = {"descr": self.dtype.str, "fortran_order": False, "shape": (length,)}
         np.lib.format.write_array_header_1_0(header, about)
         self.start = path.write_bytes(header.getvalue())
 
     def write(self, first: int, values: NDArray[Any]) -> None:
-        """Write values from the `first` on. Raises OSError."""
+        """Write values at position `first`. Raises OSError if that fails."""
         with self.path.open("r+b") as file:
             file.seek(self.start + first * self.dtype.itemsize)
             file.write(np.ascontiguousarray(values, self.dtype).data)
 
 
 class SplitWriter:
-    """Writes one split of `n_tokens`, `shard_tokens` to a file. Used in a `with`.
+    """Writes one split of `n_tokens`, with `shard_tokens` in each file; a context manager.
 
-    A file is hashed, and brought to the disk, once all of it is there, while others are written.
+    A file is hashed and flushed to disk as soon as it is complete, while others are written.
     """
 
     def __init__(self, folder: Path, n_tokens: int, shard_tokens: int, dtype: DTypeLike) -> None:
@@ -53,43 +53,45 @@ class SplitWriter:
             NpyFile(folder / f"{number:05d}.npy", min(shard_tokens, n_tokens - first), dtype)
             for number, first in enumerate(range(0, n_tokens, shard_tokens))
         ]
-        self.hashing, self.counting = ThreadPoolExecutor(HASHERS), Lock()
-        self.hashed: dict[Path, Future[str]] = {}
+        self.hashers, self.lock = ThreadPoolExecutor(HASHERS), Lock()
+        self.hashes: dict[Path, Future[str]] = {}
 
     def __enter__(self) -> "SplitWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.hashing.shutdown(cancel_futures=True)
+        self.hashers.shutdown(cancel_futures=True)
 
     def write(self, first: int, tokens: NDArray[np.unsignedinteger]) -> None:
-        """Write tokens, separators included, from the `first` of the stream on; by any thread.
+        """Write tokens, with their end-of-text tokens, at position `first` of the stream.
 
-        No place may be written twice. Raises OSError.
+        Any thread may call this, but no position may be written twice. Raises OSError if writing
+        fails.
         """
-        for shard, within, some in self.pieces(first, tokens):
-            shard.write(within, some)
-            with self.counting:
-                shard.missing -= len(some)
-                if not shard.missing:
-                    self.hashed[shard.path] = self.hashing.submit(flushed_sha256, shard.path)
+        for shard, offset, values in self.cut(first, tokens):
+            shard.write(offset, values)
+            with self.lock:
+                shard.remaining -= len(values)
+                if not shard.remaining:
+                    self.hashes[shard.path] = self.hashers.submit(flushed_sha256, shard.path)
 
-    def pieces(
+    def cut(
         self, first: int, tokens: NDArray[np.unsignedinteger]
     ) -> Iterator[tuple[NpyFile, int, NDArray[np.unsignedinteger]]]:
-        """What goes into which file, and where in it."""
+        """Yield each file that the tokens go into, the position in it and the tokens for it."""
         while len(tokens):
-            number, within = divmod(first, self.shard_tokens)
-            some = tokens[: self.shard_tokens - within]
-            yield self.shards[number], within, some
-            first, tokens = first + len(some), tokens[len(some) :]
+            number, offset = divmod(first, self.shard_tokens)
+            values = tokens[: self.shard_tokens - offset]
+            yield self.shards[number], offset, values
+            first, tokens = first + len(values), tokens[len(values) :]
 
     def finish(self, ends: NDArray[np.int64], n_bytes: int) -> dict[str, Any]:
-        """The split's description, once all is written.
+        """Write `ends.npy`, after all tokens, and return the split's entry for the manifest.
 
-        `ends`: where each document ends in the stream; n_bytes of text are in them.
+        `ends` (documents,) is where each document ends in the stream, `n_bytes` the size of their
+        text.
         """
-        assert not any(shard.missing for shard in self.shards)
+        assert not any(shard.remaining for shard in self.shards)
         np.save(self.folder / "ends.npy", ends)
         return {
             "documents": len(ends),
@@ -100,7 +102,7 @@ class SplitWriter:
                 {
                     "name": shard.path.name,
                     "tokens": shard.length,
-                    "sha256": self.hashed[shard.path].result(),
+                    "sha256": self.hashes[shard.path].result(),
                 }
                 for shard in self.shards
             ],

@@ -1,8 +1,8 @@
-"""Stage `shard`: token rows to memory-mapped files, training and validation apart.
+"""Stage `shard`: write the tokens of training and validation as memory-mapped files.
 
-A split is one long stream, cut into `.npy` files of shard_tokens: document, separator, document,
-separator. `ends.npy` holds where each document ends in it, the separator included. Documents that
-occur several times, by `shard.weights`, do so in turns: all of them once, then all once more.
+A split is one long stream, cut into `.npy` files of shard_tokens: each document is followed by an
+end-of-text token. `ends.npy` holds where each document ends in it, after that token. Documents that
+`shard.weights` repeats are repeated pass by pass: all of them once, then all once more.
 """
 
 import shutil
@@ -30,8 +30,8 @@ from stages.shard.split_writer import SplitWriter
 
 TOKENS, OUT = Path("data/tokens"), Path("data/shards")
 
-Chosen = NDArray[np.bool_]  # (documents,)
-Copies = NDArray[np.uint8]  # (documents,) how often each is in the training stream
+Mask = NDArray[np.bool_]  # (documents,)
+Copies = NDArray[np.uint8]  # (documents,) how often each occurs in the training stream
 T = TypeVar("T")
 
 WRITERS = 2  # threads
@@ -39,48 +39,50 @@ WRITERS = 2  # threads
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which documents are in which stream, and how often."""
+    """Which documents each stream has, and how often."""
 
     sizes: Sizes
-    is_val: Chosen
+    is_val: Mask
     copies: Copies
-    mixture: dict[str, Any] | None  # how the training stream is mixed, for the manifest
+    mixture: dict[str, Any] | None  # of the training stream, for the manifest
 
     @property
-    def turns(self) -> list[Chosen]:
-        """The documents of the training stream that are in it once, twice and so on."""
-        return [self.copies > turn for turn in range(int(self.copies.max()))]
+    def passes(self) -> list[Mask]:
+        """Return a mask for each pass of the training stream: documents with 1, 2, ... copies."""
+        return [self.copies > number for number in range(int(self.copies.max()))]
 
-    def ends(self, turns: Sequence[Chosen]) -> NDArray[np.int64]:
-        """Where each document ends in a stream."""
-        return np.cumsum(np.concatenate([self.sizes.tokens[chosen] for chosen in turns]))
+    def ends(self, passes: Sequence[Mask]) -> NDArray[np.int64]:
+        """Return where each document ends in a stream of these passes."""
+        return np.cumsum(np.concatenate([self.sizes.tokens[mask] for mask in passes]))
 
-    def n_bytes(self, turns: Sequence[Chosen]) -> int:
-        """Bytes of text in a stream."""
-        return sum(int(self.sizes.bytes[chosen].sum()) for chosen in turns)
+    def n_bytes(self, passes: Sequence[Mask]) -> int:
+        """Return the bytes of text in a stream of these passes."""
+        return sum(int(self.sizes.bytes[mask].sum()) for mask in passes)
 
 
-def planned(params: ShardParams, split: SplitParams, tokens: Tokenized) -> Plan:
-    """Choose. Raises ValueError when the corpora cannot be split or mixed so."""
+def make_plan(params: ShardParams, split: SplitParams, tokens: Tokenized) -> Plan:
+    """Decide which documents go where.
+
+    Raises ValueError if the corpora cannot be split or mixed as the params ask.
+    """
     hashes, sizes = tokens.text_hashes(), tokens.sizes()
     is_val = split_documents(hashes, split)
     copies = (~is_val).astype(np.uint8)
     if params.weights is None:
         return Plan(sizes=sizes, is_val=is_val, copies=copies, mixture=None)
     check_weights(params.weights, {part.corpus for part in tokens.parts})
-    once = by_corpus(tokens, sizes.tokens * copies)
-    repeats = corpus_repeats(once, params.weights, params.max_repetition)
+    n_tokens = sum_by_corpus(tokens, sizes.tokens * copies)
+    repeats = corpus_repeats(n_tokens, params.weights, params.max_repetition)
     for part in tokens.parts:
-        often = document_copies(hashes[part.rows], repeats[part.corpus], split.seed)
-        copies[part.rows] *= often
-    mixed = mixture(params, repeats, by_corpus(tokens, sizes.tokens * copies))
-    return Plan(sizes=sizes, is_val=is_val, copies=copies, mixture=mixed)
+        copies[part.rows] *= document_copies(hashes[part.rows], repeats[part.corpus], split.seed)
+    mixture = describe_mixture(params, repeats, sum_by_corpus(tokens, sizes.tokens * copies))
+    return Plan(sizes=sizes, is_val=is_val, copies=copies, mixture=mixture)
 
 
-def mixture(
+def describe_mixture(
     params: ShardParams, repeats: Mapping[str, Fraction], n_tokens: Mapping[str, int]
 ) -> dict[str, Any]:
-    """How often each corpus is repeated, and how many tokens of the training stream it has."""
+    """Return the repeats of each corpus and its tokens in the stream, for the manifest."""
     assert params.weights is not None
     return {
         "max_repetition": params.max_repetition,
@@ -96,8 +98,8 @@ def mixture(
     }
 
 
-def by_corpus(tokens: Tokenized, counts: NDArray[np.int64]) -> dict[str, int]:
-    """The sum of the documents' counts (documents,) for each corpus."""
+def sum_by_corpus(tokens: Tokenized, counts: NDArray[np.int64]) -> dict[str, int]:
+    """Return the sum of counts (documents,) over the documents of each corpus."""
     sums = Counter({part.corpus: 0 for part in tokens.parts})
     for part in tokens.parts:
         sums[part.corpus] += int(counts[part.rows].sum())
@@ -105,71 +107,77 @@ def by_corpus(tokens: Tokenized, counts: NDArray[np.int64]) -> dict[str, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Documents of one part that are together in a stream, from its token `first` on."""
+class Segment:
+    """Documents of one part that are consecutive in a stream, from its token `first` on."""
 
     split: str
-    chosen: Chosen
+    mask: Mask
     first: int
 
 
-def stretches(plan: Plan, tokens: Tokenized) -> Iterator[tuple[TokenizedPart, list[Stretch]]]:
-    """Every part with the stretches to be written of it, as often as it must be read."""
-    first = Counter[str]()
+def segments(plan: Plan, tokens: Tokenized) -> Iterator[tuple[TokenizedPart, list[Segment]]]:
+    """Yield each part with the segments to write from it, once for each time it must be read."""
+    written = Counter[str]()
 
-    def stretch(split: str, chosen: Chosen, part: TokenizedPart) -> Stretch:
-        start = first[split]
-        first[split] += int(plan.sizes.tokens[part.rows][chosen[part.rows]].sum())
-        return Stretch(split=split, chosen=chosen, first=start)
+    def segment(split: str, mask: Mask, part: TokenizedPart) -> Segment:
+        first = written[split]
+        written[split] += int(plan.sizes.tokens[part.rows][mask[part.rows]].sum())
+        return Segment(split=split, mask=mask, first=first)
 
-    for turn, chosen in enumerate(plan.turns):
+    for number, mask in enumerate(plan.passes):
         for part in tokens.parts:
-            if turn == 0:
-                yield part, [stretch("train", chosen, part), stretch("val", plan.is_val, part)]
-            elif chosen[part.rows].any():
-                yield part, [stretch("train", chosen, part)]
+            if number == 0:
+                yield part, [segment("train", mask, part), segment("val", plan.is_val, part)]
+            elif mask[part.rows].any():
+                yield part, [segment("train", mask, part)]
 
 
-def apart(items: Sequence[T], n: int) -> list[T]:
-    """The same, in an order in which any n that follow each other are far from each other."""
+def spread_out(items: Sequence[T], n: int) -> list[T]:
+    """Return the items in another order, in which n neighbours were far from each other."""
     step = -(-len(items) // n)
     return [item for start in range(step) for item in items[start::step]]
 
 
 def write(plan: Plan, tokens: Tokenized, writers: Mapping[str, SplitWriter]) -> None:
-    """Write both splits: WRITERS parts at a time, for their files far from each other.
+    """Write both splits, WRITERS parts at a time.
 
-    The system lets one thread at a time write to a file. Raises ValueError as `documents` does,
-    and OSError; then nothing is written any more.
+    Parts written at a time are far from each other, so that they go to different files: the
+    operating system lets one thread at a time write to a file. Raises ValueError if a token is
+    beyond the vocabulary, OSError if writing fails; either stops the other threads.
     """
 
-    def write_part(part: TokenizedPart, found: Sequence[Stretch]) -> None:
-        places = [stretch.first for stretch in found]
+    def write_part(part: TokenizedPart, of_part: Sequence[Segment]) -> None:
+        positions = [segment.first for segment in of_part]
         for documents in tokens.documents(part):
-            for number, stretch in enumerate(found):
-                some = tokens.separated(documents.chosen(stretch.chosen))
-                writers[stretch.split].write(places[number], some)
-                places[number] += len(some)
-        if len(plan.turns) == 1:
-            drop_cached(part.file)  # room for what is written
+            for number, segment in enumerate(of_part):
+                values = tokens.concatenate(documents.select(segment.mask))
+                writers[segment.split].write(positions[number], values)
+                positions[number] += len(values)
+        if len(plan.passes) == 1:
+            drop_cached(part.file)  # makes room in the page cache for what is written
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        written = [
-            pool.submit(write_part, *one) for one in apart([*stretches(plan, tokens)], WRITERS)
+        futures = [
+            pool.submit(write_part, part, of_part)
+            for part, of_part in spread_out([*segments(plan, tokens)], WRITERS)
         ]
         try:
-            for part in written:
-                part.result()
+            for future in futures:
+                future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> None:
-    """Write both splits, the tokenizer and the manifest."""
+    """Write both splits, the tokenizer and the manifest.
+
+    Raises ValueError if the corpora cannot be split or mixed as the params ask, or if a token is
+    beyond the vocabulary.
+    """
     source = Tokenized.open(tokens)
-    plan = planned(params, split, source)
-    streams = {"train": plan.turns, "val": [plan.is_val]}
-    ends = {name: plan.ends(turns) for name, turns in streams.items()}
+    plan = make_plan(params, split, source)
+    streams = {"train": plan.passes, "val": [plan.is_val]}
+    ends = {name: plan.ends(passes) for name, passes in streams.items()}
     with atomic_dir(out) as folder, ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -190,8 +198,8 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
             "shard": params.model_dump(),
             "mixture": plan.mixture,
             "splits": {
-                name: writers[name].finish(ends[name], plan.n_bytes(turns))
-                for name, turns in streams.items()
+                name: writers[name].finish(ends[name], plan.n_bytes(passes))
+                for name, passes in streams.items()
             },
         }
         shutil.copytree(tokens / "tokenizer", folder / "tokenizer")
@@ -201,5 +209,5 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages shard`."""
+    """Run `python -m stages shard`."""
     run(load_section("shard", ShardParams), load_section("split", SplitParams), TOKENS, OUT)

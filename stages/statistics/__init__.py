@@ -1,1 +1,1 @@
-"""Stage `statistics`: what the documents are like, before training."""
+"""Stage `statistics`: figures and pictures of the documents."""

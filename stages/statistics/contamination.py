@@ -1,7 +1,7 @@
-"""What a model could know by heart: validation text that is in the training text too.
+"""Contamination: validation text that is in the training text too.
 
-Measured as in the GPT-3 paper (Brown et al. 2020, appendix C): by sequences of 13 words, long
-enough that chance alone hardly repeats one.
+It is measured as in the GPT-3 paper (Brown et al. 2020, appendix C), by n-grams of 13 words, which
+are so long that they hardly ever repeat by chance.
 """
 
 from collections.abc import Iterable
@@ -18,65 +18,63 @@ FILTER_BITS = 26  # at most 64 MB
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of the n-grams of the validation text are in the training text."""
+    """The n-grams of the validation text that are also in the training text."""
 
     ngrams: int
-    found: int
-    share: float  # 0 where there is no n-gram
-    worst: tuple[tuple[int, float], ...]  # (index of the document, share of it), at most WORST
+    shared: int
+    share: float  # shared / ngrams, or 0 if there are none
+    worst: tuple[tuple[int, float], ...]  # (document, share of its n-grams), at most WORST
 
 
-class Known:
-    """N-grams that many others are looked up in: sorted, behind a filter."""
+class NgramSet:
+    """A set of n-grams that records which of them occur elsewhere: sorted, behind a filter."""
 
     def __init__(self, hashes: Hashes) -> None:
         self.order = np.argsort(hashes)
         self.sorted = hashes[self.order]
-        self.found = np.zeros(
-            len(hashes), dtype=np.bool_
-        )  # of equal ones, the first stands for all
+        self.seen = np.zeros(len(hashes), dtype=np.bool_)  # for equal n-grams, only the first
         bits = min(FILTER_BITS, (len(hashes) * 16).bit_length())
         self.shift = np.uint64(64 - bits)
         self.filter = np.zeros(1 << bits, dtype=np.bool_)
         self.filter[self.sorted >> self.shift] = True
 
     def mark(self, hashes: Hashes) -> None:
-        """Note which of the known ones are among these."""
-        likely = np.sort(hashes[self.filter[hashes >> self.shift]])  # nearly all others end here
-        places = np.searchsorted(self.sorted, likely)  # three times faster in order
-        places[places == len(self.sorted)] = 0
-        self.found[places[self.sorted[places] == likely]] = True
+        """Record which n-grams of the set are among these."""
+        likely = np.sort(hashes[self.filter[hashes >> self.shift]])  # drops nearly all others
+        positions = np.searchsorted(self.sorted, likely)  # three times faster if sorted
+        positions[positions == len(self.sorted)] = 0
+        self.seen[positions[self.sorted[positions] == likely]] = True
 
-    def were_found(self) -> NDArray[np.bool_]:
-        """Whether each of the known ones, in the order they came, was among those."""
+    def were_seen(self) -> NDArray[np.bool_]:
+        """Return whether each n-gram was marked (n-grams,), in their original order."""
         first = np.append(True, self.sorted[1:] != self.sorted[:-1])
-        answer = np.empty(len(self.order), dtype=np.bool_)
-        answer[self.order] = self.found[first][np.cumsum(first) - 1]
-        return answer
+        seen = np.empty(len(self.order), dtype=np.bool_)
+        seen[self.order] = self.seen[first][np.cumsum(first) - 1]
+        return seen
 
 
 def overlap(train_texts: Iterable[str], val_texts: Iterable[str], n: int) -> Overlap:
-    """The share of the validation texts' n-grams that are in a training text as well.
+    """Return which n-grams of the validation texts are in a training text as well.
 
-    Holds about 75 bytes for each n-gram of the validation side and streams the training side.
+    Takes about 75 bytes of memory per n-gram of the validation texts; training texts are streamed.
     """
-    hashes, owners = collected(val_texts, n)
+    hashes, owners = collect_ngrams(val_texts, n)
     if not len(hashes):
         return Overlap(0, 0, 0.0, ())
-    known = Known(hashes)
+    val_ngrams = NgramSet(hashes)
     for batch, _ in ngram_hashes(train_texts, n):
-        known.mark(batch)
-    found = known.were_found()
+        val_ngrams.mark(batch)
+    shared = val_ngrams.were_seen()
     return Overlap(
         ngrams=len(hashes),
-        found=int(found.sum()),
-        share=float(found.mean()),
-        worst=worst_documents(owners, found),
+        shared=int(shared.sum()),
+        share=float(shared.mean()),
+        worst=worst_documents(owners, shared),
     )
 
 
-def collected(texts: Iterable[str], n: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """All n-grams of some texts, and which text each is from."""
+def collect_ngrams(texts: Iterable[str], n: int) -> tuple[Hashes, NDArray[np.int64]]:
+    """Return the hashes of all n-grams of some texts, and the index of the text of each."""
     hashes, owners = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
     for batch, indices in ngram_hashes(texts, n):
         hashes.append(batch)
@@ -85,10 +83,10 @@ def collected(texts: Iterable[str], n: int) -> tuple[Hashes, NDArray[np.int64]]:
 
 
 def worst_documents(
-    owners: NDArray[np.int64], found: NDArray[np.bool_]
+    owners: NDArray[np.int64], shared: NDArray[np.bool_]
 ) -> tuple[tuple[int, float], ...]:
-    """(document, share found) of those with the most, the earlier first where they are equal."""
+    """Return (document, share of its n-grams) by falling share, then by position."""
     totals = np.bincount(owners)
-    shares = np.bincount(owners, weights=found) / np.maximum(totals, 1)
+    shares = np.bincount(owners, weights=shared) / np.maximum(totals, 1)
     order = np.argsort(-shares, kind="stable")[:WORST]
     return tuple((int(i), float(shares[i])) for i in order if shares[i] > 0)

@@ -1,16 +1,20 @@
 """The pictures of a corpus: how long its documents are, and how often each token occurs."""
 
+import math
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
-from stages.lib.plots import FAINT, INK, WARM
+from stages.lib.plots import Theme, save_pictures
+from stages.statistics.lengths import Histogram
 
 NAMED = 25  # tokens that are shown with their text
+LABELS = 12  # of an axis of lengths: more would touch
 
 
 @cache
@@ -29,42 +33,91 @@ def visible(text: str) -> str:
     )
 
 
-def draw_lengths(bins: list[tuple[int, int, int]], file: Path) -> None:
-    """Documents by their length, on a logarithmic axis; `bins` as in lengths.csv."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    labels = [f"{shortest:,}" for shortest, _, _ in bins]
-    train, val = [row[1] for row in bins], [row[2] for row in bins]
-    axes.bar(labels, train, width=0.9, align="edge", color=FAINT, label="training")
-    axes.bar(labels, val, width=0.9, align="edge", bottom=train, color=WARM, label="validation")
-    axes.set(xlabel="tokens, from … to the next", ylabel="documents", title="Lengths of documents")
-    axes.tick_params(axis="x", rotation=45)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(frameon=False)
-    save(figure, file)
+def ticks(lengths: Histogram) -> list[int]:
+    """Return the edges of bins that are labelled, so many as have room.
+
+    On a logarithmic axis those are 1, 2, 5, 10, 20, 50, ..., and for many decades 1, 10, 100, ...
+    """
+    first, last = lengths.edges[0], lengths.edges[-1]
+    if not lengths.logarithmic:
+        return lengths.edges[:: math.ceil((len(lengths.edges) - 1) / LABELS)]
+    steps = (1, 2, 5) if last <= 1000 * first else (1,)
+    return [edge for edge in lengths.edges if int(str(edge).rstrip("0")) in steps]
+
+
+def draw_lengths(lengths: Histogram, file: Path) -> None:
+    """Draw the share of the documents of each split by length, in each theme."""
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+        train, val = lengths.documents["train"], lengths.documents["val"]
+        bars = axes.bar(
+            lengths.edges[:-1],
+            shares(train),
+            np.diff(lengths.edges),
+            align="edge",
+            color=theme.training,
+            edgecolor=theme.background,
+            label=f"training ({documents(train)})",
+        )
+        outline = axes.stairs(
+            shares(val),
+            lengths.edges,
+            color=theme.validation,
+            linewidth=2,
+            label=f"validation ({documents(val)})",
+            path_effects=[theme.halo(2)],
+        )
+        if lengths.logarithmic:
+            axes.set_xscale("log")
+        axes.set_xticks(ticks(lengths), [f"{edge:,}" for edge in ticks(lengths)])
+        axes.set_xticks(lengths.edges, minor=True)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="tokens in a document", ylabel="share of the documents of the split")
+        axes.set_title("Document lengths")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(0, None)
+        axes.legend(handles=[bars, outline])
+        return figure
+
+    save_pictures(draw, file)
+
+
+def shares(counts: list[int]) -> list[float]:
+    """Return counts as shares of their sum; a split of no documents has none anywhere."""
+    return [count / max(1, sum(counts)) for count in counts]
+
+
+def documents(counts: list[int]) -> str:
+    """Return how many documents there are, in words."""
+    n = sum(counts)
+    return f"{n:,} document{'s' if n != 1 else ''}"
 
 
 def draw_frequencies(zipf: list[tuple[int, int]], top: list[tuple[str, int]], file: Path) -> None:
-    """Two panels: count by rank (Zipf's law is a straight line), and the most frequent tokens."""
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10, 5), width_ratios=(3, 2), layout="constrained"
-    )
+    """Draw two panels in each theme: count by rank, and the most frequent tokens.
+
+    On logarithmic axes a text that follows Zipf's law is a straight line in the first.
+    """
     ranks, counts = zip(*zipf, strict=True)
-    left.loglog(ranks, counts, color=INK)
-    left.set(xlabel="rank", ylabel="times it occurs", title="How often each token occurs")
     shown = top[:NAMED]
-    right.barh(range(len(shown)), [count for _, count in shown], color=FAINT)
-    right.set_yticks(range(len(shown)), [visible(text) for text, _ in shown], parse_math=False)
-    right.invert_yaxis()
-    right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    right.xaxis.set_major_formatter("{x:,.0f}")
-    right.set(xlabel="times it occurs", title="The most frequent")
-    save(figure, file)
 
+    def draw(theme: Theme) -> Figure:
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9, 5), width_ratios=(3, 2), layout="constrained"
+        )
+        left.loglog(ranks, counts, color=theme.training, linewidth=2)
+        left.set(xlabel="rank of the token", ylabel="occurrences", title="Token frequencies")
+        for axis in (left.xaxis, left.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
+        right.barh(range(len(shown)), [count for _, count in shown], color=theme.training)
+        labels = [visible(text) for text, _ in shown]
+        right.set_yticks(range(len(shown)), labels, parse_math=False, va="center_baseline")
+        right.tick_params(axis="y", length=0)
+        right.invert_yaxis()
+        right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        right.xaxis.set_major_formatter("{x:,.0f}")
+        right.set(xlabel="occurrences", title="Most frequent tokens")
+        return figure
 
-def save(figure: Figure, file: Path) -> None:
-    """Write a picture, the same bytes for the same figures."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120, metadata={"Software": None})
-    plt.close(figure)
+    save_pictures(draw, file)

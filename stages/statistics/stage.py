@@ -1,8 +1,8 @@
-"""Stage `statistics`: what the texts are like, in figures and pictures to look at before training.
+"""Stage `statistics`: figures and pictures of the documents, to look at before training.
 
-How long they are, which tokens they are made of, what was left out and why, and how much of the
-validation text can be read in the training text. Counted over the shards, from memory maps: what is
-held in memory grows with the vocabulary and the number of documents, never with the text.
+They show the lengths of documents, the frequencies of tokens, what was dropped and why, and how
+much of the validation text is in the training text. They are computed from the memory-mapped
+shards: memory grows with the vocabulary and the number of documents, never with the text.
 """
 
 import json
@@ -20,6 +20,7 @@ from nanogpt.files import atomic_dir, file_sha256
 from stages.artifacts.shards import Shards
 from stages.artifacts.tokens import Tokenized
 from stages.runtime.settings import Settings
+from stages.statistics.lengths import Histogram, length_histogram
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
@@ -28,32 +29,32 @@ SHARDS, OUT = Path("data/shards"), Path("statistics")
 SPLITS = ("train", "val")
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOP_TOKENS = 50
-ZIPF_POINTS = 500  # of the curve of frequencies: more are not to be seen on logarithmic axes
-LEAK_WORDS = 13  # GPT-3's measure of what test text was seen in training (Brown et al. 2020)
-LEAK_TOKENS = 4 << 20  # of a split that are compared: some 12 MB of text, in two or three seconds
-DOCUMENT_TOKENS = 1 << 21  # of one document, so that a text of a gigabyte is never held whole
+ZIPF_POINTS = 500  # of the curve of frequencies: on logarithmic axes more would not show
+NGRAM_WORDS = 13  # as GPT-3's authors measured contamination (Brown et al. 2020)
+SAMPLE_TOKENS = 4 << 20  # compared of a split: some 12 MB of text, in two or three seconds
+DOCUMENT_TOKENS = 1 << 21  # compared of one document, so that no gigabyte is decoded at once
 
 Counts = NDArray[np.int64]
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A manifest."""
+    """Read a manifest."""
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
 
 def document_bytes(tokens: Path) -> Counts:
-    """(documents,) bytes of text of each."""
+    """Return the bytes of text of each document (documents,)."""
     return Tokenized.open(tokens).sizes().bytes
 
 
 def document_tokens(shards: Shards, split: str) -> Counts:
-    """(documents,) tokens of each, its separator not counted."""
+    """Return the tokens of each document (documents,), without its end-of-text token."""
     return np.diff(shards.ends(split), prepend=0) - 1
 
 
 def length_quantiles(n_tokens: Counts, n_bytes: Counts) -> list[dict[str, float]]:
-    """The lengths that a share of the documents does not exceed, each measure by itself."""
+    """Return quantiles of the lengths in tokens and, independently, of those in bytes."""
     tokens, sizes = (
         np.quantile(lengths, QUANTILES, method="inverted_cdf").tolist()
         for lengths in (n_tokens, n_bytes)
@@ -64,25 +65,8 @@ def length_quantiles(n_tokens: Counts, n_bytes: Counts) -> list[dict[str, float]
     ]
 
 
-def length_bins(longest: int) -> Counts:
-    """Edges 1, 2, 3, 4, 6, 8, 11, 16, ... past the longest document: two bins for each doubling."""
-    steps = np.arange(2 * math.log2(longest + 1) + 2)
-    return np.unique(np.round(2 ** (steps / 2)).astype(np.int64))
-
-
-def length_histogram(lengths: dict[str, Counts]) -> list[tuple[int, int, int]]:
-    """(shortest length in the bin, documents for training, for validation), no bin left out."""
-    edges = length_bins(max(int(of_split.max()) for of_split in lengths.values()))
-    train, val = (np.histogram(lengths[split], edges)[0] for split in SPLITS)
-    filled = np.flatnonzero(train + val)
-    bins = slice(filled[0], filled[-1] + 1)
-    return list(
-        zip(edges[:-1][bins].tolist(), train[bins].tolist(), val[bins].tolist(), strict=True)
-    )
-
-
 def most_frequent(counts: Counts, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The tokens that occur most often, with their texts."""
+    """Return the tokens that occur most often, with their texts."""
     order = np.argsort(-counts, kind="stable")[:TOP_TOKENS]
     share = counts / counts.sum()
     return [
@@ -98,16 +82,16 @@ def most_frequent(counts: Counts, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def frequencies(counts: Counts) -> list[tuple[int, int]]:
-    """(rank, count) of the tokens that occur, from the most frequent on, at ranks evenly spread."""
+    """Return (rank, count) of tokens, most frequent first, at ranks evenly spaced by logarithm."""
     ordered = np.sort(counts[counts > 0])[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), ZIPF_POINTS).round().astype(np.int64))
     return list(zip(ranks.tolist(), ordered[ranks - 1].tolist(), strict=True))
 
 
-def of_corpora(
+def corpus_figures(
     tokens: dict[str, Any], cleaned: dict[str, Any], mixture: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """What is left of each corpus, what was dropped of it, and its part where they are mixed."""
+    """Return the sizes of each corpus, how much was dropped, and its share in a mixture."""
     sums: dict[str, Counter[str]] = {}
     for file in tokens["files"]:
         sizes = {key: file[key] for key in ("documents", "tokens", "bytes")}
@@ -115,19 +99,19 @@ def of_corpora(
     for file in cleaned["files"]:
         dropped = file["documents"] - file["kept"]
         sums.setdefault(file["corpus"], Counter()).update(dropped=dropped)
-    parts = mixture["corpora"] if mixture else {}
+    mixed = mixture["corpora"] if mixture else {}
     return [
-        {"corpus": corpus, **sizes, "mixture": parts.get(corpus)} for corpus, sizes in sums.items()
+        {"corpus": corpus, **sizes, "mixture": mixed.get(corpus)} for corpus, sizes in sums.items()
     ]
 
 
-class Excerpt:
-    """Documents of a split, evenly spread, so many that they hold about LEAK_TOKENS."""
+class Sample:
+    """Evenly spaced documents of a split, about SAMPLE_TOKENS in all."""
 
     def __init__(self, shards: Shards, split: str) -> None:
         self.stream = shards.stream(split)
         ends = shards.ends(split)
-        self.numbers = np.arange(0, len(ends), math.ceil(len(self.stream) / LEAK_TOKENS))
+        self.numbers = np.arange(0, len(ends), math.ceil(len(self.stream) / SAMPLE_TOKENS))
         starts = np.where(self.numbers > 0, ends[self.numbers - 1], 0)
         stops = np.minimum(ends[self.numbers] - 1, starts + DOCUMENT_TOKENS)
         self.spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
@@ -135,39 +119,39 @@ class Excerpt:
         self.share = float((stops - starts).sum() / n_text)
 
     def texts(self, tokenizer: Tokenizer) -> Iterator[str]:
-        """Their texts."""
+        """Yield the text of each document."""
         for start, stop in self.spans:
             yield tokenizer.decode(self.stream.read(start, stop).tolist())
 
 
-def leak(shards: Shards, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How much of the validation text is word for word in the training text.
+def measure_contamination(shards: Shards, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return how much of the validation text is word for word in the training text.
 
-    Of splits too large to compare whole documents are, evenly spread; `train_compared` and
-    `val_compared` say which share of each text that is.
+    Of large splits only evenly spaced documents are compared; `train_compared` and `val_compared`
+    are the shares of the text that this makes.
     """
     from stages.statistics.contamination import overlap
 
-    train, val = Excerpt(shards, "train"), Excerpt(shards, "val")
-    found = overlap(train.texts(tokenizer), val.texts(tokenizer), n=LEAK_WORDS)
+    train, val = Sample(shards, "train"), Sample(shards, "val")
+    result = overlap(train.texts(tokenizer), val.texts(tokenizer), n=NGRAM_WORDS)
     return {
-        "share": round(found.share, 6),
-        "words": LEAK_WORDS,
-        "ngrams": found.ngrams,
-        "found": found.found,
+        "share": round(result.share, 6),
+        "words": NGRAM_WORDS,
+        "ngrams": result.ngrams,
+        "found": result.shared,
         "train_compared": round(train.share, 4),
         "val_compared": round(val.share, 4),
         "worst": [
             {"document": int(val.numbers[index]) + 1, "share": round(share, 4)}
-            for index, share in found.worst
+            for index, share in result.worst
         ],
     }
 
 
 def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> dict[str, Any]:
-    """Write figures, tables and pictures; the figures.
+    """Write figures, tables and pictures, and return the figures.
 
-    Raises ValueError for shards that were not made from these tokens.
+    Raises ValueError if the shards were not made from these tokens.
     """
     if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
         raise ValueError(
@@ -189,12 +173,12 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
         "unseen_ids": unseen,
         "skipped": read_json(corpus / "manifest.json")["skipped"],
         "dropped": cleaned["dropped"],
-        "leak": leak(shards, tokenizer),
+        "leak": measure_contamination(shards, tokenizer),
         "splits": [
             {"split": name, **{key: described[key] for key in ("documents", "tokens", "bytes")}}
             for name, described in shards.manifest["splits"].items()
         ],
-        "corpora": of_corpora(totals, cleaned, shards.manifest.get("mixture")),
+        "corpora": corpus_figures(totals, cleaned, shards.manifest.get("mixture")),
         "lengths": length_quantiles(n_tokens, document_bytes(tokens)),
         "top_tokens": most_frequent(counts, tokenizer),
     }
@@ -206,34 +190,34 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
 
 
 def draw(
-    lengths: list[tuple[int, int, int]],
+    lengths: Histogram,
     zipf: list[tuple[int, int]],
     result: dict[str, Any],
     folder: Path,
 ) -> None:
-    """The pictures, and the tables behind them for `dvc plots`."""
+    """Draw the pictures, and write the tables behind them for `dvc plots`."""
     from stages.lib.plots import write_table
     from stages.statistics.plots import draw_frequencies, draw_lengths
 
-    write_table(folder / "lengths.csv", ("tokens", *SPLITS), lengths)
+    write_table(folder / "lengths.csv", ("tokens", *lengths.documents), lengths.rows())
     write_table(folder / "tokens.csv", ("rank", "count"), zipf)
     draw_lengths(lengths, folder / "lengths.png")
     top = [(token["text"], token["count"]) for token in result["top_tokens"]]
     draw_frequencies(zipf, top, folder / "frequencies.png")
 
 
-def leak_line(found: dict[str, Any]) -> str:
-    """The result of the leak check in words."""
-    whole = min(found["train_compared"], found["val_compared"]) == 1
-    return f"{found['share']:.2%} of the validation text is in the training text" + (
-        "" if whole else f" (compared with {found['train_compared']:.1%} of it)"
+def contamination_line(leak: dict[str, Any]) -> str:
+    """Return the result of `measure_contamination` as a sentence."""
+    complete = min(leak["train_compared"], leak["val_compared"]) == 1
+    return f"{leak['share']:.2%} of the validation text is in the training text" + (
+        "" if complete else f" (compared with {leak['train_compared']:.1%} of it)"
     )
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages statistics`."""
+    """Run `python -m stages statistics`."""
     result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
     print(
         f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} ids never occur; "
-        f"{leak_line(result['leak'])}"
+        f"{contamination_line(result['leak'])}"
     )

@@ -1,1 +1,1 @@
-"""Stage `tokenize`: documents to tokens, and the tokenizer that made them."""
+"""Stage `tokenize`: learn or load a tokenizer and encode all documents."""

@@ -1,8 +1,8 @@
-"""What turns texts into ids: tiktoken, the reference, or an engine that is proven equal to it.
+"""Engines that encode texts: tiktoken, the reference, or one that is checked against it.
 
 gigatoken encodes GPT-2's vocabulary more than ten times as fast. It is young, so no run trusts it:
-before it encodes a corpus it must give tiktoken's ids for texts made to trip it and for a sample of
-that corpus, or the stage stops. There is no way back to tiktoken in silence.
+before it encodes a corpus, it must give tiktoken's tokens for adversarial texts and for a sample of
+that corpus, or the stage stops. There is no silent fallback to tiktoken.
 """
 
 import math
@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stages.artifacts.clean import CleanCorpus, CleanPart, byte_lengths
 from stages.lib.arrow import from_texts
 from stages.tokenize.params import Engine
 from stages.tokenize.piece_encoder import PieceEncoder
-from stages.tokenizers.ids import Ids, token_dtype
 from stages.tokenizers.pretokenize import BOUNDS
 from stages.tokenizers.tokenizer import (
     SEPARATOR,
@@ -26,15 +24,17 @@ from stages.tokenizers.tokenizer import (
     Tokenizer,
     load_tokenizer,
 )
+from stages.tokenizers.tokens import RaggedTokens, Tokens, token_dtype
 
-# A whole part, more or less: of eight groups' distinct pieces half occur in another of them too.
+# About a whole part. Of the distinct pieces of eight groups, half occur in more than one of them.
 PIECES_BYTES = 32 << 20
 
 SAMPLE_GROUPS = 12  # spread over the corpus
-SAMPLE_BYTES = 64 << 10  # about, of each
+SAMPLE_BYTES = 64 << 10  # of each group, about
 
-# What tokenizers were found to disagree on: white space at ends and before words, contractions
-# after anything but a letter, marks and digits of other scripts, controls, typed special tokens.
+# Texts on which tokenizers were found to disagree: white space at ends and before words,
+# contractions after anything but a letter, marks and digits of other scripts, control characters,
+# special tokens in the text.
 ADVERSARIAL = (
     *("", " ", "  ", "\n", " \n", "\n ", "\r\n", "\t", "\x0b\x0c", "\x00", "\x1c", "\x85", "\xa0"),
     *("a ", "a  ", "a   b", "a\n\n b", " \n \n ", "a\t\tb", "a \u3000b", "\u2028a\u2029", "\u200b"),
@@ -75,47 +75,51 @@ ADVERSARIAL = (
 )
 
 
-# The ids of the texts of each group.
-Encode = Callable[[Sequence[pa.LargeStringArray]], Iterator[Ids]]
+Encode = Callable[[Sequence[pa.LargeStringArray]], Iterator[RaggedTokens]]  # one for each group
 Dtype = type[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An engine with its vocabulary."""
+    """An engine with a vocabulary loaded."""
 
-    encode: Encode  # to ids of the type `dtype`
-    dtype: Dtype  # holds every id
-    at_once: int = 0  # bytes of text that are better encoded together
+    encode: Encode
+    dtype: Dtype  # of the tokens
+    batch_bytes: int = 0  # bytes of text that it encodes faster together
 
 
 def load_encoder(tokenizer: Path, engine: Engine) -> Encoder:
-    """The encoder of a saved tokenizer. Raises ValueError when the engine is not installed."""
+    """Return the encoder of a saved tokenizer.
+
+    Raises ValueError if the engine is not installed.
+    """
     if engine == "gigatoken":
         return load_gigatoken(tokenizer)
     reference = load_tokenizer(tokenizer)
     dtype = token_dtype(reference.n_vocab)
     if isinstance(reference, BpeTokenizer) and reference.pattern in BOUNDS:
         return Encoder(PieceEncoder(reference).encode, dtype, PIECES_BYTES)
-    return Encoder(one_by_one(reference), dtype)
+    return Encoder(encode_each(reference), dtype)
 
 
-def one_by_one(tokenizer: Tokenizer) -> Encode:
-    """Encode by the tokenizer itself."""
-    return lambda groups: (joined(map(tokenizer.encode, texts.to_pylist())) for texts in groups)
+def encode_each(tokenizer: Tokenizer) -> Encode:
+    """Return a function that encodes text by text with the tokenizer itself."""
+    return lambda groups: (
+        concatenate(map(tokenizer.encode, texts.to_pylist())) for texts in groups
+    )
 
 
-def joined(ids: Iterable[NDArray[np.unsignedinteger]]) -> Ids:
-    """The ids of each text put one after the other."""
-    each = list(ids)
-    return Ids(np.concatenate(each), np.cumsum([0, *map(len, each)]))
+def concatenate(tokens: Iterable[Tokens]) -> RaggedTokens:
+    """Return the tokens of several texts in one array."""
+    arrays = list(tokens)
+    return RaggedTokens(np.concatenate(arrays), np.cumsum([0, *map(len, arrays)]))
 
 
 def load_gigatoken(tokenizer: Path) -> Encoder:
-    """GPT-2's vocabulary by gigatoken.
+    """Return the encoder of GPT-2's vocabulary by gigatoken.
 
-    It adds special tokens to a file that has the name of a published vocabulary; ours has not, so
-    that `<|endoftext|>` in a text stays letters.
+    gigatoken adds special tokens if the file has the name of a published vocabulary. Ours has
+    another name, so `<|endoftext|>` in a text is encoded as ordinary text.
     """
     try:
         import gigatoken
@@ -128,10 +132,10 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
     fast = gigatoken.Tokenizer.from_tiktoken(ranks, pretokenizer="gpt2")
     dtype = token_dtype(fast.vocab_size + 1)
 
-    def encode(groups: Sequence[pa.LargeStringArray]) -> Iterator[Ids]:
+    def encode(groups: Sequence[pa.LargeStringArray]) -> Iterator[RaggedTokens]:
         for texts in groups:
-            utf8 = texts.view(pa.large_binary()).to_pylist()  # as it is, not decoded
-            yield joined(fast.backend.encode(text).astype(dtype) for text in utf8)
+            utf8 = texts.view(pa.large_binary()).to_pylist()  # bytes: nothing is decoded
+            yield concatenate(fast.backend.encode(text).astype(dtype) for text in utf8)
 
     return Encoder(encode, dtype)
 
@@ -139,65 +143,61 @@ def load_gigatoken(tokenizer: Path) -> Encoder:
 def assert_same_tokens(
     candidate: Encoder, engine: Engine, texts: Iterable[tuple[str, str]], reference: Tokenizer
 ) -> None:
-    """Raise ValueError at the first of the (name, text) pairs whose ids are not the reference's."""
+    """Raise ValueError at the first (name, text) whose tokens are not the reference's."""
     for name, text in texts:
-        (ids,) = candidate.encode([from_texts([text.encode()])])
-        found = ids.values
+        (encoded,) = candidate.encode([from_texts([text.encode()])])
+        actual = encoded.values
         try:
-            right = reference.encode(text)
+            expected = reference.encode(text)
         except ValueError as error:
             raise ValueError(f"tiktoken cannot encode {name}: {error}") from None
-        if not np.array_equal(found, right):
-            raise ValueError(difference(reference, engine, name, found, right))
+        if not np.array_equal(actual, expected):
+            raise ValueError(describe_difference(reference, engine, name, actual, expected))
 
 
-def difference(
-    reference: Tokenizer,
-    engine: Engine,
-    name: str,
-    found: NDArray[np.unsignedinteger],
-    right: NDArray[np.unsignedinteger],
+def describe_difference(
+    reference: Tokenizer, engine: Engine, name: str, actual: Tokens, expected: Tokens
 ) -> str:
-    """Where the ids of a text part."""
-    shared = min(len(found), len(right))
-    unequal = np.flatnonzero(found[:shared] != right[:shared])
+    """Return a message that shows where the tokens of a text first differ."""
+    shared = min(len(actual), len(expected))
+    unequal = np.flatnonzero(actual[:shared] != expected[:shared])
     first = int(unequal[0]) if len(unequal) else shared
-    before = reference.decode(right[max(0, first - 8) : first].tolist())
-    ids, expected = (tokens[first : first + 4].tolist() for tokens in (found, right))
+    before = reference.decode(expected[max(0, first - 8) : first].tolist())
+    wrong, right = (tokens[first : first + 4].tolist() for tokens in (actual, expected))
     return (
-        f"tokenize.engine {engine} gives other ids than tiktoken in {name}, token {first}, after "
-        f"{before!r}: {ids}, not {expected}. Nothing was tokenized with it; use tokenize.engine: "
-        "tiktoken"
+        f"tokenize.engine {engine} gives other tokens than tiktoken in {name}, token {first}, "
+        f"after {before!r}: {wrong}, not {right}. Nothing was tokenized with it; use "
+        "tokenize.engine: tiktoken"
     )
 
 
 def adversarial() -> Iterator[tuple[str, str]]:
-    """Names and texts that are hard to get right."""
+    """Yield (name, text) of texts that are hard to encode right."""
     for number, text in enumerate(ADVERSARIAL):
         yield f"adversarial text {number}", text
 
 
-def sample(cleaned: CleanCorpus) -> Iterator[tuple[str, str]]:
-    """Ids and texts of documents from about SAMPLE_GROUPS places, spread over the corpus."""
-    kept = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
-    parts = list(zip(cleaned.parts, kept, strict=True))
+def sample_documents(cleaned: CleanCorpus) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of documents from about SAMPLE_GROUPS places, spread over the corpus."""
+    sizes = [file["bytes"] for file in cleaned.manifest["files"] if file["kept"]]
+    parts = list(zip(cleaned.parts, sizes, strict=True))
     chosen = parts[:: math.ceil(len(parts) / SAMPLE_GROUPS)]
     for part, n_bytes in chosen:
-        for group in spread(part, n_bytes, round(SAMPLE_GROUPS / len(chosen))):
-            sizes = byte_lengths(group.column("text"))
-            before = np.cumsum(sizes) - sizes
-            some = group.slice(0, int(np.searchsorted(before, SAMPLE_BYTES)))
-            names, texts = some.column("id").to_pylist(), some.column("text").to_pylist()
+        for group in spaced_groups(part, n_bytes, round(SAMPLE_GROUPS / len(chosen))):
+            lengths = byte_lengths(group.column("text"))
+            starts = np.cumsum(lengths) - lengths
+            head = group.slice(0, int(np.searchsorted(starts, SAMPLE_BYTES)))
+            names, texts = head.column("id").to_pylist(), head.column("text").to_pylist()
             yield from zip(names, texts, strict=True)
 
 
-def spread(part: CleanPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
-    """So many groups of a part that has n_bytes of text, at equal distances."""
-    passed = taken = 0
+def spaced_groups(part: CleanPart, n_bytes: int, count: int) -> Iterator[pa.RecordBatch]:
+    """Yield `count` evenly spaced groups of a part that has n_bytes of text."""
+    seen = yielded = 0  # bytes, groups
     for group in part.groups():
-        if passed * count >= taken * n_bytes:
-            taken += 1
+        if seen * count >= yielded * n_bytes:
+            yielded += 1
             yield group
-            if taken == count:
+            if yielded == count:
                 return
-        passed += int(byte_lengths(group.column("text")).sum())
+        seen += int(byte_lengths(group.column("text")).sum())

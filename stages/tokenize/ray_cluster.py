@@ -1,8 +1,9 @@
-"""Parts tokenized on a Ray cluster: the same function on the same bytes, on other machines.
+"""Tokenize parts on a Ray cluster: the same function on the same bytes, on other machines.
 
-Parts travel over a place that all machines see, a folder or a bucket: this process puts corpus and
-verdicts there, a worker fetches them, works on files of its own and puts tokens and record, this
-process collects them and clears up. No more parts are under way than keep the workers busy.
+Parts travel through storage that all machines can reach, a folder or a bucket. This process uploads
+corpus and verdicts; a worker downloads them, works on local files and uploads tokens and record;
+this process downloads those and deletes what is left. Only as many parts are in flight as keep the
+workers busy.
 """
 
 import hashlib
@@ -25,64 +26,73 @@ from stages.runtime.errors import Crashed
 from stages.runtime.pool import in_order
 from stages.tokenize.engine import Encoder, adversarial, assert_same_tokens, load_encoder
 from stages.tokenize.params import Engine
-from stages.tokenize.token_cache import Task, finished
-from stages.tokenize.token_parts import SUFFIX, Description, record_of, tokenize_part, written_by
+from stages.tokenize.token_cache import Task, cached_description
+from stages.tokenize.token_parts import (
+    SUFFIX,
+    Description,
+    record_path,
+    tokenize_part,
+    writer_version,
+)
 from stages.tokenizers.tokenizer import load_tokenizer
 
 PACKAGES = Path(__file__).parents[2]
-DEFAULT_PLACE = Path(".cache/shared")  # right on one machine, and where all share this folder
+DEFAULT_STORAGE = Path(".cache/shared")  # for one machine, or for all if they share this folder
 UNREACHABLE = ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN")
-OBJECT_STORE_BYTES = 80 << 20  # the least Ray takes; only names and counts pass through it
+OBJECT_STORE_BYTES = 80 << 20  # Ray's minimum; only names and counts go through it
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder or bucket that driver and workers see."""
+class SharedStorage:
+    """A folder or bucket that the driver and all workers can reach."""
 
     uri: str
 
     @classmethod
-    def of_this_project(cls, shared: str | None) -> "Place":
-        """A corner of the shared place that no other project uses, the same after a restart."""
-        root = shared or str(DEFAULT_PLACE)
+    def of_this_project(cls, shared: str | None) -> "SharedStorage":
+        """Return a folder in the shared storage for this project alone, the same on each run."""
+        root = shared or str(DEFAULT_STORAGE)
         root = root if "://" in root else str(Path(root).absolute())
         owner = hashlib.sha256(f"{platform.node()}:{Path.cwd()}".encode()).hexdigest()
         return cls(f"{root.rstrip('/')}/tokenize-{owner[:16]}")
 
-    def put(self, source: Path, name: str) -> None:
-        """Copy a local file, or a folder of files, to the place."""
-        with self.opened() as (there, root):
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a local file, or a folder of files, to the storage."""
+        with self.connect() as (filesystem, root):
             target = f"{root}/{name}"
-            there.create_dir(target if source.is_dir() else target.rpartition("/")[0])
-            fs.copy_files(str(source.absolute()), target, fs.LocalFileSystem(), there)
+            filesystem.create_dir(target if source.is_dir() else target.rpartition("/")[0])
+            fs.copy_files(str(source.absolute()), target, fs.LocalFileSystem(), filesystem)
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file from the place, or the files of a folder into one that is there."""
-        with self.opened() as (there, root):
-            fs.copy_files(f"{root}/{name}", str(target.absolute()), there, fs.LocalFileSystem())
+    def download(self, name: str, target: Path) -> None:
+        """Copy a file, or the files of a folder into an existing one, from the storage."""
+        with self.connect() as (filesystem, root):
+            fs.copy_files(
+                f"{root}/{name}", str(target.absolute()), filesystem, fs.LocalFileSystem()
+            )
 
     def clear(self, name: str = "") -> None:
-        """Remove a folder and all in it, if it is there."""
-        with self.opened() as (there, root):
+        """Remove a folder and all in it, if it exists."""
+        with self.connect() as (filesystem, root):
             folder = f"{root}/{name}".rstrip("/")
-            if there.get_file_info(folder).type == fs.FileType.Directory:
-                there.delete_dir(folder)
+            if filesystem.get_file_info(folder).type == fs.FileType.Directory:
+                filesystem.delete_dir(folder)
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[Any, str]]:
-        """The file system and the path in it. AWS_ENDPOINT_URL names an S3 that is not Amazon's.
+    def connect(self) -> Iterator[tuple[Any, str]]:
+        """Yield the file system and the path in it.
 
-        Raises ValueError for an address that is none, ConnectionError when S3 does not answer.
+        AWS_ENDPOINT_URL names an S3 server other than Amazon's. Raises ValueError if the address is
+        invalid, ConnectionError if S3 does not answer.
         """
         try:
-            there, root = fs.FileSystem.from_uri(self.uri)
+            filesystem, root = fs.FileSystem.from_uri(self.uri)
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"NANOGPT_SHARED: {self.uri} is neither a folder nor an address such as "
                 f"s3://bucket/folder: {error}"
             ) from None
         try:
-            yield there, root
+            yield filesystem, root
         except OSError as error:
             if any(f"AWS Error {name}" in str(error) for name in UNREACHABLE):
                 raise ConnectionError(f"{self.uri}: {error}") from None
@@ -90,61 +100,64 @@ class Place:
 
 
 @lru_cache(maxsize=1)
-def fetched_encoder(place: Place, tokenizer: str, engine: Engine) -> Encoder:
-    """The encoder a worker keeps. What was admitted on one machine is looked at again on this."""
+def worker_encoder(storage: SharedStorage, tokenizer: str, engine: Engine) -> Encoder:
+    """Return the encoder that a worker keeps, after checking the engine on this machine too."""
     with TemporaryDirectory() as name:
         folder = Path(name) / "tokenizer"
         folder.mkdir()
-        place.fetch(tokenizer, folder)
+        storage.download(tokenizer, folder)
         encoder = load_encoder(folder, engine)
         assert_same_tokens(encoder, engine, adversarial(), load_tokenizer(folder))
         return encoder
 
 
-def tokenize_there(
-    place: Place, name: str, part: CleanPart, tokenizer: str, engine: Engine, written: str
+def tokenize_on_worker(
+    storage: SharedStorage, name: str, part: CleanPart, tokenizer: str, engine: Engine, version: str
 ) -> None:
-    """What a worker does: fetch a part, tokenize it on local files, put the result.
+    """Download a part, tokenize it as local files and upload the result.
 
     Raises ValueError on a machine that would write other bytes.
     """
-    if written != written_by():
-        raise ValueError(f"{platform.node()} writes {written_by()}, this project {written}")
+    if version != writer_version():
+        raise ValueError(f"{platform.node()} writes {writer_version()}, this project {version}")
     with TemporaryDirectory() as folder:
         texts, verdicts = Path(folder) / "texts", Path(folder) / "verdicts"
-        place.fetch(f"{name}/texts", texts)
-        place.fetch(f"{name}/verdicts", verdicts)
+        storage.download(f"{name}/texts", texts)
+        storage.download(f"{name}/verdicts", verdicts)
         target = Path(folder) / f"tokens{SUFFIX}"
         local = replace(part, texts=texts, verdicts=verdicts)
-        tokenize_part(local, fetched_encoder(place, tokenizer, engine), target)
-        place.put(target, f"{name}/tokens{SUFFIX}")
-        place.put(record_of(target), f"{name}/tokens.json")
+        tokenize_part(local, worker_encoder(storage, tokenizer, engine), target)
+        storage.upload(target, f"{name}/tokens{SUFFIX}")
+        storage.upload(record_path(target), f"{name}/tokens.json")
 
 
-def send(place: Place, task: Task) -> None:
-    """Put what a worker needs of a part."""
-    place.put(task.part.texts, f"{task.target.stem}/texts")
-    place.put(task.part.verdicts, f"{task.target.stem}/verdicts")
+def upload_part(storage: SharedStorage, task: Task) -> None:
+    """Upload the files of a part for a worker."""
+    storage.upload(task.part.texts, f"{task.target.stem}/texts")
+    storage.upload(task.part.verdicts, f"{task.target.stem}/verdicts")
 
 
-def collect(place: Place, task: Task) -> Description:
-    """Take a finished part. Raises ConnectionError when it did not arrive whole."""
-    files = (f"tokens{SUFFIX}", task.target), ("tokens.json", record_of(task.target))
+def collect_part(storage: SharedStorage, task: Task) -> Description:
+    """Download the tokens of a part and delete it from the storage.
+
+    Raises ConnectionError if they arrived damaged.
+    """
+    files = (f"tokens{SUFFIX}", task.target), ("tokens.json", record_path(task.target))
     for name, target in files:
         draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-        place.fetch(f"{task.target.stem}/{name}", draft)
+        storage.download(f"{task.target.stem}/{name}", draft)
         draft.rename(target)
-    found = finished(task.target)
-    if found is None:
-        raise ConnectionError(f"a part of tokens did not come whole from {place.uri}; run again")
-    place.clear(task.target.stem)
-    return found
+    description = cached_description(task.target)
+    if description is None:
+        raise ConnectionError(f"a part of tokens arrived damaged from {storage.uri}; run again")
+    storage.clear(task.target.stem)
+    return description
 
 
 @contextmanager
 def cluster(workers: int) -> Iterator[Any]:
-    """Ray, on the cluster at RAY_ADDRESS, or on this machine with so many workers."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    """Yield Ray, connected to the cluster at RAY_ADDRESS or to a local one of `workers` CPUs."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     try:
         import ray
     except ImportError:
@@ -162,7 +175,7 @@ def cluster(workers: int) -> Iterator[Any]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"py_modules": code},  # the workers run this very code
+        runtime_env={"py_modules": code},  # the workers run this same code
     )
     try:
         yield ray
@@ -182,23 +195,26 @@ def tokenize_on_ray(
     workers: int,
     shared: str | None,
 ) -> Iterator[Description]:
-    """Tokenize parts on a cluster; their descriptions in order. Ray runs lost ones again."""
-    place = Place.of_this_project(shared)
-    place.clear()  # what a killed run left
+    """Tokenize parts on a Ray cluster, which retries lost ones, and yield descriptions in order.
+
+    Raises Crashed if Ray gives up on a part.
+    """
+    storage = SharedStorage.of_this_project(shared)
+    storage.clear()  # leftovers of a killed run
     try:
         with cluster(workers) as ray:
-            place.put(tokenizer, "tokenizer")
-            start = ray.remote(num_cpus=1)(tokenize_there).remote
+            storage.upload(tokenizer, "tokenizer")
+            start = ray.remote(num_cpus=1)(tokenize_on_worker).remote
 
             def submit(task: Task) -> "Future[None]":
-                send(place, task)
+                upload_part(storage, task)
                 name = task.target.stem
-                reference = start(place, name, task.part, "tokenizer", engine, written_by())
+                reference = start(storage, name, task.part, "tokenizer", engine, writer_version())
                 future: Future[None] = reference.future()
                 return future
 
-            ahead = 2 * int(ray.cluster_resources()["CPU"])
-            for task, _ in zip(tasks, in_order(submit, tasks, ahead), strict=True):
-                yield collect(place, task)
+            in_flight = 2 * int(ray.cluster_resources()["CPU"])
+            for task, _ in zip(tasks, in_order(submit, tasks, in_flight), strict=True):
+                yield collect_part(storage, task)
     finally:
-        place.clear()
+        storage.clear()

@@ -1,7 +1,7 @@
-"""Parts of tokens kept from run to run: none is made twice, after a kill or in a grown corpus.
+"""A cache of tokenized parts: none is made twice, whether a run was killed or the corpus grew.
 
-A part is named by all that decides its bytes, so a changed input is another name, and what is
-under a name is taken only if its bytes still have the sha256 that was recorded when it was made.
+The key of a part is a hash of all that decides its bytes, so a changed input has another key. A
+cached file is used only if it still has the sha256 that was recorded when it was written.
 """
 
 import hashlib
@@ -12,24 +12,24 @@ from pathlib import Path
 
 from nanogpt.files import file_sha256
 from stages.artifacts.clean import CleanCorpus, CleanPart
-from stages.tokenize.token_parts import SUFFIX, Description, record_of, written_by
+from stages.tokenize.token_parts import SUFFIX, Description, record_path, writer_version
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A part of the corpus and where its tokens go."""
+    """A part of the corpus and the file for its tokens."""
 
     part: CleanPart
     target: Path
 
     @property
     def name(self) -> str:
-        """What the tokens are called next to those of the other parts."""
+        """Return the name of the file in the tokens folder."""
         return self.part.texts.with_suffix(SUFFIX).name
 
 
-def tasks_of(cleaned: CleanCorpus, tokenizer_fingerprint: str, cache: Path) -> list[Task]:
-    """One task for each part of a corpus, in order."""
+def make_tasks(cleaned: CleanCorpus, tokenizer_fingerprint: str, cache: Path) -> list[Task]:
+    """Return one task for each part of a corpus, in order."""
     manifest = json.loads((cleaned.corpus / "manifest.json").read_text(encoding="utf-8"))
     texts = {file["name"]: file["sha256"] for file in manifest["files"]}
     verdicts = {file["name"]: file["sha256"] for file in cleaned.manifest["files"]}
@@ -42,24 +42,24 @@ def tasks_of(cleaned: CleanCorpus, tokenizer_fingerprint: str, cache: Path) -> l
 
 
 def part_key(texts: str, verdicts: str, form: str | None, tokenizer_fingerprint: str) -> str:
-    """The name of a part of tokens: a hash over the hashes of what it is made of."""
-    inputs = json.dumps([texts, verdicts, form, tokenizer_fingerprint, written_by()])
+    """Return the key of a tokenized part: a hash over the hashes of its inputs."""
+    inputs = json.dumps([texts, verdicts, form, tokenizer_fingerprint, writer_version()])
     return hashlib.sha256(inputs.encode("utf-8")).hexdigest()
 
 
-def finished(target: Path) -> Description | None:
-    """What a part of tokens holds if it is whole; None if it is to be made, or made again."""
+def cached_description(target: Path) -> Description | None:
+    """Return the record of a file of tokens; None if the file is missing or damaged."""
     try:
-        found: Description = json.loads(record_of(target).read_bytes())
-        whole = found["sha256"] == file_sha256(target)
+        description: Description = json.loads(record_path(target).read_bytes())
+        intact = description["sha256"] == file_sha256(target)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return found if whole else None
+    return description if intact else None
 
 
 def prune(cache: Path, kept: Iterable[Path]) -> None:
-    """Remove all that no part in `kept` needs, what killed runs left included."""
-    used = {name for target in kept for name in (target, record_of(target))}
+    """Remove all files but those of `kept` from the cache, leftovers of killed runs included."""
+    used = {name for target in kept for name in (target, record_path(target))}
     for file in cache.iterdir():
         if file not in used:
             file.unlink(missing_ok=True)

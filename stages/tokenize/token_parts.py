@@ -1,8 +1,8 @@
-"""One part of a corpus to one file of tokens: the unit of work of `tokenize`.
+"""Tokenize one part of a corpus into one file: the unit of work of `tokenize`.
 
 A pure function that runs wherever the files are: in the stage's own process, in a pool, on another
-machine. It puts its file and the record of it in place, each by one move, so that whatever is
-killed, what is there under its name is whole.
+machine. It writes its file and the record of it atomically, so that after a kill at any moment a
+file that has its final name is complete.
 """
 
 import json
@@ -20,17 +20,17 @@ from stages.artifacts.clean import CleanPart, byte_lengths
 from stages.lib.arrow import from_numbers, to_numbers
 from stages.lib.text_hash import TEXT_HASH
 from stages.tokenize.engine import Dtype, Encoder
-from stages.tokenizers.ids import Ids
+from stages.tokenizers.tokens import RaggedTokens
 
-VERSION = 6  # of what a part of tokens looks like; another one makes all parts again
+VERSION = 6  # of the format; raising it makes every part again
 
-# Arrow's own files: parquet knows no numbers of two bytes, and takes three times as long to write
-# and five to read (docs/lab-notes.md). Compressing them would take half as long as encoding does.
+# Arrow's own format: Parquet has no two-byte integers and takes three times as long to write and
+# five times as long to read (docs/lab-notes.md). Compression would take half as long as encoding.
 SUFFIX = ".arrow"
 
 
 class Description(TypedDict):
-    """What a part of tokens holds."""
+    """The record of a file of tokens."""
 
     documents: int
     tokens: int
@@ -38,17 +38,17 @@ class Description(TypedDict):
     sha256: str
 
 
-def written_by() -> str:
-    """All that decides a part's bytes other than corpus, verdicts and tokenizer."""
+def writer_version() -> str:
+    """Return all that decides the bytes of a part besides corpus, verdicts and tokenizer."""
     return f"version {VERSION}, pyarrow {pa.__version__}"
 
 
 def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
-    """The columns of a part of tokens, none of them ever null."""
-    ids = pa.large_list(pa.field("element", pa.from_numpy_dtype(dtype), nullable=False))
+    """Return the columns of a file of tokens, none of them nullable."""
+    tokens = pa.large_list(pa.field("element", pa.from_numpy_dtype(dtype), nullable=False))
     columns = {
         "id": pa.string(),
-        "tokens": ids,
+        "tokens": tokens,
         "n_tokens": pa.int64(),
         "n_bytes": pa.int64(),
         "text_hash": TEXT_HASH,
@@ -56,42 +56,42 @@ def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-def together(groups: Iterable[pa.RecordBatch], n_bytes: int) -> Iterator[list[pa.RecordBatch]]:
-    """Groups of documents in runs of at least n_bytes of text, but for the last."""
-    run: list[pa.RecordBatch] = []
+def batch_groups(groups: Iterable[pa.RecordBatch], n_bytes: int) -> Iterator[list[pa.RecordBatch]]:
+    """Yield lists of groups of documents with at least n_bytes of text, except for the last."""
+    batch: list[pa.RecordBatch] = []
     size = 0
     for group in groups:
-        run.append(group)
+        batch.append(group)
         size += group.column("text").nbytes
         if size >= n_bytes:
-            yield run
-            run, size = [], 0
-    if run:
-        yield run
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def encoded(encoder: Encoder, groups: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Groups of documents (id, text, text_hash) as rows of tokens."""
-    found = encoder.encode([group.column("text") for group in groups])
-    for group, ids in zip(groups, found, strict=True):
-        yield token_rows(group, ids, encoder.dtype)
+def encode_groups(encoder: Encoder, groups: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield groups of documents (id, text, text_hash) as rows of tokens."""
+    encoded = encoder.encode([group.column("text") for group in groups])
+    for group, tokens in zip(groups, encoded, strict=True):
+        yield token_rows(group, tokens, encoder.dtype)
 
 
-def token_rows(group: pa.RecordBatch, ids: Ids, dtype: Dtype) -> pa.RecordBatch:
-    """Documents (id, text, text_hash) and the ids of their texts as `schema` has them."""
+def token_rows(group: pa.RecordBatch, tokens: RaggedTokens, dtype: Dtype) -> pa.RecordBatch:
+    """Return the rows, as in `schema`, of documents (id, text, text_hash) and their tokens."""
     columns = schema(dtype)
-    values = from_numbers(ids.values)
-    ends = from_numbers(ids.ends)
-    tokens = pa.LargeListArray.from_arrays(ends, values, type=columns.field("tokens").type)
-    n_tokens = from_numbers(np.diff(ids.ends))
+    values = from_numbers(tokens.values)
+    offsets = from_numbers(tokens.offsets)
+    lists = pa.LargeListArray.from_arrays(offsets, values, type=columns.field("tokens").type)
+    n_tokens = from_numbers(np.diff(tokens.offsets))
     n_bytes = from_numbers(byte_lengths(group.column("text")))
     return pa.RecordBatch.from_arrays(
-        [group.column("id"), tokens, n_tokens, n_bytes, group.column("text_hash")], schema=columns
+        [group.column("id"), lists, n_tokens, n_bytes, group.column("text_hash")], schema=columns
     )
 
 
 def tokenize_part(part: CleanPart, encoder: Encoder, target: Path) -> Description:
-    """Write the tokens of a part to `target`, and next to it the record that they are whole."""
+    """Write the tokens of a part to `target`, then the record of that file next to it."""
     documents = tokens = n_bytes = 0
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -99,22 +99,22 @@ def tokenize_part(part: CleanPart, encoder: Encoder, target: Path) -> Descriptio
             pa.OSFile(str(draft), "wb") as file,
             pa.ipc.new_file(file, schema(encoder.dtype)) as writer,
         ):
-            runs = together(part.groups(), encoder.at_once)
-            for rows in chain.from_iterable(encoded(encoder, run) for run in runs):
+            batches = batch_groups(part.groups(), encoder.batch_bytes)
+            for rows in chain.from_iterable(encode_groups(encoder, batch) for batch in batches):
                 writer.write_batch(rows)
                 documents += rows.num_rows
                 tokens += len(rows.column("tokens").values)
                 n_bytes += int(to_numbers(rows.column("n_bytes")).sum())
-        drop_cached(part.texts)  # room for what is written
+        drop_cached(part.texts)  # makes room in the page cache for what is written
         sha256 = flushed_sha256(draft)
         draft.rename(target)
     finally:
         draft.unlink(missing_ok=True)
-    found = Description(documents=documents, tokens=tokens, bytes=n_bytes, sha256=sha256)
-    atomic_write(record_of(target), json.dumps(found) + "\n")
-    return found
+    description = Description(documents=documents, tokens=tokens, bytes=n_bytes, sha256=sha256)
+    atomic_write(record_path(target), json.dumps(description) + "\n")
+    return description
 
 
-def record_of(target: Path) -> Path:
-    """Where it is recorded what a part of tokens holds."""
+def record_path(target: Path) -> Path:
+    """Return where the record of a file of tokens is."""
     return target.with_suffix(".json")

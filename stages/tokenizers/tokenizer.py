@@ -1,7 +1,7 @@
-"""Tokenizers: text to ids and back, and the same one again from its folder.
+"""Tokenizers: encode text to tokens, decode tokens to text, save to a folder and load from it.
 
-Every document is followed by one separator, `<|endoftext|>`, the last id of each vocabulary. Typed
-inside a document those letters are letters.
+Every document is followed by one end-of-text token, `<|endoftext|>`, which has the last id of each
+vocabulary. Where a document contains those characters, they are encoded as ordinary text.
 """
 
 import hashlib
@@ -17,47 +17,47 @@ from typing import Literal, Protocol
 import numpy as np
 import tiktoken
 
-from stages.tokenizers.ids import Tokens, token_dtype
 from stages.tokenizers.merges import Merger
 from stages.tokenizers.pretokenize import BOUNDS, Splitter, code_points
+from stages.tokenizers.tokens import Tokens, token_dtype
 
 SEPARATOR = "<|endoftext|>"
 VERSION = 1
 
-# Texts up to here go to tiktoken whole. Its engine for regular expressions keeps a place to come
-# back to for each white space in a row, and fails at a million of them.
+# Texts up to this length go to tiktoken as they are. Its regular-expression engine backtracks: it
+# saves a position for each white space in a row and fails at a million of them.
 TIKTOKEN_CHARACTERS = 1 << 18
 
 
 class Tokenizer(Protocol):
-    """What the stages need of a tokenizer."""
+    """The interface that the stages need from a tokenizer."""
 
     @property
     def n_vocab(self) -> int:
-        """Number of ids, the separator included."""
+        """Return the size of the vocabulary, including the end-of-text token."""
 
     @property
     def eot_token(self) -> int:
-        """The id that ends every document."""
+        """Return the id of the end-of-text token."""
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text, without separator."""
+        """Return the tokens of a text, without an end-of-text token."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of ids; separators show as `<|endoftext|>`."""
+        """Return the text of tokens; an end-of-text token becomes `<|endoftext|>`."""
 
     @property
     def pieces(self) -> Sequence[bytes]:
-        """The UTF-8 bytes of every id but the separator, which is the last."""
+        """Return the UTF-8 bytes of every token, by id, but the last: the end-of-text token."""
 
     @property
     def files(self) -> Mapping[str, str]:
-        """What `load_tokenizer` needs: file names and contents."""
+        """Return the files that `load_tokenizer` reads: contents by file name."""
 
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """One id per character, in the order of their code points (nanoGPT's `char`)."""
+    """One token per character, in the order of the code points (nanoGPT's `char`)."""
 
     characters: str
 
@@ -70,18 +70,21 @@ class CharTokenizer:
         return len(self.characters)
 
     def encode(self, text: str) -> Tokens:
-        """Raises ValueError at a character the corpus did not have."""
+        """Return one token per character.
+
+        Raises ValueError if the text has a character that is not in the vocabulary.
+        """
         known = code_points(self.characters)
         codes = code_points(text)
-        ids = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-        unknown = known[ids] != codes
+        tokens = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        unknown = known[tokens] != codes
         if unknown.any():
             character = chr(codes[unknown][0])
             raise ValueError(
                 f"the character {character!r} is not in the vocabulary of this `char` tokenizer, "
                 "which knows the corpus alone; use others, or tokenizer `bpe`"
             )
-        return ids.astype(token_dtype(self.n_vocab))
+        return tokens.astype(token_dtype(self.n_vocab))
 
     def decode(self, tokens: Sequence[int]) -> str:
         table = [*self.characters, SEPARATOR]
@@ -99,7 +102,7 @@ class CharTokenizer:
 
 @dataclass(frozen=True)
 class BpeTokenizer:
-    """Byte pairs by tiktoken: GPT-2's own, one trained here, or no pairs at all (`bytes`)."""
+    """Byte-pair encoding by tiktoken: GPT-2's, trained here, or without merges (`bytes`)."""
 
     pattern: str
     ranks: dict[bytes, int]
@@ -107,7 +110,7 @@ class BpeTokenizer:
 
     @classmethod
     def of(cls, pattern: str, ranks: dict[bytes, int]) -> "BpeTokenizer":
-        """The tokenizer of these ranks; the separator gets the id after them."""
+        """Return the tokenizer of these ranks; the end-of-text token gets the id after them."""
         special = {SEPARATOR: len(ranks)}
         encoding = tiktoken.Encoding(
             "nanogpt", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
@@ -124,29 +127,29 @@ class BpeTokenizer:
 
     @cached_property
     def splitter(self) -> Splitter:
-        """The pattern without a regular expression, for those in BOUNDS."""
+        """Return the splitter of the pattern, which must be in BOUNDS; it needs no regex engine."""
         return Splitter(self.pattern)
 
     @cached_property
     def merger(self) -> Merger:
-        """What encodes the pieces that the splitter finds."""
+        """Return the merger, which encodes the pieces that the splitter finds."""
         return Merger(self.ranks)
 
     def encode(self, text: str) -> Tokens:
         if len(text) > TIKTOKEN_CHARACTERS and self.pattern in BOUNDS:
             return self.encode_pieces(text)
-        ids = self.encoding.encode_to_numpy(text, disallowed_special=())
-        return np.asarray(ids).astype(token_dtype(self.n_vocab))
+        tokens = self.encoding.encode_to_numpy(text, disallowed_special=())
+        return np.asarray(tokens).astype(token_dtype(self.n_vocab))
 
     def encode_pieces(self, text: str) -> Tokens:
-        """The same ids in time that grows with the length of the text alone, whatever is in it."""
+        """Return the tokens that `encode` returns, in time linear in the length of any text."""
         utf8 = text.encode()
-        content, ends = np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)])
-        ids = [np.empty(0, self.merger.dtype)]
-        for bounds in self.splitter.windows(content, ends):
+        content, offsets = np.frombuffer(utf8, np.uint8), np.array([0, len(utf8)])
+        tokens = [np.empty(0, self.merger.dtype)]
+        for bounds in self.splitter.windows(content, offsets):
             pieces = [utf8[start:stop] for start, stop in pairwise(bounds.tolist())]
-            ids.append(self.merger.merged(pieces).values)
-        return np.concatenate(ids)
+            tokens.append(self.merger.encode(pieces).values)
+        return np.concatenate(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.encoding.decode(list(tokens))
@@ -165,7 +168,7 @@ class BpeTokenizer:
 
 
 def format_ranks(ranks: dict[bytes, int]) -> str:
-    """Tiktoken's text form: one base64 token and its rank a line, by rank."""
+    """Return ranks in tiktoken's text format: a base64 token and its rank per line, by rank."""
     ordered = sorted(ranks.items(), key=lambda item: item[1])
     return "".join(
         f"{b2a_base64(token, newline=False).decode()} {rank}\n" for token, rank in ordered
@@ -173,20 +176,23 @@ def format_ranks(ranks: dict[bytes, int]) -> str:
 
 
 def parse_ranks(content: bytes) -> dict[bytes, int]:
-    """Undo `format_ranks`."""
+    """Return the ranks that are in a file of tiktoken's text format."""
     pairs = (line.split() for line in content.splitlines())
     return {a2b_base64(token): int(rank) for token, rank in pairs}
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write a tokenizer into a new folder."""
+    """Write the files of a tokenizer into a new folder."""
     folder.mkdir(parents=True)
     for name, content in tokenizer.files.items():
         (folder / name).write_text(content, encoding="utf-8")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a tokenizer as `save_tokenizer` wrote it."""
+    """Return the tokenizer that `save_tokenizer` wrote.
+
+    Raises ValueError if it was written in another version of the format.
+    """
     about = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     if about["version"] != VERSION:
         raise ValueError(f"{folder} has version {about['version']}, not {VERSION}")
@@ -197,10 +203,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 over what defines the tokenizer: equal ids for every text, equal fingerprint."""
+    """Return a SHA-256 over all that defines how a tokenizer encodes text."""
     return files_fingerprint(tokenizer.files)
 
 
 def files_fingerprint(files: Mapping[str, str]) -> str:
-    """The same of the tokenizer that is in these files, names and contents."""
+    """Return the `fingerprint` of the tokenizer that has these files: contents by file name."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode("utf-8")).hexdigest()

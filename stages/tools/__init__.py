@@ -1,1 +1,1 @@
-"""Commands beside the stages; no output depends on them."""
+"""Commands next to the stages; no output of a stage depends on them."""

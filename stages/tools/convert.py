@@ -1,14 +1,16 @@
-"""GPT-2's weights, in and out: `python -m stages convert`.
+"""Convert GPT-2 weights from and to other formats: `python -m stages convert`.
 
-    from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face hub
-    from-hf FOLDER OUT                 a GPT-2 of your own as transformers saved it
-    from-nanogpt out/ckpt.pt OUT       what nanoGPT trained; by characters: with --tokenizer
-                                       data/shakespeare_char/meta.pkl, or --text input.txt
-    to-hf models/gpt OUT               a model of ours for transformers, if it is a GPT-2
+    from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face Hub
+    from-hf FOLDER OUT                 your own GPT-2, saved by transformers
+    from-nanogpt out/ckpt.pt OUT       a checkpoint of nanoGPT; of a character model with
+                                       --tokenizer data/shakespeare_char/meta.pkl, or with
+                                       --text input.txt
+    to-hf models/gpt OUT               a model of this project for transformers, if it is a GPT-2
 
-What comes in is a model folder as `models/gpt` is one: weights, config, tokenizer, and a
-`source.json` that says where from, by sha256. In `weights/` a training can start from it
-(`train.init_from`). This is no stage of the pipeline; DVC watches `weights/`, not how it got there.
+The result of an import is a model folder like `models/gpt`: weights, config, tokenizer, and a
+`source.json` with the origin and its SHA-256. A training can start from one in `weights/`
+(`train.init_from`). This is not a stage of the pipeline: DVC tracks `weights/`, not where it is
+from.
 """
 
 import argparse
@@ -37,8 +39,8 @@ from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
 from nanogpt.files import atomic_dir, file_sha256, write_json
 from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
-from stages.formats.chosen_tokenizer import GPT2_IDS, chosen_tokenizer, own_tokenizer
-from stages.formats.hugging_face_tokenizer import save_fast_tokenizer, written_vocabulary
+from stages.formats.chosen_tokenizer import GPT2_VOCAB_SIZES, chosen_tokenizer, own_tokenizer
+from stages.formats.hugging_face_tokenizer import save_fast_tokenizer, symbol_vocabulary
 from stages.formats.nanogpt_meta import meta_tokenizer, text_tokenizer
 from stages.runtime.settings import Settings
 from stages.tokenizers.gpt2 import gpt2_ranks
@@ -49,7 +51,7 @@ from stages.tokenizers.tokenizer import (
     save_tokenizer,
 )
 
-# Commits of openai-community/NAME on the hub.
+# Commits of openai-community/NAME on the Hub.
 REVISIONS = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
@@ -61,16 +63,16 @@ TIMEOUT_SECONDS = 10
 
 
 def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | None) -> None:
-    """A GPT-2 of the hub or of a local folder into a model folder."""
+    """Convert a GPT-2 from the Hub or a local folder to a model folder."""
     folder, origin = hf_folder(name, revision)
     file = folder / "config.json"
-    about = read_json(file)
-    with named(file):
-        config = config_from_hf(about)
+    hf_config = read_json(file)
+    with prefix_errors(file):
+        config = config_from_hf(hf_config)
         tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
         if tokenizer.n_vocab != config.vocab_size:
             raise ValueError(
-                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} ids"
+                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} tokens"
             )
     if tokenizer_name is None:
         check_vocabulary(folder)
@@ -80,15 +82,15 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
 
 
 def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
-    """Where the files of a GPT-2 are, those of the hub fetched before, and where they come from."""
+    """Return the folder with the files of a GPT-2, downloaded if need be, and their origin."""
     if name in REVISIONS:
-        commit = resolved(name, revision or REVISIONS[name])
+        commit = resolve_revision(name, revision or REVISIONS[name])
         origin = {"huggingface": f"openai-community/{name}", "revision": commit}
-        return fetched(name, commit), origin
+        return download_gpt2(name, commit), origin
     if revision is not None:
         raise ValueError(f"--revision is for {', '.join(REVISIONS)}; {name} is none of them")
     missing = [file for file in HF_FILES if not Path(name, file).is_file()]
-    if Path(name, HF_INDEX).is_file():  # the weights lie in several files
+    if Path(name, HF_INDEX).is_file():  # sharded weights
         missing = [file for file in missing if file != HF_WEIGHTS]
     if missing:
         raise ValueError(
@@ -101,12 +103,12 @@ def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
 def from_nanogpt(
     checkpoint: Path, out: Path, tokenizer_name: str | None, text: Path | None
 ) -> None:
-    """A ckpt.pt of nanoGPT into a model folder.
+    """Convert a ckpt.pt of nanoGPT to a model folder.
 
-    A model of characters has no separator, which here ends every text: it gets one.
+    A character model has no end-of-text token, which this project needs: one is added.
     """
     model_args, weights = read_nanogpt(checkpoint)
-    with named(checkpoint):
+    with prefix_errors(checkpoint):
         rows = size_of(model_args, "vocab_size")
         tokenizer, files = nanogpt_tokenizer(tokenizer_name, text, rows)
         if isinstance(tokenizer, CharTokenizer) and rows == len(tokenizer.characters):
@@ -118,51 +120,51 @@ def from_nanogpt(
 
 
 def nanogpt_tokenizer(
-    name: str | None, text: Path | None, ids: int
+    name: str | None, text: Path | None, vocab_size: int
 ) -> tuple[Tokenizer, list[Path]]:
-    """Return the tokenizer of nanoGPT's model of so many ids, and the file it was made of, if any.
+    """Return the tokenizer of a nanoGPT model, and the file it was made from, if any.
 
-    Raises ValueError when none is named and it cannot be GPT-2's, or it has other characters.
+    Raises ValueError if none is named and it cannot be GPT-2's, or if its size is not the model's.
     """
-    if name is None and text is None and ids not in GPT2_IDS:
+    if name is None and text is None and vocab_size not in GPT2_VOCAB_SIZES:
         raise ValueError(
-            f"vocab_size is {ids}, GPT-2's is {GPT2_IDS[0]}; name the model's own vocabulary: "
-            "--tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with the text it "
-            "learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
+            f"vocab_size is {vocab_size}, GPT-2's is {GPT2_VOCAB_SIZES[0]}; name the model's own "
+            "vocabulary: --tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with the "
+            "text it learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
         )
     if text is None and not (name and (name.endswith(".pkl") or Path(name).is_file())):
-        return chosen_tokenizer(name, ids), []
+        return chosen_tokenizer(name, vocab_size), []
     if text is None:
         file = Path(name or "")
-        tokenizer, found = meta_tokenizer(file)
+        tokenizer, size = meta_tokenizer(file)
     else:
         file, tokenizer = text, text_tokenizer(text)
-        found = len(tokenizer.characters)
-    if found != ids:
+        size = len(tokenizer.characters)
+    if size != vocab_size:
         raise ValueError(
-            f"vocab_size is {ids}, {file} has {found} characters; name the one that this model "
-            "was trained on"
+            f"vocab_size is {vocab_size}, {file} has {size} characters; name the one that this "
+            "model was trained on"
         )
     return tokenizer, [file]
 
 
 def to_hf(folder: Path, out: Path) -> None:
-    """A model folder into one that transformers loads, with its tokenizer."""
+    """Convert a model folder to one that transformers loads, with its tokenizer."""
     config = read_config(folder)
     tokenizer = own_tokenizer(folder / "tokenizer")
     if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.n_vocab} ids, the model {config.vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model {config.vocab_size}"
         )
-    with named(folder / "config.json"):
-        about = config_to_hf(config, eot_token=tokenizer.eot_token)
+    with prefix_errors(folder / "config.json"):
+        hf_config = config_to_hf(config, eot_token=tokenizer.eot_token)
     model = load_model(folder, torch.device("cpu"))
     weights = weights_to_hf(config, dict(model.named_parameters()))
-    ends = {key: about[key] for key in ("bos_token_id", "eos_token_id")}
+    generation_config = {key: hf_config[key] for key in ("bos_token_id", "eos_token_id")}
     with atomic_dir(out) as draft:
         save_file(weights, draft / "model.safetensors", metadata={"format": "pt"})
-        write_json(draft / "config.json", about)
-        write_json(draft / "generation_config.json", ends)
+        write_json(draft / "config.json", hf_config)
+        write_json(draft / "generation_config.json", generation_config)
         save_fast_tokenizer(draft, tokenizer, block_size=config.block_size)
         for name in ("lineage.json", "source.json"):
             if (folder / name).is_file():
@@ -170,8 +172,8 @@ def to_hf(folder: Path, out: Path) -> None:
     print(f"convert: {out} holds a GPT-2 for transformers")
 
 
-def resolved(name: str, revision: str) -> str:
-    """The commit that a branch, a tag or a commit of the hub names."""
+def resolve_revision(name: str, revision: str) -> str:
+    """Return the commit of a branch, tag or commit on the Hub."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     from huggingface_hub import HfApi
@@ -180,27 +182,27 @@ def resolved(name: str, revision: str) -> str:
         info = HfApi().model_info(
             f"openai-community/{name}", revision=revision, timeout=TIMEOUT_SECONDS
         )
-    assert info.sha is not None  # the hub's models have one
+    assert info.sha is not None  # always set for models on the Hub
     return info.sha
 
 
-def fetched(name: str, commit: str) -> Path:
-    """The hub's files of a GPT-2, in the hub's own cache."""
+def download_gpt2(name: str, commit: str) -> Path:
+    """Download a GPT-2 from the Hub into the Hub's cache; return its folder."""
     from huggingface_hub import hf_hub_download
 
     with hub_errors(name, commit):
-        *_, last = (
+        *_, last_file = (
             hf_hub_download(
                 f"openai-community/{name}", file, revision=commit, etag_timeout=TIMEOUT_SECONDS
             )
             for file in HF_FILES
         )
-    return Path(last).parent
+    return Path(last_file).parent
 
 
 @contextmanager
 def hub_errors(name: str, revision: str) -> Iterator[None]:
-    """Distinguish an unknown revision (ValueError) from a hub out of reach (ConnectionError)."""
+    """Raise ValueError for an unknown revision, ConnectionError if the Hub cannot be reached."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -219,24 +221,24 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raise ValueError when the tokenizer next to the weights is not GPT-2's.
+    """Raise ValueError if the tokenizer next to the weights is not GPT-2's.
 
-    Many a GPT-2 of another language has as many ids, and others.
+    Many GPT-2 models of other languages have a different vocabulary of the same size.
     """
     if (file := folder / "tokenizer.json").is_file():
-        found = read_json(file).get("model", {}).get("vocab")
+        vocabulary = read_json(file).get("model", {}).get("vocab")
     elif (file := folder / "vocab.json").is_file():
-        found = read_json(file)
-    else:  # the weights came alone
+        vocabulary = read_json(file)
+    else:  # there are only weights
         return
-    if found != written_vocabulary(gpt2_ranks()):
+    if vocabulary != symbol_vocabulary(gpt2_ranks()):
         raise ValueError(f"{file} is not GPT-2's; name the model's own tokenizer by --tokenizer")
 
 
 def write_model(
     out: Path, model: GPT, tokenizer: Tokenizer, origin: dict[str, str], files: list[Path]
 ) -> None:
-    """Write the folder of a model that was made of these files."""
+    """Write a model folder; `files` are those that the model was made from."""
     source = {
         **origin,
         "sha256": {file.name: file_sha256(file) for file in files},
@@ -250,8 +252,8 @@ def write_model(
 
 
 @contextmanager
-def named(file: Path) -> Iterator[None]:
-    """Put the file's name before what is wrong in it."""
+def prefix_errors(file: Path) -> Iterator[None]:
+    """Prefix the message of a ValueError with the file's name."""
     try:
         yield
     except ValueError as error:
@@ -259,18 +261,18 @@ def named(file: Path) -> Iterator[None]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A file's JSON object. Raises ValueError when it holds none."""
+    """Return the JSON object in a file. Raises ValueError if there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
+        raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} does not hold a JSON object")
     return content
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the subcommands and their arguments."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     hf = commands.add_parser("from-hf", help="GPT-2 of Hugging Face into a model folder")
     hf.add_argument("source", help=f"{', '.join(REVISIONS)}, or a folder with its files")
@@ -291,7 +293,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages convert COMMAND ...`."""
+    """Run `python -m stages convert COMMAND ...`."""
     if options.out.exists():
         raise ValueError(f"{options.out} exists; remove it, or name another folder")
     if options.command == "from-hf":

@@ -1,4 +1,4 @@
-"""Deliver to MLflow what earlier stages could not."""
+"""Deliver to MLflow what earlier stages could not deliver."""
 
 import argparse
 
@@ -9,11 +9,11 @@ from stages.tracking.store import log, shown_uri
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages deliver`; raises ConnectionError when something was not taken."""
+    """Run `python -m stages deliver`. Raises ConnectionError if something was not delivered."""
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
         problem = deliver(Outbox(folder), folder.name)
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:
-        raise ConnectionError(f"{shown_uri()} did not take everything")
+        raise ConnectionError(f"{shown_uri()} did not accept everything")

@@ -1,4 +1,4 @@
-"""Fetch GPT-2's vocabulary, unless it is here, while there is a network."""
+"""Download GPT-2's vocabulary while there is a network, unless it is already here."""
 
 import argparse
 
@@ -7,5 +7,5 @@ from stages.tokenizers.gpt2 import gpt2_ranks
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages gpt2-vocabulary`."""
+    """Run `python -m stages gpt2-vocabulary`."""
     gpt2_ranks()

@@ -1,9 +1,9 @@
-"""Look at the data as the model gets it: `python -m stages inspect-data`.
+"""Look at the data as the model sees it: `python -m stages inspect-data`.
 
-Some documents, decoded from the shards, with their beginning and end, and some windows token by
-token: of the training split the first that training reads, of the validation split the first that
-`evaluate` does. It shows what no figure says: texts cut at the wrong places, markup left in them,
-letters that became something else.
+It prints the beginning and the end of some documents, decoded from the shards, and some windows
+token by token: the first ones that training reads, or of the validation split those that `evaluate`
+reads. They show what no metric does: documents cut in the wrong places, leftover markup, garbled
+characters.
 """
 
 import argparse
@@ -26,94 +26,96 @@ from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from stages.train.params import ModelParams, TrainParams
 
 SHARDS = Path("data/shards")
-SHOWN_TOKENS = 100  # of a document's beginning, and of its end
-CHARACTER_BYTES = 4  # most of UTF-8
-UNFINISHED = "\ufffd"  # how a decoder shows bytes that are no whole character
-STYLES = ("on grey23", "on dark_blue")  # of the tokens, by turns
+SHOWN_TOKENS = 100  # of the beginning and of the end of a document
+CHARACTER_BYTES = 4  # at most, in UTF-8
+REPLACEMENT = "\ufffd"  # a decoder's replacement for incomplete characters
+STYLES = ("on grey23", "on dark_blue")  # alternating between tokens
 MARK = "bold white on dark_red"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What is shown as one: a token, or the few that only together are a character."""
+    """A token with its text, or a few tokens that only together form a character."""
 
-    ids: list[int]
+    tokens: list[int]
     text: str
 
 
-def pieces(ids: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
-    """Tokens with their texts. One whose bytes are no character even with the next is `�`."""
+def pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> Iterator[Piece]:
+    """Yield tokens with their text; a token that is not part of a valid character is `�`."""
     first = 0
-    while first < len(ids):
+    while first < len(tokens):
         for size in range(1, CHARACTER_BYTES + 1):
-            text = tokenizer.decode(ids[first : first + size])
-            if UNFINISHED not in text:
+            text = tokenizer.decode(tokens[first : first + size])
+            if REPLACEMENT not in text:
                 break
         else:
-            size, text = 1, tokenizer.decode(ids[first : first + 1])
-        yield Piece(ids=list(ids[first : first + size]), text=text)
+            size, text = 1, tokenizer.decode(tokens[first : first + 1])
+        yield Piece(tokens=list(tokens[first : first + size]), text=text)
         first += size
 
 
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"}
-HARMLESS = {**PICTURES, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), ord(UNFINISHED))}
+SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) != "\n"}
+CONTROL_CHARACTERS = {**SYMBOLS, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), ord(REPLACEMENT))}
 
 
-def harmless(text: str) -> str:
-    """Control characters as pictures of themselves: a text must not steer the terminal."""
-    return text.translate(HARMLESS)
+def escape_control_characters(text: str) -> str:
+    """Replace control characters by their symbols: a text must not control the terminal."""
+    return text.translate(CONTROL_CHARACTERS)
 
 
 class Printer:
-    """Prints tokens: in turns of colour on a terminal, with `|` between them elsewhere."""
+    """A printer of tokens: in alternating colours on a terminal, separated by `|` elsewhere."""
 
     def __init__(self, console: Console, tokenizer: Tokenizer, *, ids: bool) -> None:
         self.console, self.tokenizer, self.ids = console, tokenizer, ids
 
-    def tokens(self, ids: Sequence[int]) -> None:
-        """Print tokens as text, and where asked for as numbers."""
+    def tokens(self, tokens: Sequence[int]) -> None:
+        """Print tokens as text, and with `ids` as numbers too."""
         coloured = self.console.color_system is not None and not self.console.no_color
         shown = Text()
-        for number, piece in enumerate(pieces(ids, self.tokenizer)):
-            is_end = self.tokenizer.eot_token in piece.ids
+        for number, piece in enumerate(pieces(tokens, self.tokenizer)):
+            is_end = self.tokenizer.eot_token in piece.tokens
             shown.append("" if coloured or not number else "|")
-            shown.append(harmless(piece.text), MARK if is_end else STYLES[number % 2])
+            shown.append(
+                escape_control_characters(piece.text), MARK if is_end else STYLES[number % 2]
+            )
         self.console.print(shown, soft_wrap=True)
         if self.ids:
-            self.console.print(Text(" ".join(map(str, ids)), "dim"), soft_wrap=True)
+            self.console.print(Text(" ".join(map(str, tokens)), "dim"), soft_wrap=True)
 
     def title(self, text: str) -> None:
-        """Print a line that is no part of the data."""
+        """Print a heading."""
         self.console.print(Text(f"\n--- {text}", "bold"), soft_wrap=True)
 
     def document(self, shards: Shards, split: str, number: int) -> None:
-        """Print the beginning and the end of a document, or all of a short one."""
+        """Print the beginning and the end of a document, or all of it if it is short."""
         stream, ends = shards.stream(split), shards.ends(split)
         start, end = int(ends[number - 1]) if number else 0, int(ends[number])
-        size = end - start - 1  # without its separator
+        size = end - start - 1  # without its end-of-text token
         self.title(f"document {number + 1:,} of {len(ends):,} in {split}: {size:,} tokens")
-        left_out = size - 2 * SHOWN_TOKENS
-        if left_out <= 0:
+        omitted = size - 2 * SHOWN_TOKENS
+        if omitted <= 0:
             self.tokens(stream.read(start, end).tolist())
             return
         self.tokens(stream.read(start, start + SHOWN_TOKENS).tolist())
-        self.title(f"{left_out:,} tokens later")
+        self.title(f"{omitted:,} tokens later")
         self.tokens(stream.read(end - 1 - SHOWN_TOKENS, end).tolist())
 
 
 def training_windows(
-    stream: TokenStream, block_size: int, seed: int, count: int, draw: random.Random | None
+    stream: TokenStream, block_size: int, seed: int, count: int, rng: random.Random | None
 ) -> Iterator[tuple[str, list[int]]]:
-    """Windows of the first epoch, the first ones or drawn, each with the target of its last token.
+    """Yield the first windows of the first epoch, or random ones, with the last token's target.
 
-    Raises ValueError when the split is too short for one.
+    Raises ValueError if the split is shorter than a window.
     """
     order = WindowOrder(n_tokens=len(stream), block_size=block_size, seed=seed)
     total = order.windows_per_epoch
-    numbers = chosen(total, count, draw)
+    numbers = choose(total, count, rng)
     for number, start in zip(numbers, order.starts(np.array(numbers)).tolist(), strict=True):
-        where = f"window {number + 1:,} of {total:,} in the first epoch, from token {start:,}"
-        yield where, stream.read(start, start + block_size + 1).tolist()
+        position = f"window {number + 1:,} of {total:,} in the first epoch, from token {start:,}"
+        yield position, stream.read(start, start + block_size + 1).tolist()
 
 
 def evaluation_windows(
@@ -122,45 +124,48 @@ def evaluation_windows(
     block_size: int,
     stride: int,
     count: int,
-    draw: random.Random | None,
+    rng: random.Random | None,
 ) -> Iterator[tuple[str, list[int]]]:
-    """The windows that `evaluate` reads, the first ones or drawn, led by what precedes the first
-    target.
+    """Yield the first windows that `evaluate` reads, or random ones.
+
+    Each begins with the token before its first target.
     """
     from nanogpt.train.validation import split_windows, window_at
 
     starts = split_windows(len(stream), block_size, stride)
-    for number in chosen(len(starts), count, draw):
-        where = f"window {number + 1:,} of {len(starts):,}, from token {starts[number]:,}"
-        yield where, window_at(stream, starts[number], block_size, eot_token).tolist()
+    for number in choose(len(starts), count, rng):
+        position = f"window {number + 1:,} of {len(starts):,}, from token {starts[number]:,}"
+        yield position, window_at(stream, starts[number], block_size, eot_token).tolist()
 
 
-def chosen(total: int, count: int, draw: random.Random | None) -> list[int]:
-    """The first numbers below `total`, or some of them in a random order."""
-    return draw.sample(range(total), min(count, total)) if draw else list(range(min(count, total)))
+def choose(total: int, count: int, rng: random.Random | None) -> list[int]:
+    """Return the first `count` numbers below `total`, or random ones."""
+    return rng.sample(range(total), min(count, total)) if rng else list(range(min(count, total)))
 
 
 def windows(
-    shards: Shards, split: str, count: int, draw: random.Random | None
+    shards: Shards, split: str, count: int, rng: random.Random | None
 ) -> Iterator[tuple[str, list[int]]]:
-    """Where each window is, and its tokens, by what params.yaml says now."""
+    """Yield the position and the tokens of each window, by the params in params.yaml."""
     model, stream = load_section("model", ModelParams), shards.stream(split)
     if split == "train":
         seed = load_section("train", TrainParams).seed
-        return training_windows(stream, model.block_size, seed, count, draw)
+        return training_windows(stream, model.block_size, seed, count, rng)
     evaluate = load_section("evaluate", EvaluateParams)
     context = evaluate.context or model.block_size
-    eot_token = shards.manifest["separator"]
+    eot_token = shards.eot_token
     return evaluation_windows(
-        stream, eot_token, context, stride_in(context, evaluate.stride), count, draw
+        stream, eot_token, context, stride_in(context, evaluate.stride), count, rng
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the options."""
     parser.add_argument("--split", choices=("train", "val"), default="train")
-    parser.add_argument("--documents", type=natural, default=2, metavar="N", help="2 by default")
-    parser.add_argument("--windows", type=natural, default=2, metavar="N", help="2 by default")
+    parser.add_argument(
+        "--documents", type=non_negative, default=2, metavar="N", help="2 by default"
+    )
+    parser.add_argument("--windows", type=non_negative, default=2, metavar="N", help="2 by default")
     parser.add_argument(
         "--seed",
         type=int,
@@ -171,21 +176,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", action="store_true", help="the tokens' numbers too")
 
 
-def natural(text: str) -> int:
-    """An argument that says how many."""
+def non_negative(text: str) -> int:
+    """Parse a number from 0 on."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages inspect-data`."""
+    """Run `python -m stages inspect-data`."""
     shards = Shards.open(SHARDS)
-    draw = None if options.seed is None else random.Random(options.seed)
+    rng = None if options.seed is None else random.Random(options.seed)
     printer = Printer(Console(), load_tokenizer(shards.tokenizer_folder), ids=options.ids)
     n_documents = len(shards.ends(options.split))
-    for number in chosen(n_documents, options.documents, draw or random.Random()):
+    for number in choose(n_documents, options.documents, rng or random.Random()):
         printer.document(shards, options.split, number)
-    for where, ids in windows(shards, options.split, options.windows, draw):
-        printer.title(where)
-        printer.tokens(ids)
+    for position, tokens in windows(shards, options.split, options.windows, rng):
+        printer.title(position)
+        printer.tokens(tokens)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -50,16 +51,21 @@ def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Pat
     return saved
 
 
-def preset_text(file: Path) -> str:
-    """Return the params file that a preset stands for. Raises ParamsError when it is not valid."""
+def preset_content(file: Path) -> dict[str, Any]:
+    """Return the params that a preset stands for. Raises ParamsError when they are not valid."""
     own, content = read_params(file), read_params(file.with_name(f"{BASE}.yaml"))
     for section, values in own.items():
         if not isinstance(values, dict):
             raise ParamsError(f"{file}: {section} is {values!r}, where a section should be")
         content[section] = {**content.get(section, {}), **values}
     check_content(content, file)
+    return content
+
+
+def preset_text(file: Path) -> str:
+    """Return the params file that a preset stands for; raises as `preset_content` does."""
     header = "".join(takewhile(lambda line: line[:1] == "#", file.open(encoding="utf-8")))
-    return render(header, content, SECTIONS)
+    return render(header, preset_content(file), SECTIONS)
 
 
 def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:

@@ -11,14 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.evaluate.baselines import SEES
-from stages.evaluate.stage import METRICS, MODEL, SHARDS
+from stages.evaluate.stage import MODEL, RESULT, SHARDS
 from stages.lib.reasons import in_words
 from stages.runtime.entry import TIMES
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
 from stages.sample.stage import OUT as SAMPLES
 from stages.statistics.stage import OUT as STATISTICS
-from stages.statistics.stage import leak_line
+from stages.statistics.stage import contamination_line
 
 DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
@@ -83,7 +83,7 @@ def data_line(statistics: dict[str, Any]) -> str:
         f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
         f"{statistics['bytes_per_token']:.2f} bytes per token; "
         f"{in_words(statistics['dropped'])} dropped;\n"
-        f"{leak_line(statistics['leak'])}"
+        f"{contamination_line(statistics['leak'])}"
     )
 
 
@@ -115,7 +115,7 @@ def first_sample() -> str:
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """`python -m stages report`."""
-    metrics, manifest = read_json(METRICS), read_json(SHARDS / "manifest.json")
+    metrics, manifest = read_json(RESULT), read_json(SHARDS / "manifest.json")
     console = Console(width=96)
     console.print()
     console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))

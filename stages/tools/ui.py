@@ -1,4 +1,4 @@
-"""`make ui`: MLflow's server over the store in which runs are recorded.
+"""`make ui`: an MLflow server for the store in which runs are recorded.
 
 `python -m stages ui PORT` serves `mlflow.db`, or the database that MLFLOW_BACKEND_URI or
 MLFLOW_TRACKING_URI names, at http://127.0.0.1:PORT.
@@ -22,13 +22,13 @@ from stages.tracking.store import (
 
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # MLflow's own import of Starlette warns of a module that is to be replaced
+    # MLflow imports a deprecated module of Starlette
     "PYTHONWARNINGS": "ignore:starlette.middleware.wsgi is deprecated:UserWarning",
 }
 
 
 def database_uri() -> str:
-    """Return the address of the database to serve."""
+    """Return the URI of the database to serve."""
     recorded = tracking_uri()
     return os.environ.get("MLFLOW_BACKEND_URI") or (
         local_uri() if is_server(recorded) else recorded
@@ -36,12 +36,12 @@ def database_uri() -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.add_argument("port", type=int, help="where it answers, on this machine alone")
+    """Add the argument."""
+    parser.add_argument("port", type=int, help="port to listen on, on this machine only")
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages ui PORT`: become MLflow's server once its database answers."""
+    """Run `python -m stages ui PORT`: check the database, then become MLflow's server."""
     uri = os.environ[TRACKING_VARIABLE] = database_uri()
     try:
         connect()
@@ -59,6 +59,6 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     ]
     quiet = ["--workers", "1", "--uvicorn-opts", "--no-access-log"]
     root = ["--default-artifact-root", artifacts_uri()]
-    # by the environment: arguments are shown to everybody on this machine
+    # not as an argument, which every user of this machine could see
     variables = {**ENVIRONMENT, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
     os.execve(sys.executable, [*command, *quiet, *root], variables)

@@ -1,7 +1,7 @@
-"""`make watch`: the page with the live curves of the running training, and MLflow to show it.
+"""`make watch`: links to the live curves of the running training, and MLflow to serve them.
 
-`python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless something
-answers at that address already or runs are recorded on a server of their own.
+`python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless a server
+already answers at that address or runs are recorded on an MLflow server.
 """
 
 import argparse
@@ -15,30 +15,30 @@ from stages.runtime.settings import Settings
 from stages.tracking.store import is_server, newest_run, tracking_uri
 
 POLL_SECONDS = 0.2
-SAMPLES = "samples_while_training.json"  # as `stages.tracking.samples` calls it
+SAMPLES = "samples_while_training.json"  # as in stages.tracking.samples, which imports torch
 
 
 def page(server: str, experiment_id: str, run_id: str, tab: str) -> str:
-    """The address of one of a run's pages, in the mode of MLflow that is about training."""
+    """Return the URL of a tab of a run's page, in MLflow's view for model training."""
     run = f"{redacted_address(server).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
     return f"{run}/{tab}?workflowType=machine_learning"
 
 
 def links(server: str) -> list[str]:
-    """What to print: the pages of the running training, else of the newest."""
-    found = newest_run()
-    if found is None:
+    """Return the lines to print: links to the running training, else to the newest run."""
+    run = newest_run()
+    if run is None:
         return ["nothing has been recorded yet; once a training runs, type make watch again"]
-    experiment_id, run_id, running = found
+    experiment_id, run_id, is_running = run
     curves = page(server, experiment_id, run_id, "model-metrics")
     samples = page(server, experiment_id, run_id, f"artifacts/{SAMPLES}")
-    if running:
+    if is_running:
         return [f"live curves: {curves}", f"samples: {samples}"]
     return [f"no training is running; the newest: {curves}"]
 
 
 def answers(server: str) -> bool:
-    """Whether anything listens at an address."""
+    """Return whether anything listens at a URL."""
     parts = urlsplit(server)
     try:
         with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=1):
@@ -48,27 +48,27 @@ def answers(server: str) -> bool:
 
 
 def serve(server: str, command: list[str]) -> None:
-    """Run MLflow until it ends or Ctrl-C; print the links once it answers."""
-    said = links(server)
+    """Run MLflow until it exits or Ctrl-C; print the links once it answers."""
+    lines = links(server)
     process = subprocess.Popen(command)
     try:
         while process.poll() is None and not answers(server):
             time.sleep(POLL_SECONDS)
         if process.poll() is None:
-            print("\n".join(said), flush=True)
+            print("\n".join(lines), flush=True)
         process.wait()
-    except KeyboardInterrupt:  # it got the same signal
+    except KeyboardInterrupt:  # MLflow gets the same signal
         process.wait()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
-    parser.add_argument("server", help="where MLflow answers or is to answer")
-    parser.add_argument("command", nargs="+", help="starts MLflow there")
+    """Add the arguments."""
+    parser.add_argument("server", help="URL of the MLflow server, running or to start")
+    parser.add_argument("command", nargs="+", help="command that starts it")
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages watch ADDRESS -- COMMAND`."""
+    """Run `python -m stages watch URL -- COMMAND`."""
     uri = tracking_uri()
     recorded_elsewhere = is_server(uri)
     if recorded_elsewhere or answers(options.server):

@@ -1,1 +1,1 @@
-"""What is recorded and shown of a run; no output depends on it."""
+"""Recording and display of a run; no output depends on this code."""

@@ -1,8 +1,9 @@
-"""What a run in MLflow says of a training before its first update: names, params, data."""
+"""The description of a training in MLflow, recorded before its first update."""
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from stages.artifacts.shards import Shards
@@ -17,7 +18,7 @@ def describe(
     n_params: int,
     tags: Mapping[str, str],
 ) -> None:
-    """Record where a model comes from, as in `lineage.json`, and the user's own tags."""
+    """Record a model's lineage (`origin`) as tags, params and datasets, and the user's own tags."""
     code, hardware = origin["code"], origin["hardware"]
     tracker.record("status", status="RUNNING")
     tracker.record(
@@ -34,10 +35,9 @@ def describe(
     )
     sections = {**origin["params"], "split": shards.manifest["split"]}
     params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}
-    sizes = {"vocab_size": shards.manifest["n_vocab"], "n_params": n_params}
+    sizes = {"vocab_size": shards.n_vocab, "n_params": n_params}
     tracker.record("params", values={**params, **sizes})
     for name, context in (("train", "training"), ("val", "validation")):
-        split = shards.manifest["splits"][name]
         tracker.record(
             "dataset",
             context=context,
@@ -46,13 +46,13 @@ def describe(
                 "digest": origin["data"]["shards_manifest_sha256"][:32],
                 "source_type": "local",
                 "source": json.dumps({"uri": str(shards.folder / name)}),
-                "profile": json.dumps({k: split[k] for k in ("documents", "tokens", "bytes")}),
+                "profile": json.dumps(asdict(shards.split(name))),
             },
         )
 
 
 def changed_tag(code: Mapping[str, Any]) -> str:
-    """Return which tracked files differ from the commit, or why that is not known."""
+    """Return the tracked files that differ from the commit, or why they are unknown."""
     if code["git_changed"] is None:
         return f"unknown: {code['git_problem']}"
     return " ".join(code["git_changed"]) or "nothing"

@@ -1,8 +1,8 @@
-"""What a training shows while it runs: one line that renews itself on a terminal, else plain lines.
+"""Terminal output of a training: a live progress line on a terminal, plain lines elsewhere.
 
-Nothing here reads the model or keeps a figure that is recorded elsewhere. There is no thread: the
-line is drawn by the updates themselves, REDRAW_SECONDS apart at the least, and so costs as little
-at a hundred updates a second as at one.
+Nothing here reads the model or records a metric. There is no thread: the training steps redraw the
+line themselves, at most once every REDRAW_SECONDS, so it costs no more at a hundred steps per
+second than at one.
 """
 
 import math
@@ -17,21 +17,22 @@ from rich.live import Live
 from rich.text import Text
 
 REDRAW_SECONDS = 0.25
-COLUMNS = 24  # of the curve at the most
+COLUMNS = 24  # maximum width of the curve
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
-SMOOTHING = 0.9  # of the shown loss: the share that the updates before the newest have in it
+SMOOTHING = 0.9  # decay of the exponential mean that is shown as the loss
 SAMPLE_COLUMNS, SAMPLE_LINES = 88, 8
 
 
 class LossCurve:
-    """All losses so far as at most COLUMNS means, each over equally many updates."""
+    """The losses so far, as at most COLUMNS means over equally many steps each."""
 
     def __init__(self) -> None:
         self.means: list[float] = []
-        self.span, self.total, self.count = 1, 0.0, 0  # updates per mean; of the one to come
+        self.span = 1  # steps per mean
+        self.total, self.count = 0.0, 0  # of the next mean
 
     def add(self, loss: float) -> None:
-        """Take in one update's loss; one that is no finite number has no place in a curve."""
+        """Add the loss of one step; ignore it unless it is finite."""
         if not math.isfinite(loss):
             return
         self.total, self.count = self.total + loss, self.count + 1
@@ -39,19 +40,19 @@ class LossCurve:
             return
         self.means.append(self.total / self.span)
         self.total, self.count = 0.0, 0
-        if len(self.means) > COLUMNS:  # an odd number of means: the last starts the next pair
+        if len(self.means) > COLUMNS:  # an odd number: the last one starts a new pair
             self.total, self.count = self.means.pop() * self.span, self.span
-            self.means, self.span = halved(self.means), 2 * self.span
+            self.means, self.span = merge_pairs(self.means), 2 * self.span
 
     def draw(self, columns: int, blocks: str) -> str:
-        """The curve from the first update to the newest, in at most so many columns.
+        """Return the curve from the first step to the newest, in at most `columns` characters.
 
-        Its height is that of the newer three quarters: the fall of the first updates is cut off,
-        next to which all that comes after would look flat.
+        The vertical scale is that of the newer three quarters: the steep fall at the start is
+        clipped, since everything after it would look flat.
         """
         means = self.means
         while len(means) > max(columns, 0):
-            means = halved(means) if columns > 0 else []
+            means = merge_pairs(means) if columns > 0 else []
         if not means:
             return ""
         low, high = min(means), max(means[len(means) // 4 :])
@@ -59,37 +60,37 @@ class LossCurve:
         return "".join(blocks[min(len(blocks) - 1, round((m - low) * scale))] for m in means)
 
 
-def halved(means: list[float]) -> list[float]:
-    """Means of two neighbours each; the last of an odd number stays as it is."""
+def merge_pairs(means: list[float]) -> list[float]:
+    """Return the means of neighbouring pairs; the last of an odd number stays as it is."""
     pairs = [means[i : i + 2] for i in range(0, len(means), 2)]
     return [sum(pair) / len(pair) for pair in pairs]
 
 
-class Smoothed:
-    """An exponential mean of the losses, corrected for its beginning (Kingma and Ba 2015)."""
+class SmoothedLoss:
+    """A bias-corrected exponential mean of the losses (Kingma and Ba 2015)."""
 
     def __init__(self) -> None:
         self.total, self.weight = 0.0, 0.0
 
     def add(self, loss: float) -> None:
-        """Take in one update's loss, unless it is no finite number."""
+        """Add the loss of one step, if it is finite."""
         if math.isfinite(loss):
             self.total = SMOOTHING * self.total + (1 - SMOOTHING) * loss
             self.weight = SMOOTHING * self.weight + (1 - SMOOTHING)
 
     @property
     def value(self) -> float:
-        """The mean, in nats; no number before the first loss."""
+        """The mean in nats; NaN before the first loss."""
         return self.total / self.weight if self.weight else math.nan
 
 
 def printable(text: str, encoding: str) -> str:
-    """The text with `?` for what an encoding lacks: a character must not end a training."""
+    """Replace what an encoding lacks by `?`: no character may end a training."""
     return text.encode(encoding, "replace").decode(encoding)
 
 
 def sample_lines(text: str) -> list[str]:
-    """The beginning of what a model wrote, as lines to print; control characters become `·`."""
+    """Return the first lines of a sample to print; control characters become `·`."""
     shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in text.expandtabs(4))
     wrapped = [
         part
@@ -100,22 +101,22 @@ def sample_lines(text: str) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Time as 12:34, 1:23:45 or with days."""
+    """Format a time as 12:34, 1:23:45 or with days."""
     return str(timedelta(seconds=round(seconds))).removeprefix("0:")
 
 
 class Display:
-    """The terminal, or the file that replaces one, of one training."""
+    """The output of one training, on a terminal or in a file."""
 
     def __init__(self, *, max_steps: int, interval: int) -> None:
         self.max_steps, self.interval = max_steps, interval
         self.console = Console(markup=False, highlight=False, emoji=False)
         self.encoding = sys.stdout.encoding or "utf-8"
         self.blocks = BLOCKS if printable(BLOCKS, self.encoding) == BLOCKS else ASCII_BLOCKS
-        self.curve, self.smoothed = LossCurve(), Smoothed()
-        self.step, self.speed, self.left = 0, 0.0, 0.0
+        self.curve, self.smoothed = LossCurve(), SmoothedLoss()
+        self.step, self.speed, self.seconds_left = 0, 0.0, 0.0
         self.bits_per_byte: float | None = None
-        self.drawn = -math.inf  # when the line was drawn last
+        self.last_redraw = -math.inf
         self.live: Live | None = None
         if sys.stdout.isatty() and not self.console.is_dumb_terminal:
             self.live = Live(
@@ -123,11 +124,11 @@ class Display:
                 get_renderable=self.line,
                 auto_refresh=False,
                 transient=True,
-                redirect_stderr=False,  # it goes into the log of the launcher
+                redirect_stderr=False,  # the launcher has redirected it to its log
             )
 
     def start(self, past_losses: list[float]) -> None:
-        """Begin the line, with the curve of what was trained before, unless nothing is to come."""
+        """Start the line with the curve of an earlier session, unless no step is left."""
         for loss in past_losses:
             self.curve.add(loss)
             self.smoothed.add(loss)
@@ -135,53 +136,54 @@ class Display:
         if self.live and self.step < self.max_steps:
             self.live.start()
 
-    def update(self, step: int, loss: float, lr: float, speed: float, left: float) -> None:
-        """Take in one update: its loss in nats, tokens per second, seconds left."""
+    def update(self, step: int, loss: float, lr: float, speed: float, seconds_left: float) -> None:
+        """Show one step: its loss in nats per token, and the speed in tokens per second."""
         self.curve.add(loss)
         self.smoothed.add(loss)
-        self.step, self.speed, self.left = step, speed, left
+        self.step, self.speed, self.seconds_left = step, speed, seconds_left
         if self.live:
             self.redraw()
         elif step % self.interval == 0 or step == self.max_steps:
-            self.say(
+            self.log(
                 f"step {step:>6} of {self.max_steps:,}  loss {self.smoothed.value:.4f}  "
-                f"learning rate {lr:.2e}  {speed:,.0f} tokens per second  {duration(left)} left"
+                f"learning rate {lr:.2e}  {speed:,.0f} tokens per second  "
+                f"{duration(seconds_left)} left"
             )
 
     def redraw(self) -> None:
-        """Draw the line, unless that was done just now."""
+        """Redraw the line, unless the last time was less than REDRAW_SECONDS ago."""
         now = time.monotonic()
-        if self.live and now - self.drawn >= REDRAW_SECONDS:
+        if self.live and now - self.last_redraw >= REDRAW_SECONDS:
             self.live.refresh()
-            self.drawn = now
+            self.last_redraw = now
 
     def line(self) -> Text:
-        """How far the training is; the curve takes what room the figures leave."""
+        """Return the progress line; the curve gets the width that the figures leave."""
         before, after = f"step {self.step:,}/{self.max_steps:,}  ", ""
         if self.smoothed.weight:
             after += f"  loss {self.smoothed.value:.3f}"
         if self.bits_per_byte is not None:
             after += f"  val {self.bits_per_byte:.3f} bits/byte"
         if self.speed:
-            after += f"  {self.speed:,.0f} tok/s  {duration(self.left)} left"
+            after += f"  {self.speed:,.0f} tok/s  {duration(self.seconds_left)} left"
         room = self.console.width - 1 - cell_len(before + after)
         curve = self.curve.draw(min(room, COLUMNS), self.blocks)
         parts = (before, "bold"), (curve, "cyan"), after
         return Text.assemble(*parts, no_wrap=True, overflow="ellipsis", end="")
 
-    def say(self, line: str) -> None:
-        """Print a line, above the live one if there is one."""
+    def log(self, line: str) -> None:
+        """Print a line, above the progress line if there is one."""
         line = printable(line, self.encoding)
         if self.live:
             self.console.print(Text(line), soft_wrap=True)
         else:
             print(line, flush=True)
 
-    def say_sample(self, text: str) -> None:
-        """Show a text that the model wrote, set apart from what is said about it."""
-        self.say("\n".join(sample_lines(text)))
+    def log_sample(self, text: str) -> None:
+        """Print a sample of the model, indented to set it apart."""
+        self.log("\n".join(sample_lines(text)))
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the progress line."""
         if self.live:
             self.live.stop()

@@ -1,7 +1,7 @@
-"""MLflow's store on this machine: `mlflow.db` and `mlartifacts/` in the project's folder.
+"""MLflow's local store: `mlflow.db` and `mlartifacts/` in the project folder.
 
-MLflow keeps absolute locations of artifacts in the database. Before it is used they are brought to
-where it lies now, so that a project which was renamed or copied reads and writes its own files.
+MLflow keeps absolute artifact locations in the database. They are updated before each use, so that
+a project that was renamed or copied reads and writes its own files.
 """
 
 import os
@@ -12,58 +12,61 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 EXPERIMENT = "nanogpt"
-BUSY_SECONDS = 20.0  # to wait for another process that writes
-LOCATIONS = (  # tables and columns in which MLflow keeps locations
+BUSY_SECONDS = 20.0  # SQLite waits this long for another writer
+LOCATIONS = (  # tables and columns with artifact locations
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-# an experiment made by a stage, or through the server of `make ui`, which adds its number
+# of an experiment created by a stage, or by the server of `make ui`, which appends its id
 LOCATION = re.compile(r"(file://)?(/.*)/mlartifacts(/\d+)?", re.DOTALL)
 
 
-def home() -> Path:
-    """Return the project's folder, also when DVC runs an experiment in a temporary copy of it."""
+def project_folder() -> Path:
+    """Return the project folder, also when DVC runs an experiment in a temporary copy of it."""
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def database() -> Path:
-    """Return the file that holds the runs."""
-    return home() / "mlflow.db"
+    """Return the path of the database."""
+    return project_folder() / "mlflow.db"
 
 
 def artifacts_uri() -> str:
-    """Return where the files of runs lie, as MLflow keeps it."""
-    return (home() / "mlartifacts").as_uri()
+    """Return the URI of the artifacts, as MLflow records it."""
+    return (project_folder() / "mlartifacts").as_uri()
 
 
 def local_uri() -> str:
-    """Return the address of the database.
+    """Return the URI of the database.
 
-    Where an address would read characters of the path differently, it is relative to the current
-    folder. Quoting would not do: some versions of SQLAlchemy do not undo it, and MLflow makes the
-    folders it reads there, a `what%3F` next to `what?`.
+    If a character of its path has a special meaning in a URI, the path is relative to the current
+    folder. Quoting does not help: some versions of SQLAlchemy do not unquote, and MLflow would
+    create a folder `what%3F` next to `what?`.
     """
     file = str(database())
     return f"sqlite:///{file if quote(file) == file else os.path.relpath(file)}"
 
 
 def follow_move() -> None:
-    """Point the database to the artifacts in this folder if it comes from another one.
+    """Rewrite the artifact locations in the database if the project was moved or copied.
 
-    Raises sqlite3.DatabaseError when it is damaged.
+    Raises sqlite3.DatabaseError if the database is damaged.
     """
     if not database().is_file():
         return
     with closing(sqlite3.connect(database(), timeout=BUSY_SECONDS)) as connection, connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        former = former_home(connection) if "experiments" in tables else None
-        if former is None or former == home():
+        previous = recorded_project_folder(connection) if "experiments" in tables else None
+        if previous is None or previous == project_folder():
             return
         for table, column in LOCATIONS:
-            for old, new in ((former.as_uri(), home().as_uri()), (str(former), str(home()))):
+            for old, new in (
+                (previous.as_uri(), project_folder().as_uri()),
+                (str(previous), str(project_folder())),
+            ):
                 if table in tables:
                     connection.execute(
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
@@ -72,8 +75,8 @@ def follow_move() -> None:
                     )
 
 
-def former_home(connection: sqlite3.Connection) -> Path | None:
-    """Return the folder whose artifacts the experiment names, if it names any on this machine."""
+def recorded_project_folder(connection: sqlite3.Connection) -> Path | None:
+    """Return the project folder by the experiment's artifact location, if that is a local one."""
     row = connection.execute(
         "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
     ).fetchone()

@@ -1,11 +1,11 @@
-"""Recording in MLflow that never slows or stops a stage and never loses a word.
+"""Recording in MLflow that never slows down or stops a stage, and never loses data.
 
 Everything a stage records is first appended to an outbox on the local disk; a background thread
-delivers it from there and keeps how far it got. A server that is dead or slow delays the delivery,
-nothing else: what is left goes out with the next stage, or by `python -m stages deliver`.
-One model is one MLflow run, found again by the model's id.
+delivers it from there and remembers the offset. A server that is down or slow only delays the
+delivery: the rest is sent by the next stage, or by `python -m stages deliver`.
+Each model has one MLflow run, found by its tag with the model's id.
 
-Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the project's folder.
+Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the project folder.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from stages.runtime.redaction import redacted
-from stages.tracking.local_store import home
+from stages.tracking.local_store import project_folder
 from stages.tracking.outbox import Entry, Outbox
 from stages.tracking.store import (
     connect,
@@ -38,29 +38,29 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 POLL_SECONDS = 5.0
-FAILING_SHARE = 0.05  # of a core's time at most goes into deliveries that fail
+FAILING_SHARE = 0.05  # at most, of a core's time, for deliveries that fail
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
 
 
 def outboxes() -> Path:
-    """Where each model's outbox is."""
-    return home() / "runs/tracking"
+    """Return the folder that holds the outbox of each model."""
+    return project_folder() / "runs/tracking"
 
 
 class Tracker:
-    """Records one model's run. A context: leaving it waits for what can be delivered."""
+    """The MLflow run of one model, as a context manager: on exit it delivers what it can."""
 
     def __init__(self, model_id: str, *, enabled: bool, system_metrics: bool = False) -> None:
         self.model_id = model_id
         self.outbox = Outbox(outboxes() / model_id) if enabled else None
         self.system_metrics = system_metrics
         self.closing = threading.Event()
-        self.courier = threading.Thread(target=self.keep_delivering, daemon=True)
+        self.thread = threading.Thread(target=self.keep_delivering, daemon=True)
         self.problem: str | None = None
 
     def __enter__(self) -> "Tracker":
         if self.outbox:
-            self.courier.start()
+            self.thread.start()
         return self
 
     def __exit__(
@@ -74,34 +74,34 @@ class Tracker:
         if error is not None:
             self.record("status", status="FAILED")
         self.closing.set()
-        self.courier.join()
+        self.thread.join()
         if self.problem:
             log(
-                f"{shown_uri()} took not everything ({self.problem}); what is left waits in "
+                f"{shown_uri()} did not accept everything ({self.problem}); the rest is kept in "
                 f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
 
     def record(self, kind: str, **values: Any) -> None:
-        """Put one entry into the outbox: tags, params, metrics, dataset or status."""
+        """Append an entry to the outbox: tags, params, metrics, dataset or status."""
         if self.outbox:
             self.outbox.append(kind, **redacted(values))
 
     def record_files(self, kind: str, source: Path, **values: Any) -> None:
-        """Put a copy of a file or folder into the outbox: artifacts or model."""
+        """Append a copy of a file or folder to the outbox: artifacts or model."""
         if self.outbox:
             self.outbox.append_files(kind, source, **values)
 
     def record_table(self, file: Path) -> None:
-        """Put a table into the outbox, which takes the place of an earlier one of that name.
+        """Append a table to the outbox; it replaces an earlier one of the same name.
 
-        The file holds what MLflow's own tables do: `{"columns": […], "data": [[…], …]}`.
+        The file has the format of MLflow's own tables: `{"columns": […], "data": [[…], …]}`.
         """
         self.record_files("artifacts", file, path=None)
-        named = json.dumps([{"path": file.name, "type": "table"}])
-        self.record("tags", values={"mlflow.loggedArtifacts": named})  # its UI looks there
+        tables = json.dumps([{"path": file.name, "type": "table"}])
+        self.record("tags", values={"mlflow.loggedArtifacts": tables})  # where MLflow's UI looks
 
     def live_curves(self) -> str | None:
-        """Where the curves of this run can be watched, if it is recorded."""
+        """Return where to watch the curves of this run; None if it is not recorded."""
         if not self.outbox:
             return None
         return (
@@ -109,36 +109,37 @@ class Tracker:
         )
 
     def last_step(self, metric: str) -> int:
-        """The last step on record of a metric."""
+        """Return the last step a metric was recorded for."""
         return self.outbox.last_step(metric) if self.outbox else 0
 
     def keep_delivering(self) -> None:
-        """Deliver every few seconds, and once more when the tracker closes.
+        """Deliver every POLL_SECONDS, and once more when the tracker closes.
 
-        What fails is tried again the later, the more of the processor's time it took: a store that
-        does not work must not slow the training.
+        A failed delivery is retried after a pause proportional to the CPU time it took: a store
+        that does not work must not slow down the training.
         """
-        assert self.outbox is not None  # the courier runs only with an outbox
-        self.problem = "the courier ended unexpectedly"  # unless it gets to say otherwise
+        assert self.outbox is not None  # the thread runs only with an outbox
+        self.problem = "the delivery thread died"  # overwritten by each delivery
         set_environment()
         monitors = system_monitors() if self.system_metrics else []
-        next_try = 0.0
+        next_attempt = 0.0
         while True:
             last = self.closing.is_set()
             if monitors:
                 self.outbox.append("system", values=sample(monitors))
-            if last or time.monotonic() >= next_try:
+            if last or time.monotonic() >= next_attempt:
                 before = time.thread_time()
                 self.problem = deliver(self.outbox, self.model_id)
-                spent = time.thread_time() - before
-                next_try = time.monotonic() + (spent / FAILING_SHARE if self.problem else 0)
-            if last or (self.problem and self.closing.is_set()):  # not twice at the end
+                cpu_seconds = time.thread_time() - before
+                pause = cpu_seconds / FAILING_SHARE if self.problem else 0
+                next_attempt = time.monotonic() + pause
+            if last or (self.problem and self.closing.is_set()):  # do not try twice at the end
                 return
             self.closing.wait(POLL_SECONDS)
 
 
 def system_monitors() -> list[Any]:
-    """MLflow's own monitors of processor, disk, network and, where there is one, the GPU."""
+    """Return MLflow's monitors of CPU, disk, network and, if there is one, the GPU."""
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -147,12 +148,12 @@ def system_monitors() -> list[Any]:
     monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
     try:
         return [*monitors, GPUMonitor()]
-    except RuntimeError:  # how it says that there is no GPU
+    except RuntimeError:  # there is no GPU
         return monitors
 
 
 def sample(monitors: list[Any]) -> dict[str, float]:
-    """One reading of each monitor, named as MLflow's system metrics page expects."""
+    """Return one reading of each monitor, named as MLflow's page of system metrics expects."""
     values: dict[str, float] = {}
     for monitor in monitors:
         monitor.collect_metrics()
@@ -162,8 +163,8 @@ def sample(monitors: list[Any]) -> dict[str, float]:
 
 
 def deliver(outbox: Outbox, model_id: str) -> str | None:
-    """Send what waits in an outbox; the problem when the server does not take it, else None."""
-    if not outbox.is_waiting():
+    """Deliver the pending entries of an outbox. Return the problem, or None on success."""
+    if not outbox.has_pending():
         return None
     with (outbox.folder / "lock").open("a") as lock:
         try:
@@ -175,7 +176,7 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
             run_id = find_run(client, model_id)
             if run_id is None:
                 run_id = create_run(client, model_id)
-                outbox.start_over()  # what an earlier store got is not in this one
+                outbox.reset()  # this store has nothing that another one got
             for batch, offset in outbox.batches(BATCH):
                 send_or_drop(client, run_id, outbox.folder, batch)
                 outbox.set_delivered(offset)
@@ -185,7 +186,7 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
 
 
 def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:
-    """Send entries, or say that MLflow will never take them: they must not hold up the rest."""
+    """Send entries; log and drop those that MLflow will never accept, lest they block the rest."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -194,7 +195,7 @@ def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[
         refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
         if isinstance(error, MlflowException) and (not refused or is_deleted(client, run_id)):
             raise
-        log(f"MLflow refused {batch[0]['kind']} and goes without: {error}")
+        log(f"MLflow refused {batch[0]['kind']}, which will be missing: {error}")
 
 
 def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:
@@ -204,7 +205,7 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
     first = batch[0]
     kind = first["kind"]
     if kind in ("metrics", "system"):
-        metrics = [  # system metrics have no step but the time
+        metrics = [  # the step of system metrics is the time in seconds
             Metric(name, value, entry["time_ms"], entry.get("step", entry["time_ms"] // 1000))
             for entry in batch
             for name, value in entry["values"].items()
@@ -232,7 +233,7 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
 def send_dataset(
     client: "MlflowClient", run_id: str, values: Mapping[str, str], context: str
 ) -> None:
-    """Name a split of the shards as an input of the run."""
+    """Log a split of the shards as a dataset of the run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tag = InputTag("mlflow.data.context", context)
@@ -240,20 +241,21 @@ def send_dataset(
 
 
 def has_model(client: "MlflowClient", run_id: str) -> bool:
-    """Return whether a run has its model; one that was cut off while it was sent is removed.
+    """Return whether a run has its model; delete one whose upload was interrupted.
 
-    A training that had finished writes the same model again, and so would a second delivery.
+    Without this check, a finished training that runs again, or a second delivery, would log the
+    same model twice.
     """
     experiment_id = client.get_run(run_id).info.experiment_id
-    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    for model in found:
+    models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    for model in models:
         if model.status != "READY":
             client.delete_logged_model(model.model_id)
-    return any(model.status == "READY" for model in found)
+    return any(model.status == "READY" for model in models)
 
 
 def send_model(run_id: str, folder: Path) -> None:
-    """Log a model folder as a model that `mlflow.pyfunc.load_model` loads."""
+    """Log a model folder such that `mlflow.pyfunc.load_model` can load it."""
     import mlflow
 
     from stages.serve.mlflow_model import REQUIREMENTS, signature
@@ -262,7 +264,7 @@ def send_model(run_id: str, folder: Path) -> None:
         mlflow.pyfunc.log_model(
             name="model",
             python_model="stages/serve/mlflow_model.py",
-            artifacts={"model": folder.absolute().as_uri()},  # MLflow reads a path as an address
+            artifacts={"model": folder.absolute().as_uri()},  # MLflow would parse a path as a URI
             code_paths=["nanogpt", "stages"],
             pip_requirements=REQUIREMENTS,
             signature=signature(),

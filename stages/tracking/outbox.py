@@ -1,4 +1,4 @@
-"""An append-only file of entries on the local disk, and how far it has been delivered."""
+"""An append-only file of entries on the local disk, with the offset up to which it is delivered."""
 
 import json
 import shutil
@@ -15,32 +15,32 @@ Entry = dict[str, Any]
 
 
 class Outbox:
-    """JSON lines in `outbox.jsonl`, the bytes delivered in `delivered`, copies in `files/`."""
+    """Entries as JSON lines in `outbox.jsonl`, the offset in `delivered`, copies in `files/`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.file = folder / "outbox.jsonl"
-        self.mark = folder / "delivered"
+        self.offset_file = folder / "delivered"
         self.lock = threading.Lock()
-        self.drop_torn_line()
+        self.drop_partial_line()
 
-    def drop_torn_line(self) -> None:
-        """Cut off what a killed process left of its last line."""
+    def drop_partial_line(self) -> None:
+        """Truncate a last line that a killed process did not finish."""
         content = self.file.read_bytes() if self.file.exists() else b""
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
             with self.file.open("r+b") as file:
-                file.truncate(whole)
+                file.truncate(complete)
 
     def append(self, kind: str, **values: Any) -> None:
-        """Add one entry, stamped with the time."""
+        """Append an entry with a timestamp."""
         entry = {"kind": kind, "time_ms": int(time.time() * 1000), **values}
         with self.lock, self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def append_files(self, kind: str, source: Path, **values: Any) -> None:
-        """Add an entry that carries a copy of a file or folder, for its original may change."""
+        """Append an entry with a copy of a file or folder, since the original may change."""
         copy = self.folder / "files" / uuid.uuid4().hex
         try:
             if source.is_dir():
@@ -48,61 +48,64 @@ class Outbox:
             else:
                 copy.mkdir(parents=True)
                 shutil.copy(source, copy / source.name)
-        except OSError:  # of a full disk, which the part of a copy would keep full
+        except OSError:  # a partial copy would keep a full disk full
             shutil.rmtree(copy, ignore_errors=True)
             raise
         self.append(kind, files=str(copy.relative_to(self.folder)), **values)
 
     def entries(self, start: int) -> Iterator[tuple[Entry, int]]:
-        """Whole entries from byte `start` on, each with the byte after it."""
+        """Yield the complete entries from byte `start` on, each with the offset of its end."""
         if not self.file.exists():
             return
         with self.file.open("rb") as file:
             file.seek(start)
             for line in file:
                 if not line.endswith(b"\n"):
-                    return  # being written right now
+                    return  # still being written
                 start += len(line)
                 yield json.loads(line), start
 
     def delivered(self) -> int:
-        """Bytes of the file that have been delivered."""
+        """Return the offset in bytes up to which the file has been delivered."""
         size = self.file.stat().st_size if self.file.exists() else 0
-        return min(size, int(self.mark.read_text())) if self.mark.exists() else 0
+        return min(size, int(self.offset_file.read_text())) if self.offset_file.exists() else 0
 
     def set_delivered(self, offset: int) -> None:
-        """Remember how far the delivery got and drop the copies it no longer needs."""
+        """Record the offset of the delivery and delete the copies that were delivered."""
         done = [entry for entry, end in self.entries(self.delivered()) if end <= offset]
         flush(self.file)
-        atomic_write(self.mark, str(offset))
+        atomic_write(self.offset_file, str(offset))
         for entry in done:
             if "files" in entry:
                 shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
 
-    def start_over(self) -> None:
-        """Let everything wait again, but for files: their copies are gone once delivered."""
-        atomic_write(self.mark, "0")
+    def reset(self) -> None:
+        """Mark everything as pending again, except files: delivered copies are gone."""
+        atomic_write(self.offset_file, "0")
 
-    def is_lost(self, entry: Entry) -> bool:
-        """Return whether an entry's files were delivered once and are here no more."""
+    def files_are_gone(self, entry: Entry) -> bool:
+        """Return whether an entry's files are gone because they were delivered before."""
         return "files" in entry and not (self.folder / entry["files"]).exists()
 
-    def is_waiting(self) -> bool:
-        """Whether anything is left to deliver."""
-        return any(not self.is_lost(entry) for entry, _ in self.entries(self.delivered()))
+    def has_pending(self) -> bool:
+        """Return whether anything is left to deliver."""
+        return any(not self.files_are_gone(entry) for entry, _ in self.entries(self.delivered()))
 
     def batches(self, size: int) -> Iterator[tuple[list[Entry], int]]:
-        """What waits: runs of metrics together, everything else one by one; lost files left out."""
+        """Yield the pending entries, less those whose files are gone, with the offset of their end.
+
+        Consecutive metrics form batches of up to `size` entries; everything else comes alone.
+        """
         batch: list[Entry] = []
         end = self.delivered()
-        for entry, after in self.entries(end):
-            if self.is_lost(entry):
+        for entry, entry_end in self.entries(end):
+            if self.files_are_gone(entry):
                 continue
             if batch and (entry["kind"] != "metrics" or len(batch) == size):
                 yield batch, end
                 batch = []
             batch.append(entry)
-            end = after
+            end = entry_end
             if entry["kind"] != "metrics":
                 yield batch, end
                 batch = []
@@ -110,7 +113,7 @@ class Outbox:
             yield batch, end
 
     def last_step(self, metric: str) -> int:
-        """The highest step a metric was recorded for."""
+        """Return the last step a metric was recorded for, 0 if there is none."""
         steps = [
             entry["step"]
             for entry, _ in self.entries(0)

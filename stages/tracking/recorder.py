@@ -1,4 +1,4 @@
-"""What becomes of the training loop's events: curves on disk, metrics in MLflow, lines to read."""
+"""A handler of the training loop's events: metrics for MLflow, samples, terminal output."""
 
 import time
 from collections import deque
@@ -22,15 +22,15 @@ from stages.tracking.samples import SampleTable, TrainingSamples
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What shows how much of a device a training uses."""
+    """Constants of model and device from which memory use and MFU are computed."""
 
     device: torch.device
     flops_per_token: int
-    peak_flops: float | None  # of all devices together; None where a device's is not known
+    peak_flops: float | None  # of all devices together; None if unknown
 
     @classmethod
     def of(cls, model: GPT, runtime: Runtime) -> "Hardware":
-        """The figures of a model where it runs."""
+        """Return the constants of a model on the devices of `runtime`."""
         on_gpu = runtime.device.type == "cuda"
         name = torch.cuda.get_device_name(runtime.device) if on_gpu else "CPU"
         peak = peak_flops(name, runtime.dtype)
@@ -41,29 +41,30 @@ class Hardware:
         )
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:
-        """Memory used at the most and, where it is known, the model's share of the peak."""
-        found = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
+        """Return the peak memory in GiB and, if the peak FLOPS are known, the MFU."""
+        values = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
         if self.peak_flops is not None:
-            found["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
-        return found
+            values["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is known of a training before its first update."""
+    """The size of a training, known before its first step."""
 
     n_params: int
     max_steps: int
     batch_tokens: int
     processes: int
-    val_tokens: int  # of the whole validation split
+    val_tokens: int  # in the validation split
     val_bytes: int
 
 
 class Recorder:
-    """Takes each event of one training; without `samples` the model writes no texts meanwhile.
+    """The handler of one training's events.
 
-    `losses` gives those of the updates so far, which the display begins with.
+    Every `interval` steps it records metrics. Without `samples` the model writes no samples.
+    `losses` returns the losses of all earlier steps, with which the displayed curve begins.
     """
 
     def __init__(
@@ -88,35 +89,36 @@ class Recorder:
         self.display = Display(max_steps=plan.max_steps, interval=interval)
 
     def handle(self, event: TrainEvent) -> None:
-        """Record one event."""
+        """Dispatch one event."""
         if isinstance(event, Started):
-            self.take_start(event)
+            self.handle_start(event)
         elif isinstance(event, StepDone):
-            self.take_step(event)
+            self.handle_step(event)
         elif isinstance(event, Evaluated):
-            self.take_evaluation(event)
+            self.handle_evaluation(event)
         elif isinstance(event, Ended):
             self.display.close()
 
-    def take_start(self, event: Started) -> None:
-        """Say what begins."""
+    def handle_start(self, event: Started) -> None:
+        """Print the size of the training, and start the display."""
         self.table.start_after(event.step)
         for line in start_lines(self.plan, event):
-            self.display.say(line)
+            self.display.log(line)
         if where := self.tracker.live_curves():
-            self.display.say(f"live curves: {where}")
+            self.display.log(f"live curves: {where}")
         self.display.start(self.losses())
 
-    def take_step(self, event: StepDone) -> None:
-        """Renew the line, and now and then record the metrics."""
+    def handle_step(self, event: StepDone) -> None:
+        """Update the progress line, and record the metrics every `interval` steps."""
         self.skipped += event.skipped
         self.seconds.append(event.seconds)
         self.loader_seconds.append(event.loader_seconds)
         self.clock.tick(event.seconds)
         step_seconds = median(self.seconds)
         speed = self.plan.batch_tokens / step_seconds
-        left = (self.plan.max_steps - event.step) * (step_seconds + self.clock.between_steps)
-        self.display.update(event.step, event.loss, event.lr, speed, left)
+        steps_left = self.plan.max_steps - event.step
+        seconds_left = steps_left * (step_seconds + self.clock.between_steps)
+        self.display.update(event.step, event.loss, event.lr, speed, seconds_left)
         due = event.step % self.interval == 0 or event.step == self.plan.max_steps
         if due and event.step > self.recorded["train/loss"]:
             values = {
@@ -130,50 +132,50 @@ class Recorder:
             }
             self.tracker.record("metrics", step=event.step, values=values)
 
-    def take_evaluation(self, event: Evaluated) -> None:
-        """Report the loss on the validation text, and let the model write a little."""
+    def handle_evaluation(self, event: Evaluated) -> None:
+        """Record and print the validation loss, and let the model write a sample."""
         bits = bits_per_byte(event.loss, self.plan.val_tokens, self.plan.val_bytes)
         if event.step > self.recorded["val/loss"]:
             values = {"val/loss": event.loss, "val/bits_per_byte": bits}
             self.tracker.record("metrics", step=event.step, values=values)
         self.display.bits_per_byte = bits
-        self.display.say(
+        self.display.log(
             f"step {event.step:>6}  validation loss {event.loss:.4f}, {bits:.4f} bits per byte"
             f"{', the best so far' * event.is_best}"
         )
         text = self.samples.write() if self.samples else None
         if text is not None:
-            self.display.say_sample(text)
+            self.display.log_sample(text)
             self.table.add(event.step, text, bits, event.loss)
             self.tracker.record_table(self.table.file)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.display.close()
 
 
 class Clock:
-    """Measures how long a training spends between updates: evaluations, checkpoints, texts."""
+    """The mean time between steps, which goes to evaluations, checkpoints and samples."""
 
     def __init__(self) -> None:
         self.steps, self.outside = 0, 0.0
         self.ended = time.perf_counter()
 
     def tick(self, step_seconds: float) -> None:
-        """Note that an update has ended that took so long."""
+        """Record the end of a step that took `step_seconds`."""
         now = time.perf_counter()
-        if self.steps:  # what came before the first update comes only once
+        if self.steps:  # what precedes the first step happens only once
             self.outside += max(0.0, now - self.ended - step_seconds)
         self.steps, self.ended = self.steps + 1, now
 
     @property
     def between_steps(self) -> float:
-        """Seconds between two updates, in the mean."""
+        """Mean seconds between two steps."""
         return self.outside / max(1, self.steps - 1)
 
 
 def start_lines(plan: Plan, event: Started) -> list[str]:
-    """What a training is going to do, as far as that is worth saying."""
+    """Return the lines that a training prints at its start."""
     lines = [
         f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
         f"{plan.batch_tokens:,} tokens"
@@ -189,5 +191,5 @@ def start_lines(plan: Plan, event: Started) -> list[str]:
             f"{event.micro_batch} sequences{among}"
         )
     if event.too_large:
-        lines.append(f"there is no memory for {event.too_large} sequences in one pass")
+        lines.append(f"there is not enough memory for {event.too_large} sequences in one pass")
     return lines

@@ -1,4 +1,4 @@
-"""Where runs are recorded, which run is a model's, and in one line why a store does not work."""
+"""MLflow's store: its URI, the run of each model, and one-line descriptions of its errors."""
 
 import os
 import sqlite3
@@ -13,48 +13,48 @@ if TYPE_CHECKING:
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 MODEL_TAG = "nanogpt.model_id"
-DRIVERS = {  # modules and the packages they come in
+DRIVERS = {  # modules and the packages that provide them
     "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
 }
 DAMAGED = ("file is not a database", "disk image is malformed")
-SHOWN_CHARACTERS = 300  # of what a store says
+SHOWN_CHARACTERS = 300  # of a store's error message
 
-ENVIRONMENT = {  # MLflow reads it when it is imported
+ENVIRONMENT = {  # MLflow reads these when it is imported
     # give up soon: what could not be sent is sent later
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "PGCONNECT_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # else it logs how it sets up its tables
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs how it creates its tables
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
 def tracking_uri() -> str:
-    """Return where runs are recorded, with the password in it if there is one."""
+    """Return the URI of the store, including a password if there is one."""
     return os.environ.get(TRACKING_VARIABLE) or local_uri()
 
 
 def shown_uri() -> str:
-    """Return where runs are recorded, as it may be printed."""
+    """Return the URI of the store, safe to print."""
     return "mlflow.db" if is_local() else redacted(tracking_uri())
 
 
 def is_local() -> bool:
-    """Return whether that is this project's own store."""
+    """Return whether the store is the project's local one."""
     return tracking_uri() == local_uri()
 
 
 def is_server(uri: str) -> bool:
-    """Return whether an address is that of an MLflow server."""
+    """Return whether a URI is that of an MLflow server."""
     return uri.startswith(("http:", "https:"))
 
 
 def connect() -> "MlflowClient":
-    """Return a client of the store. Raises one of `store_errors` when it does not work."""
+    """Return a client of the store. Raises one of `store_errors` if it does not work."""
     set_environment()
     import mlflow
 
@@ -67,15 +67,15 @@ def connect() -> "MlflowClient":
 
 
 def set_environment() -> None:
-    """Set how MLflow behaves, where the user has not; to be called before it is imported."""
+    """Set MLflow's variables that the user has not set; call this before importing it."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def connect_once(uri: str) -> None:
-    """Raise what a database answers at once; MLflow asks it again for minutes, a line each time.
+    """Connect to a database once, to raise its error; MLflow would retry and log for minutes.
 
-    An MLflow server is not asked, for its client gives up soon, nor a file that MLflow is to make.
+    MLflow servers, whose client gives up soon, and SQLite files that do not exist yet are skipped.
     """
     import sqlalchemy
     from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -92,7 +92,7 @@ def connect_once(uri: str) -> None:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions by which MLflow and its databases say that a store does not work."""
+    """Return the exceptions that MLflow and its databases raise if a store does not work."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -100,21 +100,21 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def problem_of(error: Exception) -> str:
-    """Return in one line what is wrong with the store and, where it is known, the way out."""
+    """Return one line that says what is wrong with the store and, if known, how to fix it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = DRIVERS.get(error.name, error.name)
         return f"it needs {error.name}, which is not installed; `pip install '{package}'`"
-    said = " ".join(redacted(str(error)).split())
-    if is_local() and any(sign in said for sign in DAMAGED):
+    message = " ".join(redacted(str(error)).split())
+    if is_local() and any(phrase in message for phrase in DAMAGED):
         return (
             "it is damaged; `mv mlflow.db mlflow.db.damaged` and `python -m stages deliver` "
             "record in a new one what runs/tracking remembers of each model"
         )
-    return said[:SHOWN_CHARACTERS]
+    return message[:SHOWN_CHARACTERS]
 
 
 def find_run(client: "MlflowClient", model_id: str) -> str | None:
-    """Return the id of the model's run, if there is one; what was deleted of it is restored."""
+    """Return the id of a model's run, or None; restore the run and its experiment if deleted."""
     from mlflow.entities import LifecycleStage, ViewType
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -122,7 +122,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
         return None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
-        log(f"the experiment {EXPERIMENT} was deleted; it is restored, for a run of it goes on")
+        log(f"the experiment {EXPERIMENT} was deleted; it is restored, as a run of it continues")
     ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
     runs = client.search_runs([experiment.experiment_id], ours, run_view_type=ViewType.ALL)
     if not runs:
@@ -130,12 +130,12 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
     run = min(runs, key=lambda run: run.info.lifecycle_stage != LifecycleStage.ACTIVE).info
     if run.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_run(run.run_id)
-        log(f"the run {run.run_name} was deleted; it is restored, for it goes on")
+        log(f"the run {run.run_name} was deleted; it is restored, as it continues")
     return str(run.run_id)
 
 
 def is_deleted(client: "MlflowClient", run_id: str) -> bool:
-    """Return whether a run, or the experiment it belongs to, was deleted in the meantime."""
+    """Return whether a run or its experiment has been deleted."""
     from mlflow.entities import LifecycleStage
 
     run = client.get_run(run_id).info
@@ -144,22 +144,22 @@ def is_deleted(client: "MlflowClient", run_id: str) -> bool:
 
 
 def create_run(client: "MlflowClient", model_id: str) -> str:
-    """Open the model's run, and the experiment where there is none. Returns the run's id."""
+    """Create a model's run, and the experiment if there is none. Return the run's id."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         experiment_id = experiment.experiment_id
     else:
-        where = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=where)
+        location = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
+        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
     run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
     return str(run.info.run_id)
 
 
 def newest_run() -> tuple[str, str, bool] | None:
-    """Return the ids of the experiment and of the run to watch, and whether that run is active.
+    """Return the experiment id, the run id and whether it is active, of the run to watch.
 
-    It is the newest that is active, else the newest; None where nothing has been recorded.
-    Raises ConnectionError when the store does not work.
+    That is the newest active run, else the newest; None if nothing has been recorded.
+    Raises ConnectionError if the store does not work.
     """
     try:
         client = connect()
@@ -179,5 +179,5 @@ def newest_run() -> tuple[str, str, bool] | None:
 
 
 def log(line: str) -> None:
-    """Print a line without secrets."""
+    """Print a line with secrets redacted."""
     print(f"tracking: {redacted(line)}", flush=True)

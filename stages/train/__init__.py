@@ -1,1 +1,1 @@
-"""Stage `train`: shards to a model."""
+"""Stage `train`: a model trained on the shards."""

@@ -1,4 +1,4 @@
-"""The curves of a training, which its model keeps: `train.csv` and `val.csv`."""
+"""The loss curves of a training, stored with the model as `train.csv` and `val.csv`."""
 
 import csv
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ VAL_COLUMNS = ("step", "loss")
 
 
 class Curve:
-    """A CSV file that grows by a row at a time; the same steps give the same bytes."""
+    """A CSV file to which rows are appended; the same steps give the same bytes."""
 
     def __init__(self, file: Path, columns: tuple[str, ...]) -> None:
         self.file = file
         self.columns = columns
 
     def start_after(self, step: int) -> None:
-        """Keep the rows up to `step`, which is where training continues."""
+        """Drop the rows after `step`, where training resumes."""
         kept = [row for row in self.rows() if int(row["step"]) <= step]
         lines = [self.columns, *([row[name] for name in self.columns] for row in kept)]
         atomic_write(self.file, "".join(",".join(line) + "\n" for line in lines))
 
     def rows(self) -> list[Mapping[str, str]]:
-        """All whole rows."""
+        """Return all complete rows."""
         if not self.file.exists():
             return []
         text = self.file.read_text(encoding="utf-8")
@@ -38,18 +38,18 @@ class Curve:
 
 
 class Curves:
-    """The curves in a folder, fed with the events of the training loop."""
+    """The curves in a folder; a handler of the training loop's events."""
 
     def __init__(self, folder: Path) -> None:
         self.train = Curve(folder / "train.csv", TRAIN_COLUMNS)
         self.val = Curve(folder / "val.csv", VAL_COLUMNS)
 
     def losses(self) -> list[float]:
-        """Return the training loss of each update so far."""
+        """Return the training loss of each step so far."""
         return [float(row["loss"]) for row in self.train.rows()]
 
     def handle(self, event: TrainEvent) -> None:
-        """Add what an event says; a start brings both to where training continues."""
+        """Append the values of one event; a start first drops the rows after its step."""
         if isinstance(event, Started):
             self.train.start_after(event.step)
             self.val.start_after(event.step)

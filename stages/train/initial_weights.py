@@ -1,8 +1,8 @@
-"""The weights that a training starts from when `train.init_from` names a folder in `weights/`.
+"""Initial weights: a training starts from them if `train.init_from` names a folder in `weights/`.
 
-Such a folder is a model's: `stages/tools/convert.py` makes one of GPT-2, and `models/gpt` is one to
-copy. Here it is checked against params and shards before a training, and read at its start. torch
-is imported late: the launcher's check of the params does without.
+Such a folder is a model folder: `stages/tools/convert.py` makes one from GPT-2, and a copy of
+`models/gpt` is one. It is checked against params and shards before a training, and loaded at its
+start. torch is imported late, since the launcher checks the params without it.
 """
 
 import json
@@ -14,64 +14,64 @@ from stages.artifacts.weights import check_initial_folder, weights_sha256
 if TYPE_CHECKING:
     from nanogpt.model.gpt import GPT
 
-FREE = ("block_size", "dropout")  # may be otherwise than in the model that is started from
+FREE = ("block_size", "dropout")  # may differ from the initial model
 
 
 def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
-    """Raise ValueError when the section `model` or the shards' tokenizer is not the folder's."""
+    """Raise ValueError if the folder's model or tokenizer differs from the params or the shards."""
     from nanogpt.model.files import read_config
 
     check_initial_folder(folder)
-    found = vars(read_config(folder))
+    initial = vars(read_config(folder))
     differing = [
-        f"model.{key} is {model[key]!r}, there {found[key]!r}"
+        f"model.{key} is {model[key]!r}, its own is {initial[key]!r}"
         for key in model
-        if key not in FREE and model[key] != found[key]
+        if key not in FREE and model[key] != initial[key]
     ]
-    if model["block_size"] > found["block_size"]:
+    if model["block_size"] > initial["block_size"]:
         differing.append(
-            f"model.block_size is {model['block_size']}, there {found['block_size']} at most"
+            f"model.block_size is {model['block_size']}, its own is {initial['block_size']}"
         )
     if differing:
-        raise ValueError(f"train.init_from {folder} is another model: {'; '.join(differing)}")
-    if contents(folder / "tokenizer") != contents(tokenizer):
-        advice = different_characters(folder / "tokenizer", tokenizer) or (
+        raise ValueError(f"train.init_from {folder} is a different model: {'; '.join(differing)}")
+    if tokenizer_files(folder / "tokenizer") != tokenizer_files(tokenizer):
+        advice = describe_character_mismatch(folder / "tokenizer", tokenizer) or (
             "set `tokenize` to what its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
         )
-        raise ValueError(f"train.init_from {folder} knows other tokens than {tokenizer}; {advice}")
+        raise ValueError(f"train.init_from {folder} has other tokens than {tokenizer}; {advice}")
 
 
-def different_characters(folder: Path, corpus: Path) -> str | None:
-    """Return which characters two tokenizers do not share, where both are of characters."""
-    kinds = [
+def describe_character_mismatch(folder: Path, corpus: Path) -> str | None:
+    """Describe how the characters of two `char` tokenizers differ; None for other tokenizers."""
+    tokenizers = [
         json.loads((f / "tokenizer.json").read_text(encoding="utf-8")) for f in (folder, corpus)
     ]
-    if any(about["kind"] != "char" for about in kinds):
+    if any(about["kind"] != "char" for about in tokenizers):
         return None
-    known, found = (set(about["characters"]) for about in kinds)
+    known, found = (set(about["characters"]) for about in tokenizers)
     return (
         f"your texts must have the characters of its alphabet and no other: they lack "
         f"{sorted(known - found)}, and also have {sorted(found - known)}"
     )
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a tokenizer; its fingerprint is a hash of the same."""
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of each file of a tokenizer, of which its fingerprint is a hash."""
     return {file.name: file.read_bytes() for file in folder.glob("*")}
 
 
 def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
-    """Fill a model; of learned positions only those it has are taken.
+    """Load the weights into a model; position embeddings are cut to its context length.
 
-    Raises ValueError when they are not those of that hash, which the training was started with, or
-    not finite.
+    Raises ValueError if the weights do not have the hash with which the training was started, or
+    are not finite.
     """
     from nanogpt.model.files import fill
     from nanogpt.model.tensor_files import check_numbers, read_weights
 
     file = folder / "model.safetensors"
     weights = read_weights(file)
-    if weights_sha256(folder) != sha256:  # looked at after they were read
+    if weights_sha256(folder) != sha256:  # hashed after reading: what was read is what is checked
         raise ValueError(f"{file} was changed since this training was started; run it again")
     check_numbers(weights, file)
     if model.wpe is not None:
@@ -80,10 +80,10 @@ def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """Where the weights come from, as the conversion or the training that made them noted it."""
-    notes = [folder / name for name in ("source.json", "lineage.json")]
+    """Return the origin of the weights, as the conversion or the training recorded it."""
+    records = [folder / name for name in ("source.json", "lineage.json")]
     return {
         "folder": folder.as_posix(),
         "sha256": weights_sha256(folder),
-        **{file.stem: json.loads(file.read_text()) for file in notes if file.is_file()},
+        **{file.stem: json.loads(file.read_text()) for file in records if file.is_file()},
     }

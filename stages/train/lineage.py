@@ -1,4 +1,4 @@
-"""Where a model comes from: corpus, tokenizer, shards, params, code, libraries, hardware."""
+"""The lineage of a model: corpus, tokenizer, shards, params, code, libraries, hardware."""
 
 import os
 import platform
@@ -19,42 +19,43 @@ LIBRARIES = ("torch", "numpy", "tiktoken", "pyarrow", "safetensors")
 
 
 class GitError(Exception):
-    """Git does not answer; the message says why."""
+    """Git cannot answer; the message says why."""
 
 
 def git(*arguments: str) -> str:
-    """Return what git answers, taking no lock that could disturb the user's own git.
+    """Return git's output, without taking locks that could disturb the user's own git commands.
 
-    Raises GitError with git's reason, and the command that git itself recommends if there is one.
+    Raises GitError with git's message, and with the command that git suggests if there is one.
     """
     command = ["git", "--no-optional-locks", "-c", "core.quotePath=false", *arguments]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             capture_output=True,
-            env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""},  # reasons in one language
+            env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""},  # messages in one language
             encoding="utf-8",
             errors="replace",
             check=False,
         )
     except OSError as error:
         raise GitError(f"git cannot be run ({error.strerror})") from None
-    if done.returncode != 0:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = said[0].partition(": ")[2] if said else f"it ended with {done.returncode}"
-        advice = [f"; allow it by `{line}`" for line in said if line.startswith("git config ")]
+    if process.returncode != 0:
+        messages = [line.strip() for line in process.stderr.splitlines() if line.strip()]
+        code = process.returncode
+        reason = messages[0].partition(": ")[2] if messages else f"it ended with {code}"
+        advice = [f"; allow it by `{line}`" for line in messages if line.startswith("git config ")]
         raise GitError(f"git says: {reason}{''.join(advice)}")
-    return done.stdout.rstrip("\n")
+    return process.stdout.rstrip("\n")
 
 
 def code_state() -> dict[str, Any]:
-    """Return the commit, the tracked files that differ from it, and the MD5 of each module.
+    """Return the commit, the tracked files that differ from it, and the MD5 of each code file.
 
-    Where git does not give the first two, `git_problem` says why.
+    If git cannot tell the first two, `git_problem` says why.
     """
     commit = changed = problem = None
     try:
-        commit = own_commit()
+        commit = current_commit()
         changed = [line[3:] for line in git("status", "--porcelain", "-uno").splitlines()]
     except GitError as error:
         problem = str(error)
@@ -66,8 +67,8 @@ def code_state() -> dict[str, Any]:
     }
 
 
-def own_commit() -> str:
-    """Return the commit that is checked out. Raises GitError where this code is of none."""
+def current_commit() -> str:
+    """Return the checked-out commit. Raises GitError if this code is not part of one."""
     git("rev-parse", "--git-dir")
     head = ("rev-parse", "--verify", "--quiet")
     try:
@@ -77,18 +78,18 @@ def own_commit() -> str:
     try:
         git(*head, f"{commit}:./stages")
     except GitError:
-        where = git("rev-parse", "--show-toplevel")
-        raise GitError(f"the repository in {where} is another project's") from None
+        repository = git("rev-parse", "--show-toplevel")
+        raise GitError(f"the repository in {repository} is another project's") from None
     return commit
 
 
 def device_name(device: torch.device) -> str:
-    """Return a GPU's name, or the kind of another device."""
+    """Return the name of a GPU, or the type of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def hardware(runtime: Runtime) -> dict[str, Any]:
-    """Return what the model is trained on, and how that is used."""
+    """Return the hardware of a training and how it is used."""
     return {
         "device": device_name(runtime.device),
         "processes": runtime.world_size,
@@ -103,7 +104,7 @@ def hardware(runtime: Runtime) -> dict[str, Any]:
 def lineage(
     shards: Shards, identity: dict[str, Any], fingerprint: str, model_id: str, runtime: Runtime
 ) -> dict[str, Any]:
-    """Everything that went into a model, as JSON."""
+    """Return everything that determined a model, as JSON-serializable values."""
     manifest, init_from = shards.manifest, identity["train"]["init_from"]
     return {
         "model_id": model_id,

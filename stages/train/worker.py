@@ -89,7 +89,7 @@ class TrainWorker:
         self.identity = json.loads((folder / "identity.json").read_text())
         self.params = TrainParams(**self.identity["train"])
         shape = ModelParams(**self.identity["model"]).model_dump()
-        self.config = GPTConfig(vocab_size=shards.manifest["n_vocab"], **shape)
+        self.config = GPTConfig(vocab_size=shards.n_vocab, **shape)
 
     def run(self) -> Ended:
         """Train; in rank 0 also record, and at the end write the model."""
@@ -127,7 +127,7 @@ class TrainWorker:
             self.shards.stream("train"),
             self.shards.stream("val"),
             train_config(self.params),
-            eot_token=self.shards.manifest["separator"],
+            eot_token=self.shards.eot_token,
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,
@@ -175,7 +175,7 @@ class TrainWorker:
 
     def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime, curves: Curves) -> Recorder:
         """What takes the events; where each process holds a part of the weights, without texts."""
-        val = self.shards.manifest["splits"]["val"]
+        val = self.shards.split("val")
         samples = TrainingSamples(model, self.shards.tokenizer_folder)
         return Recorder(
             self.folder,
@@ -185,8 +185,8 @@ class TrainWorker:
                 max_steps=self.params.max_steps,
                 batch_tokens=self.params.batch_tokens,
                 processes=runtime.world_size,
-                val_tokens=val["tokens"],
-                val_bytes=val["bytes"],
+                val_tokens=val.tokens,
+                val_bytes=val.bytes,
             ),
             interval=self.settings.log_interval,
             hardware=Hardware.of(model, runtime),

@@ -1,1 +1,1 @@
-"""Stage `weights`: which weights a training starts from."""
+"""Stage `weights`: record the weights that training starts from."""

@@ -1,7 +1,7 @@
-"""Stage `weights`: which weights a training starts from, by the hash of their file.
+"""Stage `weights`: record the hash of the weights that training starts from.
 
-The training depends on this stage's file and not on the folder `weights/`: it starts again when the
-weights it is to start from are others, and not when something is put next to them.
+The stage `train` depends on this record and not on the folder `weights/`. So it runs again if the
+initial weights change, but not if other files are added next to them.
 """
 
 import json
@@ -14,7 +14,10 @@ from stages.runtime.yaml_files import read_params
 
 
 def run(init_from: str | None, out: Path) -> None:
-    """Write the folder's name and the hash of its weights; null for both where none is named."""
+    """Write the name of the folder and the hash of its weights, both null if there is none.
+
+    Raises ValueError if the folder does not exist.
+    """
     if init_from:
         check_initial_folder(Path(init_from))
     sha256 = weights_sha256(Path(init_from)) if init_from else None
@@ -23,5 +26,5 @@ def run(init_from: str | None, out: Path) -> None:
 
 
 def run_stage(settings: Settings) -> None:
-    """`python -m stages weights`."""
+    """Run `python -m stages weights`."""
     run(read_params()["train"]["init_from"], WEIGHTS)

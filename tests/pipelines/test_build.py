@@ -1,4 +1,4 @@
-"""The flow for real: one Prefect server, one worker, runs of the deployment."""
+"""End-to-end runs of the flow: one Prefect server, one worker, runs of the deployment."""
 
 import json
 import os
@@ -22,14 +22,14 @@ RESULT = "bits per byte of unseen text"
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def end(process: Any) -> str:
-    """Stop a process group and wait for it; what it printed."""
+    """Stop a process group and wait for it; return its output."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     output: str = process.communicate(timeout=60)[0]
@@ -37,12 +37,12 @@ def end(process: Any) -> str:
 
 
 def with_login(api: str) -> str:
-    """The same address with a user and a password, which this server does not ask for."""
+    """Return the URL with a user and a password, which this server does not ask for."""
     return api.replace("://", "://alice:s3cr3t-Pa55@")
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 
 @pytest.fixture(scope="module")
 def api(template: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server."""
+    """Start a Prefect server; return its URL."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     process = template.start(
@@ -71,7 +71,7 @@ def api(template: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def task_runs(api: str) -> dict[str, dict[str, Any]]:
-    """The newest flow run's task runs by stage."""
+    """Return the task runs of the newest flow run by stage."""
     flow_runs = requests.post(
         f"{api}/flow_runs/filter", json={"sort": "START_TIME_DESC", "limit": 1}, timeout=10
     ).json()
@@ -150,7 +150,7 @@ def test_a_killed_training_is_retried_and_recovers(
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Serves a text, after answering 500 for a while."""
+    """A server of a text whose first answers are 500."""
 
     failures = 0
     text = b""
@@ -166,12 +166,12 @@ class Flaky(BaseHTTPRequestHandler):
             self.wfile.write(self.text)
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def flaky_server(text: bytes, failures: int) -> Iterator[str]:
-    """A server of `text` that answers 500 to its first requests."""
+    """Serve `text` after answering 500 to the first requests; yield the URL."""
     Flaky.text, Flaky.failures = text, failures
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -179,7 +179,7 @@ def flaky_server(text: bytes, failures: int) -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_network_that_fails_is_tried_again(new_project: Callable[..., Any], api: str) -> None:
+def test_a_failing_network_is_retried(new_project: Callable[..., Any], api: str) -> None:
     import hashlib
 
     text = b"the king did walk by night\n\n" * 50
@@ -203,9 +203,7 @@ def test_a_mistake_in_params_fails_at_once(new_project: Callable[..., Any], api:
     assert task_runs(api) == {}
 
 
-def test_a_mistake_in_the_data_is_not_tried_again(
-    new_project: Callable[..., Any], api: str
-) -> None:
+def test_a_mistake_in_the_data_is_not_retried(new_project: Callable[..., Any], api: str) -> None:
     project = new_project()
     (project.folder / "texts/0.txt").write_bytes(b"caf\xe9")
     done = project.run(
@@ -219,7 +217,7 @@ def test_a_mistake_in_the_data_is_not_tried_again(
     assert task_runs(api)["download"]["run_count"] == 1
 
 
-def test_a_flow_waits_a_while_for_the_process_that_holds_what_it_needs(
+def test_a_flow_waits_for_the_process_that_holds_a_lock(
     new_project: Callable[..., Any], api: str
 ) -> None:
     project = new_project()

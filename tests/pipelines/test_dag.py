@@ -1,4 +1,4 @@
-"""The flow's stages come from dvc.yaml and nowhere else."""
+"""The stages of the flow come from dvc.yaml only."""
 
 import shutil
 import subprocess
@@ -10,24 +10,24 @@ import pytest
 from pipelines.dag import Stage, read_stages
 
 
-def test_stages_come_in_an_order_that_works(template: Any) -> None:
+def test_stages_come_in_topological_order(template: Any) -> None:
     names = [stage.name for stage in read_stages(template.folder)]
     assert names[:4] == ["download", "clean", "tokenize", "shard"]
     assert set(names[4:]) == {"statistics", "weights", "train", "evaluate", "sample"}
     assert names.index("evaluate") > max(names.index("statistics"), names.index("train"))
 
 
-def test_a_target_brings_what_it_depends_on(template: Any) -> None:
+def test_a_target_includes_its_dependencies(template: Any) -> None:
     names = [stage.name for stage in read_stages(template.folder, "shard")]
     assert names == ["download", "clean", "tokenize", "shard"]
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones(template: Any) -> None:
-    with pytest.raises(ValueError, match="'shards' is no stage"):
+    with pytest.raises(ValueError, match="'shards' is not a stage"):
         read_stages(template.folder, "shards")
 
 
-def test_code_from_an_archive_is_refused_with_the_way_out(
+def test_code_from_an_archive_is_refused_with_the_fix(
     template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Why DVC failed, by what it really prints."""
+"""The cause of a failed DVC command, by DVC's real output."""
 
 import json
 import sys
@@ -22,13 +22,13 @@ time.sleep(300)
 
 @pytest.fixture
 def project(new_project: Callable[..., Any]) -> Any:
-    """A project of the test's own."""
+    """Return a new project."""
     return new_project()
 
 
 @pytest.fixture
 def holder(project: Any) -> Iterator[Any]:
-    """A process that works in the project."""
+    """Start a process in the project."""
     process = project.start("sleep", "300")
     yield process
     process.kill()
@@ -36,13 +36,13 @@ def holder(project: Any) -> Iterator[Any]:
 
 
 def lines_of(project: Any, *command: str) -> list[str]:
-    """What a command prints, which fails."""
+    """Run a command that fails; return the lines it prints."""
     done = project.run(*command)
     assert done.returncode != 0
     return str(done.stdout).splitlines()
 
 
-def test_a_stage_that_another_dvc_works_on_is_busy(project: Any, holder: Any) -> None:
+def test_a_stage_locked_by_another_dvc_is_busy(project: Any, holder: Any) -> None:
     locked = {"pid": holder.pid, "cmd": "dvc repro train"}
     lock = {"write": {}, "read": {str(project.folder / "data/shards"): [locked]}}
     (project.folder / ".dvc/tmp/rwlock").write_text(json.dumps(lock))
@@ -54,7 +54,7 @@ def test_a_stage_that_another_dvc_works_on_is_busy(project: Any, holder: Any) ->
     )
 
 
-def test_a_repository_that_another_dvc_holds_is_busy(
+def test_a_repository_locked_by_another_dvc_is_busy(
     project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = project.start(sys.executable, "-c", HOLDS_DVC)
@@ -69,7 +69,7 @@ def test_a_repository_that_another_dvc_holds_is_busy(
     assert "process" in failure(NO_REPORT, printed)[1]  # it has ended; nothing is there to be read
 
 
-def test_a_stage_that_was_killed_is_a_crash_in_dvcs_words(project: Any) -> None:
+def test_a_killed_stage_is_a_crash_with_dvcs_message(project: Any) -> None:
     dag = project.folder / "dvc.yaml"
     dag.write_text(dag.read_text().replace("python -m stages shard", "kill -9 $$"))
     kind, message = failure(NO_REPORT, lines_of(project, "dvc", "repro", "-s", "shard"))
@@ -89,17 +89,17 @@ def test_a_stage_that_was_killed_is_a_crash_in_dvcs_words(project: Any) -> None:
         ),
     ],
 )
-def test_other_words(printed: list[str], kind: str, message: str) -> None:
+def test_other_output_of_dvc(printed: list[str], kind: str, message: str) -> None:
     assert failure(NO_REPORT, printed) == (kind, message)
 
 
-def test_what_a_stage_reported_comes_first(tmp_path: Path) -> None:
+def test_the_report_of_a_stage_takes_precedence(tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     status.write_text(json.dumps({"stage": "train", "kind": "busy", "message": "taken"}))
     assert failure(status, ["ERROR: failed to reproduce 'train'"]) == ("busy", "taken")
 
 
-def test_the_flow_ends_with_the_exit_code_of_the_kind() -> None:
+def test_the_flow_exits_with_the_code_of_the_kind_of_failure() -> None:
     codes = {kind: exit_code(StageFailed("train", kind, "no")) for kind in ("busy", "full")}
     assert codes == {"busy": 16, "full": 28}
     assert exit_code(ValueError("a mistake")) == 2

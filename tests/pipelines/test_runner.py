@@ -1,4 +1,4 @@
-"""A command of the flow leaves its output in the log and nothing behind."""
+"""A command of the flow: its output is relayed, and no process is left behind."""
 
 import os
 import sys
@@ -20,10 +20,10 @@ time.sleep(60)
 
 
 class Stop(Exception):
-    """What Prefect raises in the flow's thread when a run is cancelled."""
+    """The exception that Prefect raises in the flow's thread when a run is cancelled."""
 
 
-def test_output_and_exit_code_are_handed_on() -> None:
+def test_output_and_exit_code_are_passed_on() -> None:
     lines: list[str] = []
     script = "import sys; print('out', flush=True); print('err', file=sys.stderr); sys.exit(3)"
     assert run_command([sys.executable, "-c", script], os.environ, lines.append) == 3
@@ -37,7 +37,7 @@ def test_lines_come_while_the_command_runs() -> None:
     assert times[1] - times[0] > 1
 
 
-def test_an_exception_ends_the_whole_family(tmp_path: Path) -> None:
+def test_an_exception_ends_the_command_and_its_descendants(tmp_path: Path) -> None:
     script = tmp_path / "family.py"
     script.write_text(FAMILY)
     pids: list[int] = []

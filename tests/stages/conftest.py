@@ -31,7 +31,7 @@ from stages.download.readers import Document
 from stages.lib.split import SplitParams
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -330,7 +330,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [f"{n}: " + "the quick brown fox. " * (5 + n % 7) for n in range(40)]
     corpus = corpus_of(texts, folder)
     char = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
     tokenize.run(
         char, SPLIT, corpus, folder / "tokens", cache=folder / "cache", tokenize_parts=here
     )

@@ -39,7 +39,7 @@ def batches(
         device=torch.device("cpu"), dtype=torch.float32, rank=rank, world_size=world_size
     )
     return micro_batches(
-        stream, ORDER, numbers=numbers, micro=micro, vocab_size=50, runtime=runtime
+        stream, ORDER, indices=numbers, micro_batch=micro, vocab_size=50, runtime=runtime
     )
 
 

@@ -9,11 +9,11 @@ import torch
 from nanogpt.config import GPTConfig, Sampling
 from nanogpt.generate import decode as module
 from nanogpt.generate.decode import (
+    apply_repetition_penalty,
     candidates,
     decode_one_token,
     generate,
     next_logits,
-    penalised,
     prefill,
     sample,
     uniforms,
@@ -197,7 +197,7 @@ def test_the_numbers_are_spread_evenly_and_differ_by_seed_and_place() -> None:
 
 def test_what_was_written_is_penalised_whatever_its_sign() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0, -torch.inf], [2.0, -2.0, 1.0, -torch.inf]])
-    lower = penalised(logits, torch.tensor([[0, 1, 0, 3], [2, 2, 2, 2]]), 2.0)
+    lower = apply_repetition_penalty(logits, torch.tensor([[0, 1, 0, 3], [2, 2, 2, 2]]), 2.0)
     assert lower.tolist() == [[1, -4, 1, -torch.inf], [2, -2, 0.5, -torch.inf]]
 
 

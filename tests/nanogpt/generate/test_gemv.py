@@ -19,7 +19,7 @@ Build = Callable[[GPTConfig], GPT]
 
 @pytest.fixture
 def every_matrix_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MIN_STREAMED", 1)
+    monkeypatch.setattr(decoding, "MIN_GEMV_NUMEL", 1)
 
 
 @pytest.mark.parametrize("bias", [True, False])

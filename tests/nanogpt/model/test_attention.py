@@ -46,7 +46,7 @@ def test_bfloat16_on_a_cpu_is_as_close_as_its_rounding() -> None:
 def test_too_many_pairs_go_to_the_kernels_that_keep_none(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, _ = drawn(1, 2, 8, 4, dtype=torch.bfloat16)
     assert plain_is_faster(q, k)
-    monkeypatch.setattr(attention, "MAX_PAIRS", 2 * 8 * 8 - 1)
+    monkeypatch.setattr(attention, "MAX_SCORES", 2 * 8 * 8 - 1)
     assert not plain_is_faster(q, k)
 
 
@@ -62,7 +62,7 @@ KEYS = place_keys(torch.arange(2), 1)[0]  # (B, 2)
 def test_dropout_hides_weights_and_keeps_the_mean() -> None:
     q, k, _ = drawn(1, 1, 512, 4, dtype=torch.bfloat16)
     ones = torch.ones(1, 1, 512, 4, dtype=torch.bfloat16)
-    y = attend(q, k, ones, dropout=0.5, key=KEYS[:1]).float()
+    y = attend(q, k, ones, dropout=0.5, dropout_key=KEYS[:1]).float()
     assert y[0, 0, 0, 0].item() in (0.0, 2.0)  # the first query has one key
     assert y.mean().item() == pytest.approx(1.0, abs=0.05)
 
@@ -72,10 +72,10 @@ def test_weights_computed_again_are_subject_to_the_same_dropout(
 ) -> None:
     """Too many pairs to be kept give the same values and gradients, bit for bit."""
     results = []
-    for most in (attention.MAX_PAIRS, 1):
-        monkeypatch.setattr(attention, "MAX_PAIRS", most)
+    for most in (attention.MAX_SCORES, 1):
+        monkeypatch.setattr(attention, "MAX_SCORES", most)
         q, k, v = drawn(2, 2, 9, 4)
-        y = attend(q, k, v, dropout=0.5, key=KEYS)
+        y = attend(q, k, v, dropout=0.5, dropout_key=KEYS)
         y.square().sum().backward()
         results.append([y.detach(), q.grad, k.grad, v.grad])
     for kept, again in zip(*results, strict=True):

@@ -9,8 +9,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogpt.config import GPTConfig
+from nanogpt.model.block import relu2
 from nanogpt.model.cache import KVCache
-from nanogpt.model.gpt import GPT, relu2, rotary_angles, rotate
+from nanogpt.model.gpt import GPT
+from nanogpt.model.position import apply_rotary, rotary_cos_sin
 
 CPU = torch.device("cpu")
 SEPARATOR = 49
@@ -214,7 +216,7 @@ def test_heads_must_divide_the_channels(gpt2: GPTConfig) -> None:
 
 
 def test_rotary_positions_need_an_even_head_size(gpt2: GPTConfig) -> None:
-    with pytest.raises(ValueError, match="even head size"):
+    with pytest.raises(ValueError, match="need it even"):
         replace(gpt2, position="rotary", n_head=32)
 
 
@@ -223,9 +225,9 @@ def test_zero_init_makes_every_block_the_identity(
 ) -> None:
     model = seeded(replace(config, zero_init_proj=True))
     x = torch.randn(2, 16, 32)
-    angles = rotary_angles(config) if config.position == "rotary" else None
+    cos_sin = rotary_cos_sin(config) if config.position == "rotary" else None
     for layer, block in enumerate(model.h):
-        assert torch.equal(block(x, angles, layer, None, None, [None] * 3), x)
+        assert torch.equal(block(x, cos_sin, layer, None, None, [None] * 3), x)
 
 
 def test_init_has_the_spread_of_gpt2(gpt2: GPTConfig, seeded: Callable[[GPTConfig], GPT]) -> None:
@@ -276,8 +278,8 @@ def test_rotation_turns_pairs_of_channels_by_angles_that_grow_with_the_position(
     modern: GPTConfig,
 ) -> None:
     """Su et al. 2021, equation 15, channels paired across the halves as in GPT-NeoX."""
-    cos, sin = rotary_angles(replace(modern, n_head=8))  # 4 channels per head
-    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 2.0]).expand(16, 1, -1), cos, sin)[:, 0]
+    cos, sin = rotary_cos_sin(replace(modern, n_head=8))  # 4 channels per head
+    turned = apply_rotary(torch.tensor([1.0, 0.0, 0.0, 2.0]).expand(16, 1, -1), cos, sin)[:, 0]
     slow = torch.arange(16) * 10_000**-0.5
     wanted = (slow * 100).cos(), -2 * slow.sin(), (slow * 100).sin(), 2 * slow.cos()
     torch.testing.assert_close(turned, torch.stack(wanted, dim=1))
@@ -293,9 +295,9 @@ def test_squared_relu_has_the_gradient_of_autograd() -> None:
 
 def test_rotated_products_depend_on_the_distance_alone(modern: GPTConfig) -> None:
     """Su et al. 2021, equation 16."""
-    cos, sin = rotary_angles(modern)
+    cos, sin = rotary_cos_sin(modern)
     q, k = torch.randn(16), torch.randn(16)
-    turned = [rotate(x.expand(16, 1, -1), cos, sin)[:, 0] for x in (q, k)]  # (T, D) each
+    turned = [apply_rotary(x.expand(16, 1, -1), cos, sin)[:, 0] for x in (q, k)]  # (T, D) each
     products = turned[0] @ turned[1].T  # (T, T)
     for distance in range(-15, 16):
         diagonal = products.diagonal(distance)
@@ -308,11 +310,11 @@ def test_dropout_is_for_training_alone(
 ) -> None:
     model, idx = lively(replace(config, dropout=0.5)), some_tokens(2, 8)
     some, others = torch.tensor([[1, 2], [1, 3]])
-    assert torch.equal(model(idx), model(idx, keys=some))
+    assert torch.equal(model(idx), model(idx, dropout_keys=some))
     model.train()
-    assert not torch.equal(model(idx, keys=some), model.eval()(idx))
+    assert not torch.equal(model(idx, dropout_keys=some), model.eval()(idx))
     model.train()
-    dropped, again = model(idx, keys=some), model(idx, keys=others)
+    dropped, again = model(idx, dropout_keys=some), model(idx, dropout_keys=others)
     assert torch.equal(dropped[0], again[0])
     assert not torch.equal(dropped[1], again[1])
     with pytest.raises(ValueError, match="training with dropout takes keys"):
@@ -329,7 +331,7 @@ def test_one_graph_holds_the_whole_model_with_its_loss(
     results = []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = run(idx, targets, keys=keys)
+            loss = run(idx, targets, dropout_keys=keys)
         loss.backward()
         results.append([loss.detach(), model.lm_head.weight.grad, model.h[0].mlp.c_fc.weight.grad])
         model.zero_grad(set_to_none=True)

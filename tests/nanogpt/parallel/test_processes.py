@@ -74,9 +74,8 @@ def run(name, runtime, double):
             case CheckpointWritten(): seen["written"].append(event.step)
             case Ended(): seen["ended"] = event.progress.step
     half = torch.tensor(0.5)
-    seen["agreed"] = [
-        reduce_loss_and_stop(half, stop, runtime) for stop in (runtime.rank == 1, False)
-    ]
+    seen["agreed"] = [reduce_loss_and_stop(half, runtime.rank == 1, runtime),
+                      reduce_loss_and_stop(half, False, runtime)]
     try:
         check_same_step(10 * runtime.rank, runtime)
     except ValueError as error:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.artifacts import clean as cleaned
+from stages.artifacts import clean as clean_corpus
 from stages.artifacts.clean import CleanCorpus, split_by_bytes
 from stages.clean import stage as clean
 from stages.clean.params import CleanParams
@@ -18,7 +18,7 @@ MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """60 texts, every third one said before."""
+    """Return 60 texts, every third one a duplicate."""
     draw = random.Random(0)
     made = [f"{n} " + "né" * draw.randrange(400) for n in range(60)]
     return [made[n // 2] if n % 3 == 2 else text for n, text in enumerate(made)]
@@ -28,7 +28,7 @@ def texts() -> list[str]:
 def corpus(
     texts: list[str], tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus
 ) -> CleanCorpus:
-    """Those texts in several parts of several row groups."""
+    """Return a corpus of those texts in several parts of several row groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_on_disk, "GROUP_BYTES", 4_000)
         patch.setattr(corpus_on_disk, "PART_BYTES", 5_000)
@@ -39,7 +39,7 @@ def corpus(
     return made
 
 
-def test_what_is_kept_comes_in_order_with_its_id_and_hash(
+def test_kept_documents_come_in_order_with_id_and_hash(
     texts: list[str], corpus: CleanCorpus
 ) -> None:
     kept = [n for n, text in enumerate(texts) if text not in texts[:n]]
@@ -57,7 +57,7 @@ def test_what_is_kept_comes_in_order_with_its_id_and_hash(
     assert list(corpus.text_hashes()) == [row["text_hash"] for row in rows]
 
 
-def test_a_row_group_of_which_all_is_dropped_is_passed_over(
+def test_a_row_group_without_kept_documents_is_skipped(
     tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_on_disk, "GROUP_BYTES", 1_000)
@@ -68,25 +68,25 @@ def test_a_row_group_of_which_all_is_dropped_is_passed_over(
     assert list(CleanCorpus.open(made.corpus, tmp_path / "strict").texts()) == long
 
 
-def test_groups_are_about_as_large_as_they_should_be(
+def test_groups_have_about_the_size_asked_for(
     corpus: CleanCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = list(corpus.texts())
-    monkeypatch.setattr(cleaned, "GROUP_BYTES", 1_000)
+    expected = list(corpus.texts())
+    monkeypatch.setattr(clean_corpus, "GROUP_BYTES", 1_000)
     groups = [g.column("text").to_pylist() for part in corpus.parts for g in part.groups()]
-    assert [text for group in groups for text in group] == whole
+    assert [text for group in groups for text in group] == expected
     for group in groups:
         assert len(group) == 1 or sum(len(text.encode()) for text in group) <= 1_000
 
 
-def test_a_document_longer_than_a_group_is_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaned, "GROUP_BYTES", 5)
+def test_a_document_longer_than_a_group_is_alone_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clean_corpus, "GROUP_BYTES", 5)
     table = pa.table({"text": pa.array(["aa", "bb", "c" * 9, "", "d"], pa.large_string())})
-    found = [batch.column("text").to_pylist() for batch in split_by_bytes(table)]
-    assert found == [["aa", "bb"], ["c" * 9], ["", "d"]]
+    batches = [batch.column("text").to_pylist() for batch in split_by_bytes(table)]
+    assert batches == [["aa", "bb"], ["c" * 9], ["", "d"]]
 
 
-def test_a_part_of_which_nothing_is_kept_is_none(
+def test_a_part_without_kept_documents_is_left_out(
     tmp_path: Path, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus_on_disk, "PART_BYTES", 1)  # a part for each text
@@ -95,7 +95,7 @@ def test_a_part_of_which_nothing_is_kept_is_none(
     assert list(made.texts()) == ["abc", "def", "ghi"]
 
 
-def test_texts_come_in_the_normal_form_they_were_judged_in(
+def test_texts_have_the_normal_form_in_which_clean_compared_them(
     tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     made = make_corpus(["ﬁ", "fi", "e\u0301"], tmp_path / "made")
@@ -108,6 +108,6 @@ def test_texts_come_in_the_normal_form_they_were_judged_in(
         near_duplicates=None,
     )
     clean.run(params, made.corpus, tmp_path / "clean")
-    found = CleanCorpus.open(made.corpus, tmp_path / "clean")
-    assert list(found.texts()) == ["fi", "é"]
-    assert list(found.text_hashes()) == [text_hash(b"fi"), text_hash("é".encode())]
+    cleaned = CleanCorpus.open(made.corpus, tmp_path / "clean")
+    assert list(cleaned.texts()) == ["fi", "é"]
+    assert list(cleaned.text_hashes()) == [text_hash(b"fi"), text_hash("é".encode())]

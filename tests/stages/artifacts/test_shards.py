@@ -22,7 +22,7 @@ def made(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """Shards of the test's own, to damage."""
+    """Return a copy of the shards that a test can damage."""
     return Path(shutil.copytree(made, tmp_path / "shards"))
 
 
@@ -47,7 +47,7 @@ def test_the_tokenizer_is_found(made: Path) -> None:
     assert load_tokenizer(shards.tokenizer_folder).n_vocab == shards.manifest["n_vocab"]
 
 
-def test_a_missing_manifest_is_refused_with_the_way_out(folder: Path) -> None:
+def test_a_missing_manifest_is_refused_with_the_command_to_make_it(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"manifest\.json is missing; `dvc repro shard`"):
         Shards.open(folder)

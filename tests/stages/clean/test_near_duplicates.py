@@ -4,7 +4,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stages.clean.near_duplicates import MINIMA, WORDS, near_duplicates, signatures
+from stages.clean.near_duplicates import (
+    NUM_PERM,
+    SHINGLE_WORDS,
+    minhash_signatures,
+    near_duplicates,
+)
 from stages.lib import word_ngrams
 
 
@@ -22,13 +27,16 @@ def changed(words: list[str], share: float, seed: int) -> list[str]:
 
 def jaccard(one: list[str], other: list[str]) -> float:
     """The true similarity."""
-    a, b = ({tuple(t[i : i + WORDS]) for i in range(len(t) - WORDS + 1)} for t in (one, other))
+    a, b = (
+        {tuple(t[i : i + SHINGLE_WORDS]) for i in range(len(t) - SHINGLE_WORDS + 1)}
+        for t in (one, other)
+    )
     return len(a & b) / len(a | b)
 
 
 def near(texts: list[list[str]], threshold: float, *without: int) -> list[bool]:
     among = np.array([n not in without for n in range(len(texts))])
-    signed = signatures((" ".join(words) for words in texts), len(texts))
+    signed = minhash_signatures((" ".join(words) for words in texts), len(texts))
     return [bool(found) for found in near_duplicates(signed, threshold, among)]
 
 
@@ -36,16 +44,16 @@ def test_signatures_estimate_the_similarity() -> None:
     for share in (0.3, 0.6, 0.9):
         one = text_of(0, 1_000)
         other = changed(one, share, 0)
-        a, b = signatures([" ".join(one), " ".join(other)], 2)
-        assert abs(float((a == b).mean()) - jaccard(one, other)) < 4 * 0.5 / MINIMA**0.5
+        a, b = minhash_signatures([" ".join(one), " ".join(other)], 2)
+        assert abs(float((a == b).mean()) - jaccard(one, other)) < 4 * 0.5 / NUM_PERM**0.5
 
 
 def test_a_signature_is_of_the_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [" ".join(text_of(n, 10 + 90 * n)) for n in range(6)]
-    together = signatures(texts, 6)
+    together = minhash_signatures(texts, 6)
     monkeypatch.setattr(word_ngrams, "PIECE", 300)  # long texts come in several batches
     for n, text in enumerate(texts):
-        assert (signatures([text], 1)[0] == together[n]).all()
+        assert (minhash_signatures([text], 1)[0] == together[n]).all()
 
 
 def test_what_is_similar_enough_goes_and_what_is_not_stays() -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from stages.artifacts.clean import CleanCorpus
 from stages.clean.params import CleanParams
-from stages.clean.stage import repeated, run
+from stages.clean.stage import exact_duplicates, run
 from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.text_hash import text_hash
 
@@ -248,13 +248,13 @@ def test_the_first_of_equal_documents_stays(names: list[tuple[str, bool]]) -> No
     for name, counts in names:
         expected.append(counts and name in seen)
         seen |= {name} if counts else set()
-    assert repeated(packed, among).tolist() == expected
+    assert exact_duplicates(packed, among).tolist() == expected
 
 
 def test_hashes_that_share_a_half_are_no_duplicates() -> None:
     halves = [(1, 1), (1, 2), (2, 1), (1, 1), (2, 2), (1, 2)]
     packed = np.array(halves, dtype=np.uint64).view(np.uint8)
-    found = repeated(packed, np.ones(6, dtype=bool))
+    found = exact_duplicates(packed, np.ones(6, dtype=bool))
     assert found.tolist() == [False, False, False, True, False, True]
 
 

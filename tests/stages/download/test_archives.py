@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.download import archives as compressed
-from stages.download.readers import Document, Reading, file_documents
+from stages.download.readers import Document, ReadOptions, file_documents
 from stages.download.tally import Tally
 
-READING = Reading(separator=None, text_column="text", encoding="utf-8")
+READING = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 SONG = "First line, naïve\nsecond line\n"
 
 

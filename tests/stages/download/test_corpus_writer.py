@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.download import corpus_writer as corpus
-from stages.download.corpus_writer import Part, prefixed, write_parts
+from stages.download.corpus_writer import Part, with_prefix, write_parts
 from stages.download.readers import Document
 
 WORDS = ["the", "king", "and", "queen", "did", "walk", "by", "night", "with", "sword", "naïve"]
@@ -147,5 +147,5 @@ def test_nothing_is_no_part(tmp_path: Path) -> None:
 
 def test_a_prefix_goes_before_each_id() -> None:
     documents = [Document("a", "text", "s")]
-    assert prefixed(documents, "") is documents
-    assert list(prefixed(documents, "mine/")) == [Document("mine/a", "text", "s")]
+    assert with_prefix(documents, "") is documents
+    assert list(with_prefix(documents, "mine/")) == [Document("mine/a", "text", "s")]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.download import encodings
-from stages.download.encodings import NotText, all_not_text, decoded, known_encoding
+from stages.download.encodings import NotText, check_encoding, combine_errors, decode_stream
 
 FRENCH = "Il était une fois, à l'orée d'une forêt, un garçon très pressé. Où vas-tu ?\n"
 RUSSIAN = "Жили-были старик со старухой у самого синего моря.\n"
@@ -15,7 +15,7 @@ JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れた�
 
 
 def read(content: bytes, encoding: str = "utf-8") -> str:
-    return "".join(decoded("a.txt", io.BytesIO(content), encoding, {}))
+    return "".join(decode_stream("a.txt", io.BytesIO(content), encoding, {}))
 
 
 def refused(content: bytes, *words: str, encoding: str = "utf-8") -> None:
@@ -148,13 +148,13 @@ def test_an_encoding_that_needs_a_mark_says_which_of_the_two_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["utf8", "UTF-8", "latin-1", "cp1252", "shift_jis", "auto"])
 def test_known_encodings_are_taken(name: str) -> None:
-    assert known_encoding(name) == name
+    assert check_encoding(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "utf-9", "rot13", "base64", "undefined", "english"])
 def test_an_unknown_encoding_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no encoding of text that Python knows"):
-        known_encoding(name)
+        check_encoding(name)
 
 
 # --- an encoding that is named where a file is UTF-8 ---------------------------------------------
@@ -201,13 +201,13 @@ def test_all_files_at_fault_are_reported_at_once_with_every_way_out() -> None:
         NotText("b.txt", "holds a NUL byte", "leave it out"),
         NotText("c.txt", "is not UTF-8 (byte 2: 0xe9)", "set auto"),
     ]
-    assert str(all_not_text(faults, 1234, "utf-8")) == (
+    assert str(combine_errors(faults, 1234, "utf-8")) == (
         "3 of 1,234 files cannot be read by corpus.encoding: utf-8: a.txt is not UTF-8 "
         "(byte 1: 0xe9); b.txt holds a NUL byte; c.txt is not UTF-8 (byte 2: 0xe9); set auto; "
         "leave it out"
     )
-    assert "; and 200 more; set auto" in str(all_not_text(faults[:1] * 300, 300, "utf-8"))
-    assert all_not_text(faults[:1], 9, "utf-8") is faults[0]
+    assert "; and 200 more; set auto" in str(combine_errors(faults[:1] * 300, 300, "utf-8"))
+    assert combine_errors(faults[:1], 9, "utf-8") is faults[0]
 
 
 # --- auto ----------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_a_guess_is_made_and_printed(
 def test_a_guess_is_noted_by_the_name_of_the_file() -> None:
     guessed: dict[str, str] = {}
     for name, content in (("a.txt", "don’t".encode()), ("b.txt", "don’t".encode("cp1252"))):
-        assert "".join(decoded(name, io.BytesIO(content), "auto", guessed)) == "don’t"
+        assert "".join(decode_stream(name, io.BytesIO(content), "auto", guessed)) == "don’t"
     assert guessed == {"b.txt": "cp1252"}
 
 

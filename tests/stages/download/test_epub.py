@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.download.readers import Reading, file_documents
+from stages.download.readers import ReadOptions, file_documents
 from stages.download.tally import Tally
 
-READING = Reading(separator=None, text_column="text", encoding="utf-8")
+READING = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 CONTAINER = (
     '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
     '<rootfile full-path="OPS/book.opf" media-type="application/oebps-package+xml"/>'

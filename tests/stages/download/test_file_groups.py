@@ -9,11 +9,11 @@ import pytest
 
 from stages.download import corpus_writer as corpus
 from stages.download.corpus_writer import Part
-from stages.download.file_groups import Named, TextFile, bundled, write_files
-from stages.download.readers import Reading
+from stages.download.file_groups import CorpusLabel, TextFile, file_groups, write_files
+from stages.download.readers import ReadOptions
 from stages.download.tally import Tally
 
-HOW = Reading(separator=None, text_column="text", encoding="utf-8")
+HOW = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 
 
 def made_up(folder: Path, sizes: list[int]) -> list[TextFile]:
@@ -29,8 +29,8 @@ def made_up(folder: Path, sizes: list[int]) -> list[TextFile]:
 
 def written(files: list[TextFile], scratch: Path, workers: int = 1) -> list[tuple[Part, Path]]:
     scratch.mkdir()
-    named = Named(corpus="mine", prefix="mine/")
-    return list(write_files(files, HOW, named, scratch, Tally(), workers))
+    label = CorpusLabel(corpus="mine", prefix="mine/")
+    return list(write_files(files, HOW, label, scratch, Tally(), workers))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bundles_are_all_files_in_order_of_about_a_parts_size(tmp_path: Path) -> None:
     draw = random.Random(0)
     files = made_up(tmp_path / "texts", [draw.randint(100, 900) for _ in range(400)])
-    bundles = list(bundled(files))
+    bundles = list(file_groups(files))
     assert [file for bundle in bundles for file in bundle] == files
     sizes = [sum(file.path.stat().st_size for file in bundle) for bundle in bundles[:-1]]
     assert len(sizes) > 15
@@ -53,7 +53,7 @@ def test_bundles_are_all_files_in_order_of_about_a_parts_size(tmp_path: Path) ->
 @pytest.mark.usefixtures("small_parts")
 def test_a_large_file_ends_its_bundle(tmp_path: Path) -> None:
     files = made_up(tmp_path / "texts", [10, 20_000, 20_000, 10, 10])
-    assert [len(bundle) for bundle in bundled(files)] == [2, 1, 2]
+    assert [len(bundle) for bundle in file_groups(files)] == [2, 1, 2]
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -86,7 +86,7 @@ def test_the_same_bytes_for_any_number_of_workers(
                 text = " ".join(draw.choices(words, k=4000))
                 lines.write(f'{{"text": "{text}"}}\n')
         files.append(TextFile(name=path.name, path=path))
-    assert len(list(bundled(files))) > 2
+    assert len(list(file_groups(files))) > 2
     seen = {}
     for workers in (1, 2, 7):
         found = written(files, tmp_path / f"by{workers}", workers)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from stages.download.archives import ARCHIVES, DAMAGE, packing
+from stages.download.archives import ARCHIVES, DAMAGE, split_suffixes
 from stages.download.file_streams import ENCODED, READABLE, is_hidden
 from stages.download.params import CorpusParams
 from stages.download.stage import run
@@ -327,7 +327,7 @@ def everything(folder: Path) -> list[Path]:
 
 def n_inside(name: Path, content: bytes) -> int:
     """How many files the stage has to account for: in an archive that it reads, the members."""
-    compression, kind = packing(name.name)
+    compression, kind = split_suffixes(name.name)
     if is_hidden(name) or kind not in ARCHIVES:
         return 1
     try:

@@ -17,7 +17,7 @@ import pytest
 
 from stages.download import corpus_writer as corpus
 from stages.download import hub
-from stages.download.hub import Rows
+from stages.download.hub import DatasetReader
 from stages.download.params import CorpusParams, HuggingFace
 from stages.download.readers import Document
 from stages.download.stage import CACHE, run
@@ -135,9 +135,9 @@ def test_nothing_is_left_in_the_cache_nor_outside_of_the_workspace(
 
 def read(name: str, place: dict[str, Any] | None, count: int) -> tuple[list[Document], Any]:
     """So many rows from a place on, and the place after them, as it comes back from JSON."""
-    source = Rows(about(name), "text", place)
+    source = DatasetReader(about(name), "text", place)
     taken = list(islice(source, count))
-    return taken, json.loads(json.dumps(source.noted()))
+    return taken, json.loads(json.dumps(source.current_place()))
 
 
 @pytest.mark.parametrize("row_group_size", [7, 1000])

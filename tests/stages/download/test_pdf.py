@@ -12,11 +12,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from stages.download import pdf
-from stages.download.readers import Document, Reading, file_documents
+from stages.download.readers import Document, ReadOptions, file_documents
 from stages.download.tally import Tally
 
 ROOT = Path(__file__).parents[3]
-READING = Reading(separator=None, text_column="text", encoding="utf-8")
+READING = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 
 
 def stream(content: str, entries: str = "") -> str:

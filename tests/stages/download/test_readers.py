@@ -19,15 +19,15 @@ from stages.download import readers
 from stages.download.file_streams import is_readable
 from stages.download.readers import (
     Document,
-    Reading,
-    cut,
+    ReadOptions,
     file_documents,
+    normalize_newlines,
+    split_stream,
     utf8_lines,
-    with_newlines,
 )
 from stages.download.tally import Tally
 
-READING = Reading(separator=None, text_column="text", encoding="utf-8")
+READING = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 
 # Any text that can be written as UTF-8 and is no binary file.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -78,7 +78,7 @@ def test_a_text_is_one_document_with_nothing_changed_but_its_line_ends() -> None
 @settings(max_examples=50)
 @given(st.lists(st.text("a\r\n", max_size=4), max_size=8))
 def test_lines_end_alike_wherever_the_pieces_end(pieces: list[str]) -> None:
-    assert "".join(with_newlines(iter(pieces))) == re.sub("\r\n?", "\n", "".join(pieces))
+    assert "".join(normalize_newlines(iter(pieces))) == re.sub("\r\n?", "\n", "".join(pieces))
 
 
 @pytest.mark.parametrize("separator", ["\n\n", "\r\n\r\n"])
@@ -99,7 +99,7 @@ def test_a_separator_cuts_a_text_into_documents() -> None:
 @settings(max_examples=50)
 @given(st.lists(st.text("ab-", max_size=5), max_size=8), st.sampled_from(["-", "--", "-a-", "aab"]))
 def test_a_text_is_cut_wherever_its_pieces_end(pieces: list[str], separator: str) -> None:
-    found = list(cut(iter(pieces), separator, str))
+    found = list(split_stream(iter(pieces), separator, str))
     assert found == "".join(pieces).split(separator)
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stages.download import archives as compressed
 from stages.download.archives import Budget
 from stages.download.office import office_text
-from stages.download.readers import Document, Reading, file_documents
+from stages.download.readers import Document, ReadOptions, file_documents
 from stages.download.tally import Tally
 
-READING = Reading(separator=None, text_column="text", encoding="utf-8")
+READING = ReadOptions(separator=None, text_column="text", encoding="utf-8")
 Read = Callable[..., str]
 
 W = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
@@ -316,7 +316,7 @@ def test_the_code_page_of_a_font_decodes_its_bytes(read: Read) -> None:
 def test_a_separator_cuts_into_documents(tmp_path: Path) -> None:
     file = tmp_path / "a.docx"
     file.write_bytes(word(paragraph("one") + paragraph("***") + paragraph("two")))
-    how = Reading(separator="\n***\n", text_column="text", encoding="utf-8")
+    how = ReadOptions(separator="\n***\n", text_column="text", encoding="utf-8")
     found = list(file_documents("a.docx", file, how, Tally()))
     assert [(d.id, d.text) for d in found] == [("a.docx#0", "one"), ("a.docx#1", "two")]
 

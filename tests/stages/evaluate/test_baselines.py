@@ -1,4 +1,4 @@
-"""What the baselines of a model are, and what is reported of them."""
+"""The baselines of a model and what is reported about them."""
 
 import math
 import random
@@ -14,7 +14,7 @@ from stages.evaluate.baselines import SEES, best, measure
 
 
 def documents(n: int, seed: int) -> list[str]:
-    """Texts of made-up sentences."""
+    """Return documents of made-up sentences."""
     text = "the king and queen of all the land did walk by night with sword in hand"
     draw = random.Random(seed)
     return [" ".join(draw.choices(text.split(), k=200)) for _ in range(n)]
@@ -37,7 +37,7 @@ def test_each_has_a_name_a_loss_and_what_it_sees(shards: Shards) -> None:
 
 def test_bits_of_the_compressor_are_nats_of_the_tokens(shards: Shards) -> None:
     n_tokens = shards.manifest["splits"]["val"]["tokens"]
-    expected = ppmd.code(shards).val_bits * math.log(2) / n_tokens
+    expected = ppmd.encode(shards).val_bits * math.log(2) / n_tokens
     assert measure(shards)["ppmd"].loss == expected
 
 
@@ -48,7 +48,9 @@ def test_kneser_ney_is_counted_on_the_training_text(shards: Shards) -> None:
     assert measure(shards)["kneser_ney"].loss == model.loss(shards.stream("val"))
 
 
-def test_who_read_a_part_says_how_much(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_reports_how_much_of_the_training_split_it_used(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
     everything = measure(shards)
     monkeypatch.setattr(kneser_ney, "MAX_TOKENS", 700)
     monkeypatch.setattr(ppmd, "TEXT_BYTES", 900)

@@ -1,4 +1,4 @@
-"""The compressor as a baseline: what is coded, and how many bits that takes."""
+"""The compressor as a baseline: what it encodes, and the bits it needs."""
 
 import random
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Make = Callable[[dict[str, list[str]], Path], Shards]
 
 
 def documents(n: int, seed: int) -> list[str]:
-    """Texts of made-up sentences; some letters take two bytes."""
+    """Return documents of made-up sentences; some characters take two bytes."""
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=200)) for _ in range(n)]
 
 
 def joined(texts: list[str]) -> bytes:
-    """Documents, each followed by a NUL."""
+    """Return the documents, each followed by a NUL byte."""
     return b"".join(text.encode() + b"\0" for text in texts)
 
 
@@ -37,7 +37,7 @@ def shards(make_shards: Make, tmp_path: Path) -> Shards:
 
 
 def added_bytes(train: bytes, val: bytes) -> int:
-    """How much longer the code of both texts is than that of the first, each whole."""
+    """Return how many bytes `val` adds to the compressed size of `train`."""
     sizes = []
     for text in (train, train + val):
         encoder = Ppmd7Encoder(8, 1 << 26)
@@ -46,34 +46,34 @@ def added_bytes(train: bytes, val: bytes) -> int:
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 18])
-def test_the_bits_are_those_that_the_validation_text_adds(
+def test_the_bits_are_those_added_by_the_validation_text(
     shards: Shards, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", chunk)
-    coded = ppmd.code(shards)
+    coded = ppmd.encode(shards)
     assert coded.train_bytes == len(joined(TRAIN))
     expected = added_bytes(joined(TRAIN), joined(VAL))
     assert expected > 500
     assert abs(coded.val_bits / 8 - expected) <= 10
 
 
-def test_text_like_the_training_text_costs_less_than_other_text(
+def test_text_like_the_training_text_needs_fewer_bits_than_other_text(
     make_shards: Make, tmp_path: Path
 ) -> None:
     other = ["".join(reversed(text)) for text in VAL]
     bits = [
-        ppmd.code(make_shards({"train": TRAIN, "val": val}, tmp_path / name)).val_bits
+        ppmd.encode(make_shards({"train": TRAIN, "val": val}, tmp_path / name)).val_bits
         for name, val in (("like", VAL), ("unlike", other))
     ]
     assert bits[0] < 0.95 * bits[1]
 
 
-def test_of_a_long_text_the_most_recent_bytes_are_read(
+def test_the_last_bytes_of_a_long_text_are_used(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ppmd, "CHUNK_TOKENS", 100)
     monkeypatch.setattr(ppmd, "TEXT_BYTES", 2_000)
-    coded = ppmd.code(shards)
+    coded = ppmd.encode(shards)
     assert coded.train_bytes in (1_999, 2_000)  # a letter of two bytes is not cut in half
     expected = added_bytes(joined(TRAIN)[-coded.train_bytes :], joined(VAL))
     assert abs(coded.val_bits / 8 - expected) <= 10
@@ -98,14 +98,14 @@ def test_the_end_of_a_stream_by_its_bytes(
 def test_memory_grows_with_the_text_between_bounds(n_bytes: int, memory: int) -> None:
     described = {"bytes": n_bytes - 100, "documents": 50}
     splits = {"train": described, "val": {"bytes": 0, "documents": 50}}
-    assert ppmd.memory_for(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
+    assert ppmd.memory_limit(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
 
 
-def test_more_memory_than_it_takes_changes_nothing_and_less_does(
+def test_only_too_little_memory_changes_the_result(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coded = ppmd.code(shards)
-    monkeypatch.setattr(ppmd, "memory_for", lambda shards: 1 << 26)
-    assert ppmd.code(shards) == coded
-    monkeypatch.setattr(ppmd, "memory_for", lambda shards: 1 << 14)  # it is full, and forgets
-    assert ppmd.code(shards).val_bits > 1.2 * coded.val_bits
+    coded = ppmd.encode(shards)
+    monkeypatch.setattr(ppmd, "memory_limit", lambda shards: 1 << 26)
+    assert ppmd.encode(shards) == coded
+    monkeypatch.setattr(ppmd, "memory_limit", lambda shards: 1 << 14)  # it is full, and forgets
+    assert ppmd.encode(shards).val_bits > 1.2 * coded.val_bits

@@ -1,4 +1,4 @@
-"""Our tokenizers in Hugging Face's form: the same ids for every text."""
+"""Our tokenizers in Hugging Face's format give the same tokens for every text."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.formats.hugging_face_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.gpt2 import ranks_from_merges
 from stages.tokenizers.pretokenize import BPE_PATTERN
 from stages.tokenizers.tokenizer import (
@@ -38,13 +38,13 @@ Pair = tuple[Tokenizer, PreTrainedTokenizerFast]
 
 @pytest.fixture(scope="session")
 def pairs(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    """Tokenizers of ours, and what transformers loads of them."""
+    """Return our tokenizers, each with the one that transformers loads from its files."""
     documents = [file.read_text(encoding="utf-8") for file in (ROOT / "docs").rglob("*.md")]
     runs = "aa aaaa aaaaaaaa abab ababab abcabcabc bcbcbc cabcab " * 9  # merges overlap in these
     ours = {
         "gpt2": BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes())),
-        "bpe": trained_bpe(documents, 1000),
-        "greedy": trained_bpe([runs], 270),
+        "bpe": train_bpe(documents, 1000),
+        "greedy": train_bpe([runs], 270),
         "bytes": BpeTokenizer.of(r"[\s\S]", {bytes([b]): b for b in range(256)}),
     }
     made = {}
@@ -58,7 +58,7 @@ def pairs(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS)
 @fuzzed
-def test_ids_are_the_same_for_every_text(kind: str, text: str, pairs: dict[str, Pair]) -> None:
+def test_tokens_are_the_same_for_every_text(kind: str, text: str, pairs: dict[str, Pair]) -> None:
     ours, theirs = pairs[kind]
     ids = ours.encode(text).tolist()
     assert theirs(text)["input_ids"] == ids
@@ -66,7 +66,7 @@ def test_ids_are_the_same_for_every_text(kind: str, text: str, pairs: dict[str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_are_the_same_for_real_text(kind: str, pairs: dict[str, Pair]) -> None:
+def test_tokens_are_the_same_for_real_text(kind: str, pairs: dict[str, Pair]) -> None:
     ours, theirs = pairs[kind]
     theirs.model_max_length = 1 << 40
     for file in [*ROOT.glob("stages/t*.py"), *ROOT.glob("*.md")]:
@@ -75,7 +75,9 @@ def test_ids_are_the_same_for_real_text(kind: str, pairs: dict[str, Pair]) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_separator_is_the_last_id_and_special(kind: str, pairs: dict[str, Pair]) -> None:
+def test_the_end_of_text_token_is_the_last_id_and_special(
+    kind: str, pairs: dict[str, Pair]
+) -> None:
     ours, theirs = pairs[kind]
     assert len(theirs) == ours.n_vocab
     assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.eot_token, ours.eot_token)
@@ -86,7 +88,7 @@ def test_the_separator_is_the_last_id_and_special(kind: str, pairs: dict[str, Pa
 
 @given(text=PLAIN.filter(bool))
 @fuzzed
-def test_characters_keep_their_ids_and_come_back(text: str) -> None:
+def test_characters_keep_their_ids_and_decode_to_themselves(text: str) -> None:
     ours = CharTokenizer("".join(sorted(set(text))))
     theirs = fast_tokenizer(ours)
     ids = ours.encode(text).tolist()
@@ -95,7 +97,7 @@ def test_characters_keep_their_ids_and_come_back(text: str) -> None:
     assert theirs.token_to_id(SEPARATOR) == ours.eot_token
 
 
-def test_a_char_tokenizer_is_loaded_by_transformers_and_refuses_what_it_does_not_know(
+def test_transformers_loads_a_char_tokenizer_which_refuses_unknown_characters(
     tmp_path: Path,
 ) -> None:
     text = "".join(sorted(set("to be, or not\nto be <|endoftext|>")))
@@ -117,7 +119,7 @@ def test_merges_are_recovered_from_ranks() -> None:
     assert written == merges
 
 
-def test_ranks_that_no_merges_make_are_refused() -> None:
+def test_ranks_that_no_merges_lead_to_are_refused() -> None:
     ranks = {bytes([b]): b for b in range(256)} | {b"abc": 256, b"ab": 257}
     with pytest.raises(ValueError, match=r"not made by merges: none makes b'abc'"):
         fast_tokenizer(BpeTokenizer.of(BPE_PATTERN, ranks))

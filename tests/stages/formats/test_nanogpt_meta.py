@@ -1,4 +1,4 @@
-"""The alphabet of nanoGPT's character recipe; a pickle is data, or it is refused."""
+"""Character vocabularies of nanoGPT; a pickle with more than plain data is refused."""
 
 import os
 import pickle
@@ -16,20 +16,20 @@ CHARACTERS = "\n EKdeginuwzrö𝒦"
 
 
 def meta_of(characters: list[str]) -> dict[str, Any]:
-    """What nanoGPT's prepare.py writes into meta.pkl."""
+    """Return what nanoGPT's prepare.py writes to meta.pkl."""
     stoi = {character: i for i, character in enumerate(characters)}
     return {"vocab_size": len(stoi), "itos": dict(enumerate(characters)), "stoi": stoi}
 
 
 def write(content: Any, protocol: int | None = None) -> Path:
-    """A meta.pkl in the current folder."""
+    """Write a meta.pkl to the current folder."""
     Path("meta.pkl").write_bytes(pickle.dumps(content, protocol))
     return Path("meta.pkl")
 
 
 @pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_meta_and_text_give_the_same_alphabet(protocol: int) -> None:
+def test_meta_and_text_give_the_same_vocabulary(protocol: int) -> None:
     Path("input.txt").write_text(TEXT, encoding="utf-8")
     by_text = text_tokenizer(Path("input.txt"))
     by_meta, ids = meta_tokenizer(write(meta_of(sorted(set(TEXT))), protocol))
@@ -40,7 +40,7 @@ def test_meta_and_text_give_the_same_alphabet(protocol: int) -> None:
 
 
 @pytest.mark.usefixtures("workspace")
-def test_the_separator_of_tokens_that_went_to_nanogpt_is_no_character() -> None:
+def test_the_end_of_text_token_of_exported_tokens_is_not_a_character() -> None:
     found = meta_tokenizer(write(meta_of(["a", "b", "<|endoftext|>"])))
     assert found == (CharTokenizer("ab"), 3)
 
@@ -55,7 +55,7 @@ def test_another_order_is_refused(characters: list[str]) -> None:
 
 
 class Runs:
-    """Unpickled, it would leave a folder behind."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.reduced = (function, arguments)
@@ -73,7 +73,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     Path("run").rmdir()  # so the pickle does what it is made for
     with pytest.raises(ValueError, match="nothing but dicts, strings and whole numbers") as caught:
         meta_tokenizer(write(content, protocol))
-    assert str(caught.value).startswith("meta.pkl is no meta.pkl of nanoGPT")
+    assert str(caught.value).startswith("meta.pkl is not a meta.pkl of nanoGPT")
     assert not Path("run").exists()
 
 
@@ -86,7 +86,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     ],
 )
 def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no meta\.pkl of nanoGPT"):
+    with pytest.raises(ValueError, match=r"is not a meta\.pkl of nanoGPT"):
         meta_tokenizer(write(content))
 
 
@@ -107,7 +107,7 @@ def test_plain_data_of_another_kind_is_refused(content: Any) -> None:
 )
 def test_a_damaged_or_contrived_file_is_refused(content: bytes) -> None:
     Path("meta.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"is no meta\.pkl of nanoGPT"):
+    with pytest.raises(ValueError, match=r"is not a meta\.pkl of nanoGPT"):
         meta_tokenizer(Path("meta.pkl"))
 
 

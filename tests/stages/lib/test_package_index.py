@@ -13,12 +13,12 @@ FILES = {"poems/b.txt": b"second", "poems/a.txt": b"first", "poems/notes.md": b"
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_matching_files_come_sorted_by_path(index: Any, kind: str) -> None:
     sha256 = getattr(index, f"add_{kind}")("poems", "1.0", FILES)
-    found = list(read_package("poems", "1.0", sha256, "*poems/*.txt"))
-    assert [content for _, content in found] == [b"first", b"second"]
-    assert [Path(path).name for path, _ in found] == ["a.txt", "b.txt"]
+    files = list(read_package("poems", "1.0", sha256, "*poems/*.txt"))
+    assert [content for _, content in files] == [b"first", b"second"]
+    assert [Path(path).name for path, _ in files] == ["a.txt", "b.txt"]
 
 
-def test_another_sha256_is_refused_with_the_found_one(index: Any) -> None:
+def test_another_sha256_is_refused_and_the_actual_one_named(index: Any) -> None:
     sha256 = index.add_wheel("poems", "1.0", FILES)
     with pytest.raises(ValueError, match="has another sha256 than the one given") as caught:
         list(read_package("poems", "1.0", "0" * 64, "*.txt"))
@@ -31,12 +31,12 @@ def test_a_pattern_that_matches_nothing_is_refused(index: Any) -> None:
         list(read_package("poems", "1.0", sha256, "*.csv"))
 
 
-def test_folders_are_no_files(index: Any) -> None:
+def test_folders_are_not_files(index: Any) -> None:
     sha256 = index.add_wheel("poems", "1.0", FILES)
     assert all(content for _, content in read_package("poems", "1.0", sha256, "poems/*"))
 
 
-def test_an_index_that_does_not_answer_is_a_connection_error(
+def test_an_index_that_does_not_answer_raises_connection_error(
     workspace: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"{dead_url}/simple/")
@@ -45,13 +45,13 @@ def test_an_index_that_does_not_answer_is_a_connection_error(
     assert "point `corpus` at files of your own" in str(caught.value)
 
 
-def test_a_version_the_index_does_not_have_is_a_wrong_input(index: Any) -> None:
+def test_a_version_the_index_does_not_have_raises_value_error(index: Any) -> None:
     sha256 = index.add_wheel("poems", "1.0", FILES)
     with pytest.raises(ValueError, match=r"poems==2\.0"):
         list(read_package("poems", "2.0", sha256, "*"))
 
 
-def test_a_python_without_pip_is_shown_the_way_out(
+def test_a_python_without_pip_is_told_how_to_add_it(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     venv.create("bare", with_pip=False)

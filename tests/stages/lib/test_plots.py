@@ -1,135 +1,78 @@
-"""The picture of a run: the smoothed line, labels that do not touch, all of it drawn."""
+"""The look of all pictures: two themes that can be read by anyone, the same bytes every time."""
 
-import math
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
+import matplotlib
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from stages.lib.plots import (
-    GREEN,
-    INK,
-    PINK,
-    WARM,
-    draw_bars,
-    draw_curves,
-    draw_lines,
-    draw_run,
-    smoothed,
-    spread,
-    write_table,
-)
+from stages.lib.plots import DARK, LIGHT, THEMES, Theme, save_pictures, write_table
 
-LOSSES = {"uniform": 7.6, "unigram": 6.5, "bigram": 4.72, "kneser_ney": 4.26, "ppmd": 3.91}
-RESULT: dict[str, Any] = {
-    "val_loss": 4.1,
-    "bits_per_byte": 2.05,
-    "baselines": {
-        name: {"val_loss": loss, "bits_per_byte": loss / 2} for name, loss in LOSSES.items()
-    },
+OKABE_ITO = {
+    *("#000000", "#e69f00", "#56b4e9", "#009e73"),
+    *("#f0e442", "#0072b2", "#d55e00", "#cc79a7"),
 }
 
 
-def test_the_smoothed_line_is_a_centred_mean() -> None:
-    values = [float(i % 7) for i in range(100)]
-    assert smoothed(values)[50] == pytest.approx(np.mean(values[40:61]))
-    assert smoothed(values)[98] == pytest.approx(np.mean(values[97:]))
-    assert smoothed(values)[99] == values[99]
+def luminance(color: str) -> float:
+    """Return the relative luminance of a colour (WCAG 2.2)."""
+    linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color))
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_at_the_start_the_mean_is_of_fewer() -> None:
-    values = [float(i * i) for i in range(60)]
-    assert smoothed(values)[:3] == values[:3]
-    assert smoothed(values)[9] == pytest.approx(np.mean(values[6:13]))
-    assert smoothed([]) == []
-    assert smoothed([3.0]) == [3.0]
+def contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours (WCAG 2.2), 1 to 21."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
 
 
-def test_a_straight_line_stays_and_a_steep_start_does_not_lag() -> None:
-    line = [5 - 0.01 * i for i in range(80)]
-    assert smoothed(line) == pytest.approx(line)
-    falling = [2 + 5 * math.exp(-i / 5) for i in range(80)]
-    assert max(abs(s - v) for s, v in zip(smoothed(falling), falling, strict=True)) < 0.1
+def test_black_on_white_has_the_contrast_that_wcag_gives() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
-@pytest.mark.parametrize(
-    ("places", "apart"),
-    [
-        ([0.1, 0.5, 0.9], [0.1, 0.5, 0.9]),
-        ([0.5, 0.5], [0.4, 0.6]),
-        ([0.52, 0.5, 0.9], [0.61, 0.41, 0.9]),
-        ([0.5, 0.6, 0.7], [0.4, 0.6, 0.8]),
-        ([0.5, 0.5, 0.65], [0.35, 0.55, 0.75]),  # the first two push the third
-        ([], []),
-    ],
-)
-def test_places_are_spread_no_further_than_need_be(places: list[float], apart: list[float]) -> None:
-    assert spread(places, 0.2) == pytest.approx(apart)
+@pytest.mark.parametrize("theme", THEMES)
+def test_contrast_suffices_on_the_background(theme: Theme) -> None:
+    assert contrast(theme.ink, theme.background) >= 7
+    lines = (theme.gray, theme.raw, theme.training, theme.validation, theme.green, theme.purple)
+    for color in lines:
+        assert contrast(color, theme.background) >= 3, color
 
 
-def test_names_of_lines_do_not_touch() -> None:
-    figure, axes = plt.subplots(figsize=(6, 4.2))
-    axes.set_ylim(2, 8)
-    draw_lines(axes, {"unigram": 4.0, "bigram": 4.01, "kneser_ney": 3.99, "ppmd": 4.02})
-    figure.canvas.draw()
-    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
-    assert len(boxes) == 4
-    assert all(above.y0 >= below.y1 for below, above in pairwise(boxes))
-    plt.close(figure)
+@pytest.mark.parametrize("theme", THEMES)
+def test_colours_are_of_a_palette_that_all_can_tell_apart(theme: Theme) -> None:
+    colors = {theme.training, theme.validation, theme.green, theme.purple}
+    assert len(colors) == 4
+    assert colors <= OKABE_ITO
 
 
-def test_lines_outside_of_the_curves_are_shown_whole() -> None:
-    figure, axes = plt.subplots()
-    axes.set_ylim(4, 5)
-    draw_lines(axes, LOSSES)
-    low, high = axes.get_ylim()
-    assert low < LOSSES["ppmd"]
-    assert high == LOSSES["unigram"]  # the uniform one would leave the curves no room
-    assert sorted(line.get_ydata()[0] for line in axes.lines) == [3.91, 4.26, 4.72, 6.5]
-    plt.close(figure)
+def draw(theme: Theme) -> Figure:
+    """Draw a line and some text."""
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1], [0, 1], color=theme.training)
+    axes.set_title("a line")
+    return figure
 
 
-def test_bars_have_names_values_and_the_same_lines() -> None:
-    figure, axes = plt.subplots()
-    draw_bars(axes, {name: loss / 2 for name, loss in LOSSES.items()}, RESULT)
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels[-3:] == ["Kneser-Ney  2.13", "PPMd  1.96", "this model  2.05"]
-    assert [line.get_xdata()[0] for line in axes.lines] == [4.26 / 2, 3.91 / 2]
-    plt.close(figure)
+def test_each_picture_has_a_light_and_a_dark_version(tmp_path: Path) -> None:
+    files = save_pictures(draw, tmp_path / "run.png")
+    assert [file.name for file in files] == ["run.png", "run-dark.png"]
+    assert {file.name for file in tmp_path.iterdir()} == {"run.png", "run-dark.png"}
+    for theme, file in zip((LIGHT, DARK), files, strict=True):
+        corner = imread(file)[0, 0, :3]
+        assert corner == pytest.approx(to_rgb(theme.background), abs=0.01)
 
 
-def has_colour(picture: Any, colour: str) -> bool:
-    """Whether some pixels of a picture (height, width, channels) have a colour."""
-    distance = np.abs(picture[..., :3] - np.array(to_rgb(colour))).max(axis=-1)
-    return bool((distance < 0.01).sum() > 20)
+def test_the_bytes_are_the_same_whatever_a_matplotlibrc_says(tmp_path: Path) -> None:
+    first = [file.read_bytes() for file in save_pictures(draw, tmp_path / "run.png")]
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "savefig.bbox": "tight"}):
+        again = [file.read_bytes() for file in save_pictures(draw, tmp_path / "run.png")]
+    assert first == again
+    assert not plt.get_fignums()
 
 
-def test_both_panels_show_curves_and_the_best_baselines(tmp_path: Path) -> None:
-    write_table(tmp_path / "train.csv", ("step", "loss"), [(i, 8 / i**0.2) for i in range(1, 90)])
-    write_table(tmp_path / "val.csv", ("step", "loss"), [(40, 4.4), (80, 4.1)])
-    for name in ("run.png", "again.png"):
-        draw_run(tmp_path / "train.csv", tmp_path / "val.csv", RESULT, tmp_path / name)
-    assert (tmp_path / "run.png").read_bytes() == (tmp_path / "again.png").read_bytes()
-    drawn = imread(tmp_path / "run.png")
-    middle = drawn.shape[1] * 3 // 5
-    left, right = drawn[:, :middle], drawn[:, middle:]
-    assert all(has_colour(left, colour) for colour in (INK, WARM, GREEN, PINK))
-    assert all(has_colour(right, colour) for colour in (INK, GREEN, PINK))
-    assert not has_colour(right, WARM)
-
-
-def test_the_legend_names_both_lines_of_the_training(tmp_path: Path) -> None:
-    write_table(tmp_path / "train.csv", ("step", "loss"), [(1, 5.0), (2, 4.0)])
-    write_table(tmp_path / "val.csv", ("step", "loss"), [(2, 4.1)])
-    figure, axes = plt.subplots()
-    draw_curves(axes, tmp_path / "train.csv", tmp_path / "val.csv")
-    legend = axes.get_legend()
-    assert legend is not None
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["training, each update", "training, smoothed", "validation"]
-    plt.close(figure)
+def test_a_table_has_a_header_and_no_carriage_returns(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.csv", ("step", "loss"), [(1, 2.5)])
+    assert (tmp_path / "a.csv").read_bytes() == b"step,loss\n1,2.5\n"

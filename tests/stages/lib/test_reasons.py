@@ -16,5 +16,5 @@ from stages.lib.reasons import in_words
         ),
     ],
 )
-def test_counts_by_reason_are_given_in_words(dropped: dict[str, int], words: str) -> None:
+def test_counts_by_reason_are_put_into_words(dropped: dict[str, int], words: str) -> None:
     assert in_words(dropped) == words

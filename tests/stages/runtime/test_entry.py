@@ -24,7 +24,7 @@ STOPPED = "stopped; run it again, nothing is half done"
 
 @pytest.fixture
 def bake(run_python: Run) -> Run:
-    """Runs a stage called `bake` with this body."""
+    """Return a function that runs a stage called `bake` with the given body."""
     return lambda body, **variables: run_python("-c", SCRIPT.format(body=body), **variables)
 
 
@@ -41,7 +41,7 @@ def bake(run_python: Run) -> Run:
         ("open('nowhere')", 2, "input", "[Errno 2] No such file or directory: 'nowhere'"),
     ],
 )
-def test_an_expected_failure_is_reported_in_words_by_code_and_in_the_status_file(
+def test_an_expected_failure_has_a_message_an_exit_code_and_a_status_file(
     bake: Run, workspace: Path, body: str, code: int, kind: str, message: str
 ) -> None:
     done = bake(body, NANOGPT_STATUS_FILE="deep/status.json")
@@ -71,7 +71,7 @@ def test_debug_shows_the_traceback_of_an_expected_failure_too(bake: Run, workspa
     assert json.loads((workspace / "status.json").read_text())["kind"] == "network"
 
 
-def test_a_stage_that_ends_well_leaves_its_time(bake: Run, workspace: Path) -> None:
+def test_a_successful_stage_records_its_duration(bake: Run, workspace: Path) -> None:
     done = bake("print(settings.device)", NANOGPT_DEVICE="cpu", NANOGPT_STATUS_FILE="status.json")
     assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
     seconds = json.loads((workspace / "runs" / "times" / "bake.json").read_text())["seconds"]

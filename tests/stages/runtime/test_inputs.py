@@ -1,4 +1,4 @@
-"""What a stage depends on is compared at its end with what it was at its start."""
+"""A stage's inputs at its end are compared with those at its start."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ stages:
   bake:
     cmd: python bake.py
     deps:
-      - oven.py
+      - filters/oven.py
       - ${corpus.path}
       - flour
     params:
@@ -21,7 +21,7 @@ stages:
       - bake.time
   train:
     cmd: python train.py
-    deps: [oven.py]
+    deps: [filters/oven.py]
     params: [bake]
 """
 PARAMS = "corpus: {path: grain, glob: '*'}\nbake:\n  time: 3\n  heat: 200\n"
@@ -29,28 +29,28 @@ PARAMS = "corpus: {path: grain, glob: '*'}\nbake:\n  time: 3\n  heat: 200\n"
 
 @pytest.fixture
 def bakery(workspace: Path) -> Path:
-    """A folder with a pipeline of its own."""
+    """Create a project with its own pipeline."""
     (workspace / "dvc.yaml").write_text(DVC)
     (workspace / "params.yaml").write_text(PARAMS)
-    (workspace / "oven.py").write_text("hot = True\n")
-    for name in ("grain/rye/1.txt", "flour/2.txt"):
+    for name in ("filters/oven.py", "grain/rye/1.txt", "flour/2.txt"):
         (workspace / name).parent.mkdir(parents=True)
         (workspace / name).write_text("some\n")
+    (workspace / "filters/oven.py").write_text("hot = True\n")
     return workspace
 
 
 def replace_in(file: Path, old: str, new: str) -> None:
-    """Replace what is there in a file."""
+    """Replace a text in a file, which must contain it."""
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
 
 
-def test_nothing_changed_is_no_failure(bakery: Path) -> None:
+def test_unchanged_inputs_pass(bakery: Path) -> None:
     start = inputs_of("bake")
     assert start is not None
     assert start.params == {"corpus.path": "grain", "corpus.glob": "*", "bake.time": 3}
-    assert set(start.files) == {"oven.py", "grain/rye/1.txt", "flour/2.txt"}
+    assert set(start.files) == {"filters/oven.py", "grain/rye/1.txt", "flour/2.txt"}
     check_unchanged("bake", start)
 
 
@@ -59,14 +59,14 @@ def test_nothing_changed_is_no_failure(bakery: Path) -> None:
     [
         (lambda: replace_in(Path("params.yaml"), "time: 3", "time: 4"), "bake.time was 3, now 4"),
         (lambda: replace_in(Path("params.yaml"), "  time: 3\n", ""), "bake.time was 3, now None"),
-        (lambda: replace_in(Path("oven.py"), "True", "None"), "oven.py was edited"),
+        (lambda: replace_in(Path("filters/oven.py"), "True", "None"), "filters/oven.py was edited"),
         (lambda: Path("grain/rye/1.txt").write_text("more\n"), "grain/rye/1.txt was edited"),
         (lambda: Path("grain/3.txt").write_text("new\n"), "grain/3.txt was added"),
         (lambda: Path("flour/2.txt").unlink(), "flour/2.txt was removed"),
         (lambda: Path("dvc.yaml").write_text("stages: {}\n"), "dvc.yaml has no stage bake any"),
     ],
 )
-def test_what_was_changed_is_named(bakery: Path, change: Callable[[], object], named: str) -> None:
+def test_each_change_is_named(bakery: Path, change: Callable[[], object], named: str) -> None:
     start = inputs_of("bake")
     assert start is not None
     change()
@@ -78,22 +78,20 @@ def test_what_was_changed_is_named(bakery: Path, change: Callable[[], object], n
 @pytest.mark.parametrize(
     "change",
     [
-        lambda: replace_in(Path("params.yaml"), "heat: 200", "heat: 220"),  # of no concern to it
-        lambda: Path("oven.py").touch(),
+        lambda: replace_in(Path("params.yaml"), "heat: 200", "heat: 220"),  # not one of its params
+        lambda: Path("filters/oven.py").touch(),
         lambda: Path("grain/.1.txt.swp").write_text("an editor's"),
         lambda: Path("notes.txt").write_text("not declared"),
     ],
 )
-def test_what_cannot_change_the_result_is_no_failure(
-    bakery: Path, change: Callable[[], object]
-) -> None:
+def test_a_change_of_no_input_passes(bakery: Path, change: Callable[[], object]) -> None:
     start = inputs_of("bake")
     assert start is not None
     change()
     check_unchanged("bake", start)
 
 
-def test_only_some_of_many_changes_are_named(bakery: Path) -> None:
+def test_many_changes_are_counted(bakery: Path) -> None:
     start = inputs_of("bake")
     assert start is not None
     for number in range(30):
@@ -102,14 +100,14 @@ def test_only_some_of_many_changes_are_named(bakery: Path) -> None:
         check_unchanged("bake", start)
 
 
-def test_a_command_that_is_no_stage_has_no_inputs(bakery: Path) -> None:
+def test_a_command_that_is_not_a_stage_has_no_inputs(bakery: Path) -> None:
     assert inputs_of("clean the oven") is None
     (bakery / "dvc.yaml").unlink()
     assert inputs_of("bake") is None
 
 
-def test_code_is_known_by_the_hash_that_dvc_records(bakery: Path) -> None:
-    assert code_md5("train") == {"oven.py": "69072045018d0a40032bd514986aa7f4"}
+def test_the_hash_of_code_is_the_one_dvc_records(bakery: Path) -> None:
+    assert code_md5("train") == {"filters/oven.py": "69072045018d0a40032bd514986aa7f4"}
 
 
 SCRIPT = """
@@ -124,7 +122,7 @@ run_command("bake", run)
 """
 
 
-def test_a_stage_during_which_its_params_are_edited_fails(
+def test_a_stage_fails_if_its_params_are_edited_while_it_runs(
     bakery: Path, run_python: "Callable[..., CompletedProcess[str]]"
 ) -> None:
     done = run_python("-c", SCRIPT.format(time=3))

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[3]
 
 
 def reporter(word: str) -> Callable[[int], tuple[int, str, int]]:
-    """What returns its number, the word, and where it runs."""
+    """Return a function that returns its number, the word, and the PID it runs in."""
 
     def report(number: int) -> tuple[int, str, int]:
-        time.sleep(0.05 * (number % 2))  # so that later ones are done first
+        time.sleep(0.05 * (number % 2))  # so that later ones finish first
         return number, word, os.getpid()
 
     return report
@@ -37,13 +37,13 @@ def killer() -> Callable[[int], int]:
 
 
 def never_ready() -> Callable[[int], int]:
-    """Killed while it is being made."""
+    """Kill the worker while it starts up."""
     os.kill(os.getpid(), signal.SIGKILL)
     return abs
 
 
 def writer(folder: Path) -> Callable[[int], int]:
-    """What leaves a file for each number."""
+    """Return a function that creates a file for each number."""
 
     def write(number: int) -> int:
         (folder / str(number)).touch()
@@ -53,7 +53,7 @@ def writer(folder: Path) -> Callable[[int], int]:
 
 
 def prepared(folder: Path) -> Callable[[int], int]:
-    """What has left a file before it is given a task."""
+    """Create a file before the worker gets a task."""
     (folder / str(os.getpid())).touch()
     return abs
 
@@ -71,12 +71,12 @@ def killed(number: int) -> int:
 
 
 def memory_reporter() -> Callable[[int], tuple[str, str | None]]:
-    """What returns where Arrow's memory is from, and whether glibc maps large arrays apart."""
+    """Return a function that returns Arrow's allocator and whether glibc maps large arrays."""
     return lambda _: (pa.default_memory_pool().backend_name, os.environ.get("MALLOC_MMAP_MAX_"))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
-def test_results_come_in_order_from_processes_that_are_prepared(workers: int) -> None:
+def test_results_come_in_order_from_prepared_workers(workers: int) -> None:
     found = list(in_processes(partial(reporter, "well"), range(9), workers))
     assert [number for number, _, _ in found] == list(range(9))
     assert {word for _, word, _ in found} == {"well"}
@@ -91,14 +91,14 @@ def test_one_task_needs_no_other_process() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_the_work_raises_is_raised(workers: int) -> None:
+def test_an_exception_in_a_worker_is_raised(workers: int) -> None:
     results = in_processes(refuser, range(4), workers)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="two is refused"):
         next(results)
 
 
-def test_no_task_begins_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+def test_no_task_starts_before_a_result_is_requested(tmp_path: Path) -> None:
     results = in_processes(partial(writer, tmp_path), range(3), 2)
     time.sleep(1)
     assert not list(tmp_path.iterdir())
@@ -106,20 +106,20 @@ def test_no_task_begins_before_an_answer_is_asked_for(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_workers_get_ready_before_an_answer_is_asked_for(tmp_path: Path) -> None:
+def test_workers_start_up_before_a_result_is_requested(tmp_path: Path) -> None:
     results = in_processes(partial(prepared, tmp_path), [-1, -2, -3], 2)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     assert list(results) == [1, 2, 3]
 
 
-def test_workers_keep_freed_memory_and_the_stage_its_environment() -> None:
+def test_workers_keep_freed_memory_and_the_stages_environment_stays() -> None:
     before = dict(os.environ)
     found = list(in_processes(memory_reporter, range(4), 2))
     assert set(found) == {("system", ENVIRONMENT["MALLOC_MMAP_MAX_"])}
     assert dict(os.environ) == before
 
 
-def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
+def test_workers_end_when_the_results_are_dropped(tmp_path: Path) -> None:
     others = set(active_children())
     results = in_processes(partial(prepared, tmp_path), range(3), 2)
     assert len(set(active_children()) - others) == 2
@@ -128,14 +128,14 @@ def test_workers_end_when_nobody_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [killer, never_ready])
-def test_a_process_killed_at_work_or_before_is_reported(
+def test_a_killed_worker_is_reported(
     make: Callable[[], Callable[[int], int]],
 ) -> None:
     with pytest.raises(Crashed, match="NANOGPT_WORKERS"):
         list(in_processes(make, range(99), 9))
 
 
-def test_no_more_than_so_many_tasks_are_under_way() -> None:
+def test_the_number_of_submitted_tasks_is_bounded() -> None:
     submitted: list[int] = []
 
     def submit(number: int) -> Future[int]:
@@ -164,16 +164,16 @@ if __name__ == "__main__":
 """
 
 
-def wait_for(happened: Callable[[], bool]) -> None:
-    """Fail if it does not happen within 10 s."""
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail if it is not met within 10 s."""
     deadline = time.monotonic() + 10
-    while not happened():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def alive(group: int) -> bool:
-    """Whether any process of a group is still there."""
+    """Return whether any process of a group is alive."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -183,7 +183,7 @@ def alive(group: int) -> bool:
 
 @pytest.fixture
 def running(workspace: Path) -> "subprocess.Popen[str]":
-    """A script in a group of its own that has the first of its workers' answers."""
+    """Start a script in its own process group that has received its workers' first result."""
     slept = "import time\n\n\ndef sleep(n):\n    time.sleep(0.3 * n)\n    return n\n"
     maker = "\n\ndef sleeper():\n    return sleep\n"
     (workspace / "tests_of_processes.py").write_text(slept + maker)
@@ -204,22 +204,22 @@ def running(workspace: Path) -> "subprocess.Popen[str]":
 
 
 def wait_until_gone(group: int) -> None:
-    """Until no process of a group is left."""
+    """Wait until no process of a group is left."""
     deadline = time.monotonic() + 20
     while alive(group):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_ctrl_c_is_for_the_parent_alone(running: "subprocess.Popen[str]") -> None:
-    """Its workers say nothing and end with it."""
+def test_only_the_parent_handles_ctrl_c(running: "subprocess.Popen[str]") -> None:
+    """The workers print nothing and exit with it."""
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (0, "stopped\n", "")
     wait_until_gone(running.pid)
 
 
-def test_nothing_is_left_of_a_parent_that_is_killed(running: "subprocess.Popen[str]") -> None:
+def test_no_worker_outlives_a_killed_parent(running: "subprocess.Popen[str]") -> None:
     running.kill()
     running.communicate(timeout=60)
     wait_until_gone(running.pid)

@@ -1,4 +1,4 @@
-"""What is secret stays out of every text, and every other text stays as it is."""
+"""Secrets are redacted from every text, and every other text is left as it is."""
 
 import os
 from collections.abc import Callable
@@ -15,8 +15,8 @@ HUB, GITHUB, AWS = "hf_" + "a1B2" * 8, "ghp_" + "a1B2" * 9, "AKIA" + "A1B2" * 4
 
 
 @pytest.fixture(autouse=True)
-def nothing_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the machine takes part."""
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clear the environment, so that no variable of the machine matters."""
     for name in list(os.environ):
         monkeypatch.delenv(name)
 
@@ -40,7 +40,7 @@ def nothing_secret_around(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"the key {AWS} does not exist", "the key *** does not exist"),
     ],
 )
-def test_secrets_are_known_by_their_form(text: str, shown: str) -> None:
+def test_secrets_are_recognized_by_their_form(text: str, shown: str) -> None:
     assert redacted(text) == shown
     assert redacted(shown) == shown
 
@@ -57,7 +57,7 @@ def test_secrets_are_known_by_their_form(text: str, shown: str) -> None:
         "params.yaml: corpus.path is 3: a basic and a bearer",
     ],
 )
-def test_everything_else_stays(text: str) -> None:
+def test_other_texts_are_unchanged(text: str) -> None:
     assert redacted(text) == text
 
 
@@ -85,20 +85,20 @@ def test_a_password_is_hidden_quoted_and_unquoted(monkeypatch: pytest.MonkeyPatc
     assert redacted("s3cr3t/Pa55, s3cr3t%2FPa55") == "***, ***"
 
 
-def test_a_short_value_of_a_variable_hides_no_ordinary_word(
+def test_a_short_secret_does_not_hide_ordinary_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow:mlflow@db/x")
     assert redacted("mv mlflow.db mlflow.db.damaged") == "mv mlflow.db mlflow.db.damaged"
 
 
-def test_texts_inside_of_dicts_and_lists_are_redacted_too() -> None:
+def test_strings_inside_dicts_and_lists_are_redacted_too() -> None:
     content = {"tags": [f"http://alice:{SECRET}@host", 3, None], "step": 0.5}
     assert redacted(content) == {"tags": ["http://host", 3, None], "step": 0.5}
 
 
 @given(st.text(st.characters(exclude_categories=["Z", "C"], exclude_characters="/?#@:'\"<>")))
-def test_no_password_without_the_marks_of_an_address_is_shown(password: str) -> None:
+def test_no_password_in_a_url_is_shown(password: str) -> None:
     address = f"http://alice:{password}@host:9/path"
     assert redacted_address(address) == "http://host:9/path"
 

@@ -7,7 +7,7 @@ from stages.runtime.settings import read_settings
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
-def test_nothing_set_gives_the_defaults() -> None:
+def test_an_empty_environment_gives_the_defaults() -> None:
     settings = read_settings()
     assert (settings.device, settings.processes, settings.workers) == ("auto", None, None)
     assert settings.tracking is True
@@ -42,7 +42,7 @@ def test_a_variable_sets_its_field(
     assert getattr(read_settings(), field) == value
 
 
-def test_an_unknown_variable_is_refused_with_those_there_are(
+def test_an_unknown_variable_is_refused_with_the_known_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NANOGPT_DEVISE", "cpu")
@@ -73,7 +73,7 @@ def test_a_wrong_value_names_its_variable(
     assert f"{variable}={text!r}" in str(caught.value)
 
 
-def test_tags_that_are_no_json_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tags_that_are_not_json_name_their_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOGPT_TAGS", "blue-fox")
     with pytest.raises(ValueError, match="NANOGPT_TAGS"):
         read_settings()

@@ -1,4 +1,4 @@
-"""What is asked to stop stops, also when it had hardly begun."""
+"""A supervised command stops on request, even just after its start."""
 
 import os
 import signal
@@ -23,6 +23,6 @@ def test_a_process_started_after_the_request_is_asked_too(tmp_path: Path) -> Non
     outcome = run_supervised(
         [sys.executable, "-c", STARTS_LATE], dict(os.environ), tmp_path / "log", ()
     )
-    assert outcome.asked
+    assert outcome.stop_requested
     assert outcome.code != 0
     assert time.monotonic() - started < GRACE_SECONDS / 2

@@ -1,4 +1,4 @@
-"""How many processes share an update, and what torchrun is given."""
+"""The number of processes that share an update, and the command line of torchrun."""
 
 import pytest
 
@@ -10,16 +10,18 @@ from stages.runtime.torchrun import largest_divisor, process_count, torchrun_arg
     ("windows", "gpus", "processes"),
     [(128, 8, 8), (12, 8, 6), (60, 7, 6), (7, 8, 7), (11, 8, 1), (3, 1, 1)],
 )
-def test_as_many_gpus_as_an_update_divides_by(windows: int, gpus: int, processes: int) -> None:
+def test_the_number_of_gpus_divides_the_windows_of_an_update(
+    windows: int, gpus: int, processes: int
+) -> None:
     assert largest_divisor(windows, gpus) == processes
 
 
-def test_a_processor_has_one_process_or_as_many_as_asked_for() -> None:
+def test_a_cpu_gets_one_process_or_as_many_as_set() -> None:
     assert process_count(Settings(device="cpu"), windows=12) == 1
     assert process_count(Settings(device="cpu", processes=4), windows=12) == 4
 
 
-def test_options_of_ones_own_take_the_place_of_standalone() -> None:
+def test_the_users_options_replace_standalone() -> None:
     module = ["-m", "stages.train.worker", "state", "shards", "out"]
     paths = module[2:]
     alone = torchrun_arguments(Settings(), 2, paths)

@@ -1,4 +1,4 @@
-"""`python -m stages sample --prompt`: texts on the terminal, and nothing else anywhere."""
+"""`python -m stages sample --prompt` prints samples and writes nothing."""
 
 import json
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from stages.artifacts.model import to_read
+from stages.artifacts.model import format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params
 from stages.sample.params import SampleParams
-from stages.sample.prompt import typed, write_texts
-from stages.sample.stage import sampled
+from stages.sample.prompt import decode_argument, print_samples
+from stages.sample.stage import generate_samples
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = Settings(device="cpu")
@@ -22,10 +22,10 @@ COMMAND = ("python", "-m", "stages", "sample")
 
 @pytest.fixture
 def written(built: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command in this process; what it prints."""
+    """Return a function that runs the command in this process and returns its output."""
 
     def run(**given: Any) -> str:
-        write_texts(given, SETTINGS)
+        print_samples(given, SETTINGS)
         return capsys.readouterr().out
 
     monkeypatch.chdir(built.folder)
@@ -33,12 +33,12 @@ def written(built: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder with its content, but for what Python compiles."""
+    """Return the content of every file in a folder except Python's caches."""
     found = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     return {str(path): path.read_bytes() for path in found}
 
 
-def test_it_writes_what_the_stage_writes_and_nothing_to_the_disk(copy_of_built: Any) -> None:
+def test_it_prints_the_samples_of_the_stage_and_writes_nothing_to_disk(copy_of_built: Any) -> None:
     folder = copy_of_built.folder
     before = files(folder)
     done = copy_of_built.run(*COMMAND, "--prompt", "the king", NANOGPT_DEVICE="cpu")
@@ -47,35 +47,37 @@ def test_it_writes_what_the_stage_writes_and_nothing_to_the_disk(copy_of_built: 
     assert files(folder) == before
 
 
-def test_it_loads_no_library_that_takes_its_time_in_vain(built: Any) -> None:
+def test_it_imports_no_slow_library_it_does_not_need(built: Any) -> None:
     script = (
-        "import sys; from stages.sample.prompt import write_texts; "
+        "import sys; from stages.sample.prompt import print_samples; "
         "from stages.runtime.settings import Settings; "
-        "write_texts({'prompt': ['the'], 'max_new_tokens': 1}, Settings(device='cpu')); "
+        "print_samples({'prompt': ['the'], 'max_new_tokens': 1}, Settings(device='cpu')); "
         "print(sorted({'mlflow', 'matplotlib', 'pyarrow', 'rich'} & sys.modules.keys()))"
     )
     done = built.run("python", "-c", script)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_what_is_given_counts_and_the_rest_is_as_params_say(built: Any, written: Any) -> None:
+def test_options_override_the_params(built: Any, written: Any) -> None:
     own = load_section("sample", SampleParams, built.folder / "params.yaml")
     changes = {"prompts": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
-    expected = sampled(own.model_copy(update=changes), built.folder / "models/gpt", device="cpu")
+    expected = generate_samples(
+        own.model_copy(update=changes), built.folder / "models/gpt", device="cpu"
+    )
     given = {"prompt": ["and", "the"], "max_new_tokens": 7, "temperature": 0.1, "seed": 5}
-    assert written(**given) == to_read(expected)
+    assert written(**given) == format_samples(expected)
     assert len(expected) == 2 * own.samples_per_prompt
     assert all(len(one["text"]) <= 7 for one in expected)
-    assert written(**{**given, "seed": 6, "temperature": 1.5}) != to_read(expected)
+    assert written(**{**given, "seed": 6, "temperature": 1.5}) != format_samples(expected)
 
 
 def test_other_sections_may_be_wrong(copy_of_built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_of_built.set_params(max_steps="many")
     monkeypatch.chdir(copy_of_built.folder)
-    write_texts({"prompt": ["the"]}, SETTINGS)
+    print_samples({"prompt": ["the"]}, SETTINGS)
 
 
-def test_an_empty_prompt_is_the_beginning_of_a_text(built: Any, written: Any) -> None:
+def test_an_empty_prompt_starts_a_document(built: Any, written: Any) -> None:
     texts = written(prompt=[""], temperature=0.0, max_new_tokens=5)
     tokenizer = json.loads((built.folder / "models/gpt/tokenizer/tokenizer.json").read_text())
     assert set(texts) <= set(tokenizer["characters"]) | set("-\n")
@@ -83,7 +85,9 @@ def test_an_empty_prompt_is_the_beginning_of_a_text(built: Any, written: Any) ->
     assert texts == first  # the likeliest letters, the first of them typed or not
 
 
-def test_another_models_folder_is_taken(copy_of_built: Any, written: Any, tmp_path: Path) -> None:
+def test_the_folder_of_another_model_can_be_named(
+    copy_of_built: Any, written: Any, tmp_path: Path
+) -> None:
     expected = written(prompt=["the"])
     elsewhere = (copy_of_built.folder / "models/gpt").rename(tmp_path / "elsewhere")
     assert written(prompt=["the"], model=elsewhere) == expected
@@ -112,7 +116,7 @@ def test_another_models_folder_is_taken(copy_of_built: Any, written: Any, tmp_pa
         ({"prompt": ["caf\udce9"]}, "--prompt is not UTF-8"),
     ],
 )
-def test_what_cannot_be_written_is_reported_in_words(
+def test_invalid_options_are_reported_in_one_message(
     written: Any, given: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ValueError) as caught:
@@ -135,13 +139,13 @@ def test_the_command_reports_a_missing_model_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["sample", "--seed", "1"], "every option goes with --prompt"),
-        (["sample", "--max-new-tokens", "9"], "every option goes with --prompt"),
+        (["sample", "--seed", "1"], "arguments are required: --prompt"),
+        (["sample", "--max-new-tokens", "9"], "arguments are required: --prompt"),
         (["sample", "--prompt", "a", "--seed", "one"], "argument --seed: invalid int value"),
         (["train", "--prompt", "a"], "unrecognized arguments: --prompt"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_unknown_or_incomplete_options_are_refused(
     run_python: Callable[..., Any], workspace: Path, arguments: list[str], words: str
 ) -> None:
     done = run_python("-m", "stages", *arguments)
@@ -158,6 +162,9 @@ def test_options_that_make_no_sense_are_refused(
     ],
 )
 def test_a_character_given_as_surrogates_is_that_character(argument: str) -> None:
-    content = {**read_params(ROOT / "params.yaml")["sample"], "prompts": [typed(f"a{argument}")]}
+    content = {
+        **read_params(ROOT / "params.yaml")["sample"],
+        "prompts": [decode_argument(f"a{argument}")],
+    }
     params = parse_section("sample", SampleParams, {**content, "stop": ["\ud83d\ude00"]}, ROOT)
     assert (params.prompts, params.stop) == (["a😀"], ["😀"])

@@ -1,4 +1,4 @@
-"""The model as MLflow serves it: what the stage `sample` writes, and refusals in its words."""
+"""The model served by MLflow: the samples and the error messages of the stage `sample`."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ PROMPT = "the king"
 
 @pytest.fixture
 def model(built: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyFuncModel]:
-    """The model that the built project's training logged."""
+    """Load the model that the built project's training logged."""
     monkeypatch.chdir(built.folder)
     uri = f"sqlite:///{built.folder / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -38,17 +38,17 @@ def model(built: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[PyFuncModel]:
 
 @pytest.fixture
 def server(model: PyFuncModel) -> TestClient:
-    """MLflow's own server of that model."""
+    """Return MLflow's server of that model."""
     return TestClient(init(model))
 
 
 def ask(server: TestClient, prompt: str, **params: Any) -> tuple[int, Any]:
-    """The status and the answer of the server."""
+    """Return the status and the body of the server's answer."""
     answer = server.post("/invocations", json={"inputs": [prompt], "params": params})
     return answer.status_code, answer.json()
 
 
-def test_it_writes_what_the_stage_writes(built: Any, model: PyFuncModel) -> None:
+def test_it_generates_the_samples_of_the_stage(built: Any, model: PyFuncModel) -> None:
     lines = (built.folder / "samples/samples.jsonl").read_text().splitlines()
     samples = [json.loads(line) for line in lines]
     (first,) = (s for s in samples if s["prompt"] == PROMPT and s["number"] == 0)
@@ -74,7 +74,9 @@ def test_params_reach_the_model(server: TestClient) -> None:
     assert written(seed=2) != text
 
 
-def test_a_prompt_the_tokenizer_does_not_know_is_refused_in_its_words(server: TestClient) -> None:
+def test_a_prompt_with_unknown_characters_is_refused_with_the_tokenizers_message(
+    server: TestClient,
+) -> None:
     status, answer = ask(server, "É")
     assert status == 400
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
@@ -112,7 +114,7 @@ def test_its_defaults_are_those_of_the_default_params() -> None:
     assert own == DEFAULTS
 
 
-def test_its_requirements_are_what_its_modules_import_at_their_tops() -> None:
+def test_its_requirements_are_the_top_level_imports_of_its_modules() -> None:
     seen, waiting, roots = set(), [ROOT / "stages/serve/mlflow_model.py"], set()
     while waiting:
         file = waiting.pop()

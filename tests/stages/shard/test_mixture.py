@@ -28,11 +28,11 @@ def test_the_scarcest_corpus_is_repeated_most(
 
 
 @pytest.mark.parametrize("repeats", [Fraction(0), Fraction(1), Fraction(4)])
-def test_whole_repeats_are_of_every_document(repeats: Fraction) -> None:
+def test_an_integer_repeats_every_document_equally(repeats: Fraction) -> None:
     assert set(document_copies(MANY, repeats, 1).tolist()) == {int(repeats)}
 
 
-def test_a_fraction_is_of_that_share_of_the_documents() -> None:
+def test_a_fraction_repeats_that_share_of_the_documents() -> None:
     copies = document_copies(MANY, Fraction(9, 4), 1)
     assert copies.dtype == np.uint8
     assert set(copies.tolist()) == {2, 3}
@@ -40,7 +40,7 @@ def test_a_fraction_is_of_that_share_of_the_documents() -> None:
     assert abs((copies == 3).sum() - len(MANY) / 4) < 4 * spread
 
 
-def test_more_repeats_only_add() -> None:
+def test_more_repeats_only_add_copies() -> None:
     few, many = (document_copies(MANY, Fraction(n, 10), 1) for n in (13, 17))
     assert (few <= many).all()
     assert few.sum() < many.sum()

@@ -26,7 +26,7 @@ def test_a_split_is_cut_into_files_that_numpy_reads(tmp_path: Path) -> None:
     assert np.load(tmp_path / "train" / "ends.npy").tolist() == [4, 30]
 
 
-def test_a_file_is_as_numpy_would_have_saved_it(tmp_path: Path) -> None:
+def test_a_file_equals_what_numpy_would_save(tmp_path: Path) -> None:
     with SplitWriter(tmp_path / "train", 3000, 3000, np.uint32) as writer:
         writer.write(0, TOKENS.astype(np.uint32))
         (about,) = writer.finish(ENDS, 1)["files"]
@@ -37,30 +37,30 @@ def test_a_file_is_as_numpy_would_have_saved_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_who_writes_what_first_does_not_matter(
+def test_the_order_of_writes_does_not_matter(
     tmp_path: Path, threads: int, digests: Callable[[Path], dict[str, str]]
 ) -> None:
-    places = list(range(0, 3000, 7))
+    positions = list(range(0, 3000, 7))
     with SplitWriter(tmp_path / "one", 3000, 1000, np.uint16) as writer:
         writer.write(0, TOKENS)
         expected = writer.finish(ENDS, 1)
-    random.Random(threads).shuffle(places)
+    random.Random(threads).shuffle(positions)
     with SplitWriter(tmp_path / "many", 3000, 1000, np.uint16) as writer:
         with ThreadPoolExecutor(threads) as pool:
-            written = [pool.submit(writer.write, p, TOKENS[p : p + 7]) for p in places]
-        assert not any(one.exception() for one in written)
+            futures = [pool.submit(writer.write, p, TOKENS[p : p + 7]) for p in positions]
+        assert not any(future.exception() for future in futures)
         assert writer.finish(ENDS, 1) == expected
     assert digests(tmp_path / "many") == digests(tmp_path / "one")
 
 
-def test_what_is_not_whole_is_not_finished(tmp_path: Path) -> None:
+def test_an_incomplete_split_is_not_finished(tmp_path: Path) -> None:
     with SplitWriter(tmp_path / "train", 3000, 1000, np.uint16) as writer:
         writer.write(0, TOKENS[:2999])
         with pytest.raises(AssertionError):
             writer.finish(ENDS, 1)
 
 
-def test_many_files_are_not_open_at_once(tmp_path: Path) -> None:
+def test_files_are_not_all_open_at_once(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     open_now = len(list(Path("/dev/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, limits[1]))

@@ -15,14 +15,14 @@ from stages.artifacts.tokens import Tokenized
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_column, hash_rows, text_hash
 from stages.shard.params import ShardParams
-from stages.shard.stage import apart, run
+from stages.shard.stage import run, spread_out
 from stages.tokenizers.tokenizer import CharTokenizer, fingerprint, load_tokenizer, save_tokenizer
 
 AS_IT_IS: dict[str, Any] = {"weights": None, "max_repetition": 1}
 SMALL = ShardParams(shard_tokens=1024, **AS_IT_IS)
 LARGE = ShardParams(shard_tokens=100_000, **AS_IT_IS)
 
-# sha256 of what was written one document at a time, before it was written in batches
+# sha256 of files that an earlier version wrote one document at a time
 GOLDEN = {
     "train/00000.npy": "403fa419bee090f5a95d4fdd739866a491f511a5e0d98581707f67d46ab956b9",
     "train/ends.npy": "ef0d0cd4b5919a053b133dec6af49c142c92a45752af724d0d98736d2c379c5d",
@@ -37,7 +37,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def documents(tokens: Path, split: SplitParams) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each side, in order."""
+    """Return the rows of each split, in order."""
     rows = [
         row
         for file in sorted(tokens.glob("*.arrow"))
@@ -51,7 +51,7 @@ def documents(tokens: Path, split: SplitParams) -> dict[str, list[dict[str, Any]
 
 
 def with_manifest(tokens: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of the tokens whose manifest says something else."""
+    """Return a copy of the tokens with a changed manifest."""
     shutil.copytree(tokens, folder)
     manifest = {**read_json(folder / "manifest.json"), **changes}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -60,14 +60,14 @@ def with_manifest(tokens: Path, folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards so small that each split has several."""
+    """Return shards so small that each split has several."""
     out = tmp_path_factory.mktemp("shards") / "shards"
     run(SMALL, split, tokens, out)
     return out
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
-def test_a_split_is_its_documents_in_order_each_with_a_separator(
+def test_a_split_is_its_documents_in_order_each_with_an_end_of_text_token(
     tokens: Path, split: SplitParams, shards: Path, name: str
 ) -> None:
     eot_token = load_tokenizer(tokens / "tokenizer").eot_token
@@ -104,7 +104,7 @@ def test_the_manifest_describes_each_split(
     assert written == {file["name"] for file in described["files"]} | {"ends.npy"}
 
 
-def test_the_manifest_says_what_the_shards_were_made_from(
+def test_the_manifest_records_what_the_shards_were_made_from(
     tokens: Path, split: SplitParams, shards: Path
 ) -> None:
     manifest, source = read_json(shards / "manifest.json"), read_json(tokens / "manifest.json")
@@ -124,7 +124,7 @@ def test_the_manifest_says_what_the_shards_were_made_from(
     }
 
 
-def test_the_tokenizer_goes_along(tokens: Path, shards: Path) -> None:
+def test_the_tokenizer_is_copied(tokens: Path, shards: Path) -> None:
     own, source = (fingerprint(load_tokenizer(f / "tokenizer")) for f in (shards, tokens))
     assert own == source
 
@@ -133,10 +133,10 @@ def test_the_size_of_the_shards_does_not_change_the_stream(
     tokens: Path, split: SplitParams, shards: Path, tmp_path: Path
 ) -> None:
     run(LARGE, split, tokens, tmp_path / "shards")
-    whole = np.load(tmp_path / "shards" / "train" / "00000.npy")
-    parts = [np.load(file) for file in sorted((shards / "train").glob("0*.npy"))]
+    one_shard = np.load(tmp_path / "shards" / "train" / "00000.npy")
+    small = [np.load(file) for file in sorted((shards / "train").glob("0*.npy"))]
     assert len(list((tmp_path / "shards" / "train").glob("0*.npy"))) == 1
-    assert whole.tolist() == np.concatenate(parts).tolist()
+    assert one_shard.tolist() == np.concatenate(small).tolist()
 
 
 def test_the_same_tokens_give_the_same_bytes(
@@ -150,27 +150,27 @@ def test_the_same_tokens_give_the_same_bytes(
     assert digests(tmp_path / "shards") == digests(shards)
 
 
-def test_the_files_are_the_ones_they_were(
+def test_the_files_never_change(
     tokens: Path, split: SplitParams, tmp_path: Path, digests: Callable[[Path], dict[str, str]]
 ) -> None:
     run(LARGE, split, tokens, tmp_path / "shards")
-    found = digests(tmp_path / "shards")
-    assert {name: found[name] for name in GOLDEN} == GOLDEN
+    actual = digests(tmp_path / "shards")
+    assert {name: actual[name] for name in GOLDEN} == GOLDEN
 
 
 @pytest.mark.parametrize(("n_vocab", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
-def test_ids_are_stored_in_the_type_of_the_vocabulary(
+def test_tokens_are_stored_in_the_type_of_the_vocabulary(
     tokens: Path, split: SplitParams, tmp_path: Path, n_vocab: int, dtype: str
 ) -> None:
     source = with_manifest(tokens, tmp_path / "tokens", n_vocab=n_vocab, dtype=dtype)
     run(LARGE, split, source, tmp_path / "shards")
     stream = np.load(tmp_path / "shards" / "val" / "00000.npy")
     assert stream.dtype == np.dtype(dtype)
-    assert stream[-1] == n_vocab - 1  # the separator
+    assert stream[-1] == n_vocab - 1  # the end-of-text token
 
 
 @pytest.mark.parametrize("too_few", [1, 5])
-def test_an_id_beyond_the_vocabulary_is_refused_and_nothing_left_behind(
+def test_a_token_beyond_the_vocabulary_is_refused_and_leaves_nothing_behind(
     tokens: Path, split: SplitParams, tmp_path: Path, too_few: int
 ) -> None:
     n_vocab = read_json(tokens / "manifest.json")["n_vocab"] - too_few
@@ -185,17 +185,17 @@ HALF = SplitParams(val_fraction=0.3, seed=3)
 
 
 def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
-    """A tokens folder; of each part its corpus, how many documents, how long each."""
+    """Make a tokens folder of parts: (corpus, number of documents, tokens in each)."""
     tokenizer = CharTokenizer(LETTERS)
     save_tokenizer(folder / "tokenizer", tokenizer)
     random, files = np.random.default_rng(1), []
     for number, (corpus, documents, length) in enumerate(parts):
-        ids = random.integers(len(LETTERS), size=(documents, length)).astype(np.uint16)
+        tokens = random.integers(len(LETTERS), size=(documents, length)).astype(np.uint16)
         table = {
-            "tokens": pa.array(list(ids), pa.large_list(pa.uint16())),
+            "tokens": pa.array(list(tokens), pa.large_list(pa.uint16())),
             "n_tokens": pa.array([length] * documents, pa.int64()),
             "n_bytes": pa.array([2 * length] * documents, pa.int64()),
-            "text_hash": hash_column(b"".join(text_hash(row.tobytes()) for row in ids)),
+            "text_hash": hash_column(b"".join(text_hash(row.tobytes()) for row in tokens)),
         }
         name = f"part-{number:05d}.arrow"
         rows = pa.table(table)
@@ -214,7 +214,7 @@ def tokens_of(folder: Path, *parts: tuple[str, int, int]) -> Path:
 
 
 def stream_documents(folder: Path) -> list[tuple[int, ...]]:
-    """The documents of a split as they are in its stream, without separators."""
+    """Return the documents of a split in the order of its stream, without end-of-text tokens."""
     stream = np.concatenate([np.load(file) for file in sorted(folder.glob("0*.npy"))])
     ends = np.load(folder / "ends.npy").tolist()
     starts = [0, *ends[:-1]]
@@ -222,7 +222,7 @@ def stream_documents(folder: Path) -> list[tuple[int, ...]]:
 
 
 def mixed(folder: Path, weights: dict[str, float], max_repetition: int, *parts: Any) -> Path:
-    """Shards of a mixture."""
+    """Return the shards of a mixture."""
     params = ShardParams(shard_tokens=1024, weights=weights, max_repetition=max_repetition)
     run(params, HALF, tokens_of(folder / "tokens", *parts), folder / "shards")
     return folder / "shards"
@@ -232,7 +232,7 @@ TALES, LAWS = ("tales", 30, 9), ("laws", 400, 19)
 
 
 @pytest.mark.parametrize("n_parts", [2, 3, 10])
-def test_parts_written_at_a_time_are_one_stream(tmp_path: Path, n_parts: int) -> None:
+def test_parts_written_concurrently_make_one_stream(tmp_path: Path, n_parts: int) -> None:
     tokens = tokens_of(tmp_path / "tokens", *[("tales", 20, 30 + n) for n in range(n_parts)])
     run(SMALL, HALF, tokens, tmp_path / "shards")
     for name, rows in documents(tokens, HALF).items():
@@ -241,16 +241,17 @@ def test_parts_written_at_a_time_are_one_stream(tmp_path: Path, n_parts: int) ->
 
 
 @pytest.mark.parametrize(("n", "order"), [(1, "abcde"), (2, "adbec"), (9, "abcde")])
-def test_neighbours_are_set_apart(n: int, order: str) -> None:
-    assert "".join(apart("abcde", n)) == order
+def test_neighbours_are_spread_out(n: int, order: str) -> None:
+    assert "".join(spread_out("abcde", n)) == order
 
 
-def test_one_bad_part_of_many_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_one_damaged_part_of_many_leaves_nothing_behind(tmp_path: Path) -> None:
     tokens = tokens_of(tmp_path / "tokens", *[("tales", 20, 30)] * 9)
-    bad = tokens / "part-00004.arrow"
-    content = bad.read_bytes()
-    ids = pa.ipc.open_file(bad).get_batch(0).column("tokens").values.to_numpy().tobytes()
-    bad.write_bytes(content.replace(ids, b"\xff" * len(ids)))
+    damaged = tokens / "part-00004.arrow"
+    content = damaged.read_bytes()
+    batch = pa.ipc.open_file(damaged).get_batch(0)
+    values = batch.column("tokens").values.to_numpy().tobytes()
+    damaged.write_bytes(content.replace(values, b"\xff" * len(values)))
     with pytest.raises(ValueError, match="holds id 65535"):
         run(SMALL, HALF, tokens, tmp_path / "out" / "shards")
     assert list((tmp_path / "out").iterdir()) == []
@@ -270,15 +271,15 @@ def test_corpora_are_mixed_by_weight(tmp_path: Path) -> None:
 
     counts = Counter(stream_documents(out / "train"))
     assert all(counts[row] == 4 for row in by_length["tales"])
-    taken = [counts[row] for row in by_length["laws"]]
-    assert set(taken) == {0, 1}
-    spread = (len(taken) * repeats * (1 - repeats)) ** 0.5  # of a binomial
-    assert abs(sum(taken) - len(taken) * repeats) < 3 * spread
+    copies = [counts[row] for row in by_length["laws"]]
+    assert set(copies) == {0, 1}
+    spread = (len(copies) * repeats * (1 - repeats)) ** 0.5  # of a binomial
+    assert abs(sum(copies) - len(copies) * repeats) < 3 * spread
 
     manifest = read_json(out / "manifest.json")
-    tokens = {"tales": 4 * n_tales, "laws": 20 * sum(taken)}
+    tokens = {"tales": 4 * n_tales, "laws": 20 * sum(copies)}
     assert manifest["splits"]["train"]["tokens"] == sum(tokens.values())
-    assert manifest["splits"]["train"]["bytes"] == 2 * (36 * n_tales // 10 + 19 * sum(taken))
+    assert manifest["splits"]["train"]["bytes"] == 2 * (36 * n_tales // 10 + 19 * sum(copies))
     assert manifest["mixture"] == {
         "max_repetition": 4,
         "corpora": {
@@ -293,24 +294,24 @@ def test_corpora_are_mixed_by_weight(tmp_path: Path) -> None:
     }
 
 
-def test_a_text_is_not_repeated_before_all_others_stood_once(tmp_path: Path) -> None:
+def test_no_document_is_repeated_before_all_others_have_occurred_once(tmp_path: Path) -> None:
     out = mixed(tmp_path, {"tales": 0.5, "laws": 0.5}, 3, TALES, ("laws", 20, 30))
     train = [tuple(row["tokens"]) for row in documents(tmp_path / "tokens", HALF)["train"]]
     stream = stream_documents(out / "train")
     assert stream[: len(train)] == train
-    again = [stream.index(document) for document in stream[len(train) :]]
-    (turn,) = (n for n in range(1, len(again)) if again[n] <= again[n - 1])  # the third begins
-    assert 0 < turn < len(train)
+    repeated = [stream.index(document) for document in stream[len(train) :]]
+    (third,) = (n for n in range(1, len(repeated)) if repeated[n] <= repeated[n - 1])
+    assert 0 < third < len(train)  # where the third pass begins
     assert max(Counter(stream).values()) == 3
 
 
-def test_validation_documents_stand_once_whatever_the_weights(tmp_path: Path) -> None:
+def test_validation_documents_occur_once_whatever_the_weights(tmp_path: Path) -> None:
     out = mixed(tmp_path, {"tales": 0.9, "laws": 0.1}, 5, TALES, LAWS)
     val = [tuple(row["tokens"]) for row in documents(tmp_path / "tokens", HALF)["val"]]
     assert stream_documents(out / "val") == val
 
 
-def test_which_texts_stand_once_more_does_not_depend_on_their_place(tmp_path: Path) -> None:
+def test_which_documents_are_repeated_does_not_depend_on_their_position(tmp_path: Path) -> None:
     weights = {"tales": 0.5, "laws": 0.5}
     one = mixed(tmp_path / "one", weights, 4, TALES, LAWS)
     tokens = tmp_path / "one/tokens"
@@ -325,16 +326,16 @@ def test_which_texts_stand_once_more_does_not_depend_on_their_place(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("weights", "words"),
+    ("weights", "message"),
     [
         ({"tales": 1.0}, "shard.weights has no weight for laws"),
         ({"tales": 1.0, "laws": 1.0, "lores": 1.0}, "names lores; the corpora are laws, tales"),
     ],
 )
-def test_every_corpus_needs_a_weight_and_every_weight_a_corpus(
-    tmp_path: Path, weights: dict[str, float], words: str
+def test_each_corpus_needs_a_weight_and_each_weight_a_corpus(
+    tmp_path: Path, weights: dict[str, float], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         mixed(tmp_path, weights, 4, TALES, LAWS)
     assert not (tmp_path / "shards").exists()
 

@@ -3,7 +3,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.statistics.contamination import WORST, Overlap, overlap
@@ -12,13 +12,14 @@ TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=12).map(" ".join), ma
 
 
 def words(seed: int, count: int) -> str:
-    """Made-up words that no other seed gives."""
+    """Return made-up words that no other seed gives."""
     draw = random.Random(seed)
     return " ".join(f"{draw.randrange(10**6)}x{seed}" for _ in range(count))
 
 
 @given(train=TEXTS, val=TEXTS, n=st.integers(1, 4))
-def test_it_equals_counting_by_hand(train: list[str], val: list[str], n: int) -> None:
+@settings(deadline=None)  # the first call makes the tables
+def test_the_overlap_equals_a_naive_count(train: list[str], val: list[str], n: int) -> None:
     def grams(text: str) -> list[tuple[str, ...]]:
         split = text.split()
         return [tuple(split[i : i + n]) for i in range(len(split) - n + 1)]
@@ -27,10 +28,10 @@ def test_it_equals_counting_by_hand(train: list[str], val: list[str], n: int) ->
     counts = [(len(grams(text)), sum(gram in known for gram in grams(text))) for text in val]
     result = overlap(train, val, n)
     assert result.ngrams == sum(total for total, _ in counts)
-    assert result.found == sum(found for _, found in counts)
-    assert result.share == pytest.approx(result.found / max(1, result.ngrams))
-    by_hand = [(i, found / total) for i, (total, found) in enumerate(counts) if found]
-    assert result.worst == tuple(sorted(by_hand, key=lambda pair: (-pair[1], pair[0])))
+    assert result.shared == sum(shared for _, shared in counts)
+    assert result.share == pytest.approx(result.shared / max(1, result.ngrams))
+    naive = [(i, shared / total) for i, (total, shared) in enumerate(counts) if shared]
+    assert result.worst == tuple(sorted(naive, key=lambda pair: (-pair[1], pair[0])))
 
 
 def test_a_quotation_is_found_in_the_document_that_holds_it() -> None:
@@ -40,19 +41,19 @@ def test_a_quotation_is_found_in_the_document_that_holds_it() -> None:
     assert result == Overlap(88 + 118 + 88, 18, 18 / 294, ((1, 18 / 118),))
 
 
-def test_twelve_words_are_no_leak_and_thirteen_are() -> None:
-    assert overlap([words(0, 12)], [words(0, 12) + " and on"], n=13).found == 0
-    assert overlap([words(0, 13)], [words(0, 13) + " and on"], n=13).found == 1
+def test_thirteen_words_are_contamination_and_twelve_are_not() -> None:
+    assert overlap([words(0, 12)], [words(0, 12) + " and on"], n=13).shared == 0
+    assert overlap([words(0, 13)], [words(0, 13) + " and on"], n=13).shared == 1
 
 
 def test_an_ngram_does_not_run_from_one_document_into_the_next() -> None:
-    whole = words(0, 20).split()
-    halves = [" ".join(whole[:10]), " ".join(whole[10:])]
-    assert overlap(halves, [" ".join(whole)], n=13) == Overlap(8, 0, 0.0, ())
+    document = words(0, 20).split()
+    halves = [" ".join(document[:10]), " ".join(document[10:])]
+    assert overlap(halves, [" ".join(document)], n=13) == Overlap(8, 0, 0.0, ())
 
 
 @pytest.mark.parametrize("val", [[], [""], ["too short to hold thirteen words"]])
-def test_nothing_to_compare_is_no_share(val: list[str]) -> None:
+def test_without_ngrams_the_share_is_zero(val: list[str]) -> None:
     assert overlap([words(0, 50)], val, n=13) == Overlap(0, 0, 0.0, ())
 
 
@@ -76,5 +77,5 @@ def test_memory_does_not_grow_with_the_training_text() -> None:
         tracemalloc.stop()
         return peak
 
-    peak(1)  # tables are made once
+    peak(1)  # the first call makes the tables
     assert peak(10) < 1.2 * peak(3)

@@ -1,9 +1,8 @@
-"""Figures that can be counted by hand, on a corpus made for it."""
+"""The figures of a corpus that is small enough to count by hand."""
 
 import csv
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,23 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.image import imread
 
 from stages.artifacts.clean import CleanCorpus
 from stages.artifacts.shards import Shards
 from stages.clean import stage as clean
 from stages.clean.params import CleanParams
 from stages.download import corpus_writer as corpus_on_disk
-from stages.lib.plots import FAINT, INK, WARM
 from stages.lib.split import SplitParams
 from stages.shard.params import ShardParams
 from stages.shard.stage import run as run_shard
 from stages.statistics import stage as statistics
-from stages.statistics.plots import draw_frequencies, draw_lengths
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenizers.tokenizer import load_tokenizer
 
 BYTES = TokenizeParams(tokenizer="bytes", vocab_size=None, engine="tiktoken")
@@ -36,9 +31,9 @@ Make = Callable[[list[str], Path], CleanCorpus]
 
 
 def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
-    """The folder in which tokens and shards, an id for each byte, are next to corpus and clean."""
+    """Add tokens, one for each byte, and shards to the folder of a corpus, and return it."""
     folder = cleaned.corpus.parent
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
     tokens = folder / "tokens"
     tokenize.run(BYTES, split, cleaned, tokens, cache=folder / "cache", tokenize_parts=here)
     run_shard(AS_IT_IS, split, tokens, folder / "shards")
@@ -46,20 +41,20 @@ def shards_of(cleaned: CleanCorpus, split: SplitParams) -> Path:
 
 
 def run(data: Path, out: Path) -> dict[str, Any]:
-    """The stage on such a folder."""
+    """Run the stage on such a folder."""
     shards = Shards.open(data / "shards")
     return statistics.run(data / "corpus", data / "clean", data / "tokens", shards, out)
 
 
 def table(file: Path) -> list[dict[str, int]]:
-    """A CSV file of whole numbers."""
+    """Read a CSV file of integers."""
     with file.open(newline="") as rows:
         return [{key: int(value) for key, value in row.items()} for row in csv.DictReader(rows)]
 
 
 @pytest.fixture(scope="module")
 def data(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty texts of 2 to 41 letters, all `a` but the last, one of them twice, and an empty one."""
+    """Make 40 texts of 2 to 41 letters, all `a` but the last, one duplicate and an empty text."""
     texts = ["a" * n + "b" for n in range(1, 41)]
     folder = tmp_path_factory.mktemp("statistics") / "data"
     return shards_of(make_corpus([*texts, "aaab", " "], folder), split)
@@ -67,7 +62,7 @@ def data(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stage writes about them."""
+    """Return the folder that the stage writes about them."""
     out = tmp_path_factory.mktemp("statistics") / "out"
     run(data, out)
     return out
@@ -75,7 +70,7 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(made: Path) -> dict[str, Any]:
-    """Its figures."""
+    """Return the figures in it."""
     content: dict[str, Any] = json.loads((made / "statistics.json").read_text())
     return content
 
@@ -105,12 +100,12 @@ def test_the_most_frequent_tokens_come_with_text_and_count(figures: dict[str, An
 def test_quantiles_are_lengths_of_documents(figures: dict[str, Any]) -> None:
     lengths = {row["share"]: (row["tokens"], row["bytes"]) for row in figures["lengths"]}
     assert lengths[0.0] == (2, 2)
-    assert lengths[0.25] == (11, 11)  # 10 of 40 are not longer
+    assert lengths[0.25] == (11, 11)  # 10 of 40 are no longer than that
     assert lengths[0.5] == (21, 21)
     assert lengths[1.0] == (41, 41)
 
 
-def test_the_leak_check_is_among_the_figures(figures: dict[str, Any]) -> None:
+def test_the_contamination_is_among_the_figures(figures: dict[str, Any]) -> None:
     assert figures["leak"] == {
         "share": 0.0,
         "words": 13,
@@ -122,7 +117,7 @@ def test_the_leak_check_is_among_the_figures(figures: dict[str, Any]) -> None:
     }
 
 
-def test_splits_are_as_the_shards_hold_them(data: Path, figures: dict[str, Any]) -> None:
+def test_splits_match_the_shards(data: Path, figures: dict[str, Any]) -> None:
     train, val = figures["splits"]
     assert (train["split"], val["split"]) == ("train", "val")
     assert train["documents"] + val["documents"] == 40
@@ -134,9 +129,9 @@ def test_splits_are_as_the_shards_hold_them(data: Path, figures: dict[str, Any])
 def test_every_document_is_in_one_bin(made: Path, data: Path) -> None:
     rows = table(made / "lengths.csv")
     edges = [row["tokens"] for row in rows]
-    assert edges == [2, 3, 4, 6, 8, 11, 16, 23, 32]
+    assert edges == [2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 40]
     sizes = np.arange(2, 42)
-    expected = np.histogram(sizes, [*edges, 45])[0].tolist()
+    expected = np.histogram(sizes, [*edges, 50])[0].tolist()
     assert [row["train"] + row["val"] for row in rows] == expected
     shards = Shards.open(data / "shards")
     assert sum(row["val"] for row in rows) == len(shards.ends("val"))
@@ -152,36 +147,13 @@ def test_the_same_data_give_the_same_bytes(
 ) -> None:
     run(data, tmp_path / "again")
     assert digests(tmp_path / "again") == digests(made)
-    names = {"statistics.json", "lengths.csv", "tokens.csv", "lengths.png", "frequencies.png"}
-    assert set(digests(made)) == names
+    assert set(digests(made)) == {
+        *("statistics.json", "lengths.csv", "tokens.csv"),
+        *("lengths.png", "lengths-dark.png", "frequencies.png", "frequencies-dark.png"),
+    }
 
 
-def has_colour(picture: Any, colour: str) -> bool:
-    """Whether some pixels of a picture (height, width, channels) have a colour."""
-    distance = np.abs(picture[..., :3] - np.array(to_rgb(colour))).max(axis=-1)
-    return bool((distance < 0.01).sum() > 20)
-
-
-def test_the_pictures_show_both_splits_and_the_curve(made: Path) -> None:
-    lengths, frequencies = imread(made / "lengths.png"), imread(made / "frequencies.png")
-    assert lengths.shape[:2] == (480, 840)
-    assert has_colour(lengths, FAINT)
-    assert has_colour(lengths, WARM)
-    assert has_colour(frequencies, INK)
-    assert has_colour(frequencies, FAINT)
-    assert not has_colour(frequencies, WARM)
-
-
-def test_any_token_can_be_drawn(tmp_path: Path) -> None:
-    top = [(text, 9) for text in ("$x_1$", "$", "語", "\x1b", "\n", "", "\ufffd", " é")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        draw_frequencies([(1, 9), (2, 9)], top, tmp_path / "frequencies.png")
-        draw_lengths([(1, 0, 1)], tmp_path / "lengths.png")
-    assert has_colour(imread(tmp_path / "frequencies.png"), FAINT)
-
-
-def test_each_corpus_of_a_mixture_is_counted_by_itself(
+def test_each_corpus_of_a_mixture_is_counted_separately(
     make_corpus: Make,
     split: SplitParams,
     tmp_path: Path,
@@ -209,49 +181,52 @@ def test_each_corpus_of_a_mixture_is_counted_by_itself(
 
 @pytest.fixture(scope="module")
 def alike(make_corpus: Make, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty texts of twenty words of their own and the same twenty after them."""
+    """Make 40 texts of twenty words of their own followed by the same twenty words."""
     refrain = " ".join(f"refrain{word}" for word in range(20))
     texts = [" ".join(f"own{n}x{word}" for word in range(20)) + f" {refrain}" for n in range(40)]
     folder = tmp_path_factory.mktemp("alike") / "data"
     return shards_of(make_corpus(texts, folder), split)
 
 
-def leak(data: Path) -> dict[str, Any]:
-    """The result of the leak check."""
+def contamination(data: Path) -> dict[str, Any]:
+    """Return the figures of the contamination."""
     shards = Shards.open(data / "shards")
-    return statistics.leak(shards, load_tokenizer(shards.tokenizer_folder))
+    return statistics.measure_contamination(shards, load_tokenizer(shards.tokenizer_folder))
 
 
-def test_what_both_splits_hold_is_found(alike: Path) -> None:
-    found = leak(alike)
+def test_text_in_both_splits_is_found(alike: Path) -> None:
+    figures = contamination(alike)
     documents = len(Shards.open(alike / "shards").ends("val"))
-    assert found["ngrams"] == 28 * documents  # 40 words have 28 runs of 13
-    assert found["found"] == 8 * documents  # and 8 of them are in the refrain
-    assert found["share"] == round(8 / 28, 6)
-    assert (found["train_compared"], found["val_compared"]) == (1.0, 1.0)
-    assert found["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
-    assert statistics.leak_line(found) == "28.57% of the validation text is in the training text"
+    assert figures["ngrams"] == 28 * documents  # 40 words have 28 runs of 13
+    assert figures["found"] == 8 * documents  # and 8 of them are in the refrain
+    assert figures["share"] == round(8 / 28, 6)
+    assert (figures["train_compared"], figures["val_compared"]) == (1.0, 1.0)
+    assert figures["worst"][0] == {"document": 1, "share": round(8 / 28, 4)}
+    assert (
+        statistics.contamination_line(figures)
+        == "28.57% of the validation text is in the training text"
+    )
 
 
-def test_of_a_large_corpus_an_even_part_is_compared_and_said_so(
+def test_a_large_corpus_is_sampled_evenly_and_the_share_is_reported(
     alike: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = Shards.open(alike / "shards").stream("train")
-    monkeypatch.setattr(statistics, "LEAK_TOKENS", len(stream) // 2)
-    found = leak(alike)
-    assert 0.2 < found["train_compared"] < 0.6
-    assert found["val_compared"] == 1.0
-    assert found["share"] == round(8 / 28, 6)  # every text has the refrain
-    assert statistics.leak_line(found).endswith("% of it)")
+    monkeypatch.setattr(statistics, "SAMPLE_TOKENS", len(stream) // 2)
+    figures = contamination(alike)
+    assert 0.2 < figures["train_compared"] < 0.6
+    assert figures["val_compared"] == 1.0
+    assert figures["share"] == round(8 / 28, 6)  # every text has the refrain
+    assert statistics.contamination_line(figures).endswith("% of it)")
 
 
-def test_of_a_long_document_the_beginning_is_compared(
+def test_only_the_beginning_of_a_long_document_is_compared(
     alike: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "DOCUMENT_TOKENS", 100)
-    found = leak(alike)
-    assert found["found"] == 0  # the refrain comes later
-    assert found["train_compared"] < 0.5
+    figures = contamination(alike)
+    assert figures["found"] == 0  # the refrain comes later
+    assert figures["train_compared"] < 0.5
 
 
 def test_damaged_ends_are_named(data: Path, tmp_path: Path) -> None:

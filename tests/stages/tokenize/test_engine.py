@@ -1,4 +1,4 @@
-"""Every engine gives tiktoken's ids, or is not admitted."""
+"""Every engine gives tiktoken's tokens or is refused."""
 
 import importlib.metadata
 import json
@@ -23,10 +23,10 @@ from stages.tokenize.engine import (
     adversarial,
     assert_same_tokens,
     load_encoder,
-    sample,
+    sample_documents,
 )
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenizers.pretokenize import BPE_PATTERN
 from stages.tokenizers.tokenizer import (
     SEPARATOR,
@@ -45,7 +45,7 @@ SPLIT = SplitParams(val_fraction=0.4, seed=1)
 
 @pytest.fixture(scope="module")
 def gpt2(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of GPT-2's tokenizer."""
+    """Return the folder of GPT-2's tokenizer."""
     folder = tmp_path_factory.mktemp("gpt2") / "tokenizer"
     save_tokenizer(folder, BpeTokenizer.of(r50k_pat_str, parse_ranks(gpt2_file.read_bytes())))
     return folder
@@ -58,27 +58,27 @@ def encoder(gpt2: Path, request: pytest.FixtureRequest) -> Encoder:
 
 @pytest.fixture(scope="module")
 def reference(gpt2: Path) -> Tokenizer:
-    """What tiktoken gives, called for each text."""
+    """Return the tokenizer that calls tiktoken for each text."""
     return load_tokenizer(gpt2)
 
 
 def encoded(encoder: Encoder, texts: list[str]) -> list[list[int]]:
-    """The ids of each text, all encoded at once."""
-    (ids,) = encoder.encode([pa.array(texts, pa.large_string())])
-    assert len(ids.ends) == len(texts) + 1
-    assert ids.ends[-1] == len(ids.values)
-    return [tokens.tolist() for tokens in np.split(ids.values, ids.ends[1:-1])]
+    """Return the tokens of each text, all encoded at once."""
+    (group,) = encoder.encode([pa.array(texts, pa.large_string())])
+    assert len(group.offsets) == len(texts) + 1
+    assert group.offsets[-1] == len(group.values)
+    return [tokens.tolist() for tokens in np.split(group.values, group.offsets[1:-1])]
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=400, deadline=None)
-def test_every_engine_gives_the_ids_of_tiktoken(
+def test_every_engine_gives_the_tokens_of_tiktoken(
     texts: list[str], encoder: Encoder, reference: Tokenizer
 ) -> None:
     assert encoded(encoder, texts) == [reference.encode(text).tolist() for text in texts]
 
 
-def test_every_engine_gives_the_ids_of_tiktoken_for_real_text(
+def test_every_engine_gives_the_tokens_of_tiktoken_for_real_text(
     encoder: Encoder, reference: Tokenizer
 ) -> None:
     files = [
@@ -89,17 +89,17 @@ def test_every_engine_gives_the_ids_of_tiktoken_for_real_text(
     ][::40]
     texts = [Path(file).read_text(encoding="utf-8") for file in files]
     assert sum(map(len, texts)) > 500_000
-    for file, text, ids in zip(files, texts, encoded(encoder, texts), strict=True):
-        assert ids == reference.encode(text).tolist(), file
+    for file, text, tokens in zip(files, texts, encoded(encoder, texts), strict=True):
+        assert tokens == reference.encode(text).tolist(), file
 
 
-def test_a_typed_special_token_is_letters(encoder: Encoder) -> None:
-    (ids,) = encoded(encoder, [f"a{SEPARATOR}b"])
-    assert ids == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
+def test_a_special_token_inside_a_text_is_ordinary_text(encoder: Encoder) -> None:
+    (tokens,) = encoded(encoder, [f"a{SEPARATOR}b"])
+    assert tokens == [64, 27, 91, 437, 1659, 5239, 91, 29, 65]
     assert encoder.dtype.__name__ == "uint16"
 
 
-def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
+def test_text_with_half_of_a_surrogate_pair_never_reaches_an_engine(
     tmp_path: Path, make_corpus: Callable[[list[str], Path], CleanCorpus]
 ) -> None:
     corpus = make_corpus(["one", "\ud83d two", "three \udc00", "four"], tmp_path / "made")
@@ -110,7 +110,7 @@ def test_text_of_half_a_surrogate_pair_never_comes_to_an_engine(
         pa.array(["\ud83d"], pa.large_string())  # nor could a part of a corpus hold it
 
 
-def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
+def test_an_engine_that_gives_other_tokens_is_refused_with_the_first_difference(
     tmp_path: Path, gpt2_file: Path
 ) -> None:
     ranks = parse_ranks(gpt2_file.read_bytes())
@@ -136,12 +136,12 @@ def test_an_engine_that_gives_other_ids_is_refused_with_the_first_difference(
 def test_every_engine_encodes_a_run_of_any_length(
     encoder: Encoder, reference: Tokenizer, unit: str
 ) -> None:
-    """Tiktoken alone fails at a million white spaces before anything else."""
+    """Tiktoken by itself fails at a million white spaces followed by something else."""
     text = "Name" + unit * (1_200_000 // len(unit)) + "Amount"
     assert encoded(encoder, [text]) == [reference.encode(text).tolist()]
 
 
-def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path) -> None:
+def test_a_text_that_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path) -> None:
     unknown = BpeTokenizer.of(r"\s+(?!\S)|\s+|\S+", parse_ranks(gpt2_file.read_bytes()))
     with pytest.raises(ValueError, match=r"tiktoken cannot encode page 7: .*stack"):
         assert_same_tokens(
@@ -152,7 +152,7 @@ def test_what_tiktoken_itself_cannot_encode_is_named(gpt2: Path, gpt2_file: Path
         )
 
 
-def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
+def test_tokens_that_end_early_are_a_difference(tmp_path: Path, gpt2_file: Path) -> None:
     ranks = parse_ranks(gpt2_file.read_bytes())
     letters = BpeTokenizer.of(r"[a-z]+", ranks)  # drops the rest
     save_tokenizer(tmp_path / "other", letters)
@@ -165,16 +165,16 @@ def test_text_that_ends_early_is_a_difference(tmp_path: Path, gpt2_file: Path) -
 def test_the_sample_is_spread_over_the_corpus(tmp_path: Path, make_parts: MakeParts) -> None:
     one = [f"{n} " + "x" * (GROUP_BYTES // 2) for n in range(80)]
     corpus = make_parts([one], tmp_path / "one")
-    rows = [int(name.partition("#")[2]) for name, _ in sample(corpus)]
+    rows = [int(name.partition("#")[2]) for name, _ in sample_documents(corpus)]
     assert len(rows) == 12
     assert max(b - a for a, b in zip([0, *rows], [*rows, 80], strict=True)) <= 10
     many = make_parts([[f"{n} of many"] for n in range(40)], tmp_path / "many")
-    parts = [int(name.partition("#")[0]) for name, _ in sample(many)]
+    parts = [int(name.partition("#")[0]) for name, _ in sample_documents(many)]
     assert 8 <= len(parts) <= 12
     assert (parts[0], parts[-1] > 30) == (0, True)
 
 
-def test_both_engines_write_the_same_parts_and_one_takes_the_other_ones_cache(
+def test_both_engines_write_the_same_parts_and_share_the_cache(
     tmp_path: Path,
     make_parts: MakeParts,
     gpt2_file: Path,
@@ -182,10 +182,10 @@ def test_both_engines_write_the_same_parts_and_one_takes_the_other_ones_cache(
     capsys: pytest.CaptureFixture[str],
     digests: Callable[[Path], dict[str, str]],
 ) -> None:
-    monkeypatch.chdir(gpt2_file.parents[1])  # where `.cache/gpt2.tiktoken` is
+    monkeypatch.chdir(gpt2_file.parents[1])  # the folder of `.cache/gpt2.tiktoken`
     texts = [f"{n}:{text}" for n, text in enumerate(ADVERSARIAL)]
     corpus = make_parts([texts[:40], texts[40:]], tmp_path / "made")
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
 
     def made(engine: str, cache: str) -> dict[str, str]:
         params = TokenizeParams.model_validate(
@@ -206,6 +206,6 @@ def test_both_engines_write_the_same_parts_and_one_takes_the_other_ones_cache(
 def test_an_engine_that_is_not_installed_says_what_to_do(
     gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gigatoken", None)  # what Python itself keeps for absent ones
+    monkeypatch.setitem(sys.modules, "gigatoken", None)  # makes the import fail
     with pytest.raises(ValueError, match=r"not installed; `pip install '\.\[fast\]'`"):
         load_encoder(gpt2, "gigatoken")

@@ -1,4 +1,4 @@
-"""Parts on a Ray cluster: the same bytes over a folder and S3, also when a worker is killed."""
+"""A Ray cluster makes the same bytes, over a folder or S3, even if a worker is killed."""
 
 import shutil
 import signal
@@ -19,10 +19,16 @@ from stages.lib.split import SplitParams
 from stages.tokenize import ray_cluster
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
-from stages.tokenize.ray_cluster import Place, collect, send, tokenize_on_ray, tokenize_there
+from stages.tokenize.pool import tokenize_locally
+from stages.tokenize.ray_cluster import (
+    SharedStorage,
+    collect_part,
+    tokenize_on_ray,
+    tokenize_on_worker,
+    upload_part,
+)
 from stages.tokenize.token_cache import Task
-from stages.tokenize.token_parts import written_by
+from stages.tokenize.token_parts import writer_version
 
 MakeParts = Callable[[list[list[str]], Path], CleanCorpus]
 Digests = Callable[[Path], dict[str, str]]
@@ -38,10 +44,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> C
 
 
 @pytest.fixture(scope="module")
-def right(corpus: CleanCorpus) -> Path:
-    """What this machine makes of the corpus."""
+def expected(corpus: CleanCorpus) -> Path:
+    """Return the tokens that this machine makes of the corpus without Ray."""
     folder = corpus.corpus.parent
-    here = partial(tokenize_here, workers=1)
+    here = partial(tokenize_locally, workers=1)
     tokenize.run(
         BYTES, SPLIT, corpus, folder / "tokens", cache=folder / "cache", tokenize_parts=here
     )
@@ -50,7 +56,7 @@ def right(corpus: CleanCorpus) -> Path:
 
 @pytest.fixture(scope="module")
 def s3_url() -> Iterator[str]:
-    """A running S3."""
+    """Start an S3 server and yield its address."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -60,7 +66,7 @@ def s3_url() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_url: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket's address, the environment set for it."""
+    """Return the address of a bucket, with the environment set for it."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -75,83 +81,85 @@ def s3(s3_url: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(params=["folder", "s3"])
-def place(request: pytest.FixtureRequest, workspace: Path) -> Place:
+def storage(request: pytest.FixtureRequest, workspace: Path) -> SharedStorage:
     shared = "shared" if request.param == "folder" else request.getfixturevalue("s3")
-    return Place.of_this_project(shared)
+    return SharedStorage.of_this_project(shared)
 
 
-def files_at(place: Place) -> list[str]:
-    with place.opened() as (there, root):
-        found = there.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    return sorted(info.path for info in found if info.type == fs.FileType.File)
+def files_at(storage: SharedStorage) -> list[str]:
+    with storage.connect() as (filesystem, root):
+        infos = filesystem.get_file_info(
+            fs.FileSelector(root, recursive=True, allow_not_found=True)
+        )
+    return sorted(info.path for info in infos if info.type == fs.FileType.File)
 
 
-def test_a_part_goes_to_the_place_and_comes_back_as_tokens(
-    place: Place, corpus: CleanCorpus, right: Path, workspace: Path
+def test_a_part_is_uploaded_and_comes_back_as_tokens(
+    storage: SharedStorage, corpus: CleanCorpus, expected: Path, workspace: Path
 ) -> None:
     task = Task(part=corpus.parts[1], target=workspace / "key.arrow")
-    place.put(right / "tokenizer", "tokenizer")
-    send(place, task)
-    tokenize_there(place, "key", task.part, "tokenizer", "tiktoken", written_by())
-    assert len(files_at(place)) == 6  # two of the tokenizer, two sent, two made
-    found = collect(place, task)
-    assert task.target.read_bytes() == (right / "part-00001.arrow").read_bytes()
-    assert (found["documents"], found["bytes"]) == (6, sum(map(len, PARTS[1])))
+    storage.upload(expected / "tokenizer", "tokenizer")
+    upload_part(storage, task)
+    tokenize_on_worker(storage, "key", task.part, "tokenizer", "tiktoken", writer_version())
+    assert len(files_at(storage)) == 6  # two of the tokenizer, two uploaded, two made
+    description = collect_part(storage, task)
+    assert task.target.read_bytes() == (expected / "part-00001.arrow").read_bytes()
+    assert (description["documents"], description["bytes"]) == (6, sum(map(len, PARTS[1])))
     assert {path.name for path in workspace.glob("*key*")} == {"key.arrow", "key.json"}
-    assert len(files_at(place)) == 2
-    place.clear()
-    assert not files_at(place)
+    assert len(files_at(storage)) == 2
+    storage.clear()
+    assert not files_at(storage)
 
 
-def test_a_part_that_comes_damaged_is_not_taken(
-    place: Place, corpus: CleanCorpus, right: Path, workspace: Path
+def test_a_part_that_arrives_damaged_is_refused(
+    storage: SharedStorage, corpus: CleanCorpus, expected: Path, workspace: Path
 ) -> None:
     task = Task(part=corpus.parts[0], target=workspace / "key.arrow")
-    (workspace / "half").write_bytes((right / "part-00000.arrow").read_bytes()[:-1])
-    place.put(workspace / "half", "key/tokens.arrow")
-    place.put(right.parent / "cache" / record_name(right), "key/tokens.json")
-    with pytest.raises(ConnectionError, match="did not come whole"):
-        collect(place, task)
+    (workspace / "half").write_bytes((expected / "part-00000.arrow").read_bytes()[:-1])
+    storage.upload(workspace / "half", "key/tokens.arrow")
+    storage.upload(expected.parent / "cache" / record_name(expected), "key/tokens.json")
+    with pytest.raises(ConnectionError, match="arrived damaged"):
+        collect_part(storage, task)
 
 
-def record_name(right: Path) -> str:
-    """The record of the first part, whatever its key is."""
-    first = (right / "part-00000.arrow").stat().st_ino
-    cache = right.parent / "cache"
+def record_name(expected: Path) -> str:
+    """Return the name of the record of the first part, whatever its key is."""
+    first = (expected / "part-00000.arrow").stat().st_ino
+    cache = expected.parent / "cache"
     return next(p for p in cache.glob("*.arrow") if p.stat().st_ino == first).stem + ".json"
 
 
 def test_a_worker_that_would_write_other_bytes_refuses(
-    place: Place, corpus: CleanCorpus, workspace: Path
+    storage: SharedStorage, corpus: CleanCorpus, workspace: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"writes version \d+, pyarrow .*, this project version 0"):
-        tokenize_there(place, "key", corpus.parts[0], "tokenizer", "tiktoken", "version 0")
+        tokenize_on_worker(storage, "key", corpus.parts[0], "tokenizer", "tiktoken", "version 0")
 
 
 @pytest.mark.parametrize("shared", ["ftp://host/folder", "s3://"])
-def test_a_place_that_is_none_names_the_setting(shared: str, workspace: Path) -> None:
+def test_an_invalid_address_is_refused_with_the_setting(shared: str, workspace: Path) -> None:
     with pytest.raises(ValueError, match="NANOGPT_SHARED"):
-        Place.of_this_project(shared).clear()
+        SharedStorage.of_this_project(shared).clear()
 
 
-def test_an_s3_that_does_not_answer_is_a_matter_of_the_network(workspace: Path) -> None:
-    place = Place.of_this_project("shared")
+def test_an_s3_that_does_not_answer_raises_connection_error(workspace: Path) -> None:
+    storage = SharedStorage.of_this_project("shared")
     message = (
         "AWS Error NETWORK_CONNECTION during HeadBucket operation: curlCode: 7"  # after ten tries
     )
-    with pytest.raises(ConnectionError, match="curlCode: 7"), place.opened():
+    with pytest.raises(ConnectionError, match="curlCode: 7"), storage.connect():
         raise OSError(message)
-    with pytest.raises(FileNotFoundError), place.opened() as (there, root):
-        there.open_input_stream(f"{root}/nothing")
+    with pytest.raises(FileNotFoundError), storage.connect() as (filesystem, root):
+        filesystem.open_input_stream(f"{root}/nothing")
 
 
-def killed_once(killed: list[int], stop: threading.Event) -> None:
+def kill_one_worker(killed: list[int], stop: threading.Event) -> None:
     """Kill -9 the first Ray worker of this process that is seen at work."""
     while not stop.is_set() and not killed:
         for child in psutil.Process().children(recursive=True):
             try:
-                if " ".join(child.cmdline()).startswith("ray::tokenize_there"):
-                    time.sleep(0.05)  # into its work
+                if " ".join(child.cmdline()).startswith("ray::tokenize_on_worker"):
+                    time.sleep(0.05)  # let it start its work
                     child.send_signal(signal.SIGKILL)
                     killed.append(child.pid)
                     break
@@ -163,17 +171,17 @@ def killed_once(killed: list[int], stop: threading.Event) -> None:
 def test_two_ray_workers_one_of_them_killed_make_the_same_bytes_over_s3(
     s3: str,
     corpus: CleanCorpus,
-    right: Path,
+    expected: Path,
     workspace: Path,
     digests: Digests,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    short = tempfile.mkdtemp(prefix="ray-")  # sockets are in it, and their paths must be short
+    short = tempfile.mkdtemp(prefix="ray-")  # holds sockets, whose paths must be short
     monkeypatch.setenv("RAY_TMPDIR", short)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     killed: list[int] = []
     stop = threading.Event()
-    killer = threading.Thread(target=killed_once, args=(killed, stop))
+    killer = threading.Thread(target=kill_one_worker, args=(killed, stop))
     killer.start()
     try:
         on_ray = partial(tokenize_on_ray, workers=2, shared=s3)
@@ -185,11 +193,11 @@ def test_two_ray_workers_one_of_them_killed_make_the_same_bytes_over_s3(
         killer.join()
         shutil.rmtree(short, ignore_errors=True)
     assert len(killed) == 1
-    assert digests(workspace / "tokens") == digests(right)
-    assert not files_at(Place.of_this_project(s3))
+    assert digests(workspace / "tokens") == digests(expected)
+    assert not files_at(SharedStorage.of_this_project(s3))
     assert not any("ray" in p.name() for p in psutil.Process().children(recursive=True))
 
 
-def test_the_default_place_is_in_the_project(workspace: Path) -> None:
-    place = Place.of_this_project(None)
-    assert Path(place.uri).parent == workspace / ray_cluster.DEFAULT_PLACE
+def test_the_default_storage_is_in_the_project(workspace: Path) -> None:
+    storage = SharedStorage.of_this_project(None)
+    assert Path(storage.uri).parent == workspace / ray_cluster.DEFAULT_STORAGE

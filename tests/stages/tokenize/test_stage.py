@@ -15,9 +15,9 @@ from stages.download import corpus_writer as corpus_on_disk
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows, text_hash
 from stages.tokenize import stage as tokenize
-from stages.tokenize.learned import auto_bpe, auto_vocab_size, trained_bpe
+from stages.tokenize.learned import auto_bpe, auto_vocab_size, train_bpe
 from stages.tokenize.params import TokenizeParams
-from stages.tokenize.pool import tokenize_here
+from stages.tokenize.pool import tokenize_locally
 from stages.tokenize.stage import make_tokenizer
 from stages.tokenizers.tokenizer import BpeTokenizer, fingerprint, load_tokenizer
 
@@ -32,7 +32,7 @@ MakeCorpus = Callable[[list[str], Path], CleanCorpus]
 
 def run(params: TokenizeParams, corpus: CleanCorpus, out: Path, *, workers: int = 1) -> None:
     """Tokenize on this machine, with a cache next to the tokens."""
-    here = partial(tokenize_here, workers=workers)
+    here = partial(tokenize_locally, workers=workers)
     tokenize.run(
         params, SPLIT, corpus, out, cache=out.with_name(f"{out.name}-cache"), tokenize_parts=here
     )
@@ -45,7 +45,7 @@ def rows(tokens: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) -> CleanCorpus:
-    """200 documents in two parts, the first of several batches."""
+    """Return a corpus of 200 documents in two parts, the first of several batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_on_disk, "PART_BYTES", 20_000)
         made = make_corpus(TEXTS, tmp_path_factory.mktemp("corpus") / "made")
@@ -57,7 +57,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: MakeCorpus) ->
 
 @pytest.fixture(scope="module")
 def made(corpus: CleanCorpus) -> Path:
-    """What one worker makes of that corpus."""
+    """Return the tokens that one worker makes of that corpus."""
     run(BPE, corpus, corpus.corpus.parent / "tokens")
     return corpus.corpus.parent / "tokens"
 
@@ -82,17 +82,17 @@ def test_a_run_of_any_length_is_learned_from_and_encoded(
     texts = ["Name" + unit * 1_200_000 + "Amount" for unit in (*" \t\xa0\u3000", "x")]
     run(BPE, make_corpus([*TEXTS, *texts], tmp_path / "made"), tmp_path / "tokens")
     tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer")
-    found = [tokenizer.decode(row["tokens"]) for row in rows(tmp_path / "tokens")]
-    assert found == [*TEXTS, *texts]
+    decoded = [tokenizer.decode(row["tokens"]) for row in rows(tmp_path / "tokens")]
+    assert decoded == [*TEXTS, *texts]
 
 
-def test_every_document_has_its_row_in_order(made: Path) -> None:
+def test_every_document_has_a_row_in_order(made: Path) -> None:
     tokenizer = load_tokenizer(made / "tokenizer")
-    found = rows(made)
-    assert [tokenizer.decode(row["tokens"]) for row in found] == TEXTS
-    assert [row["n_bytes"] for row in found] == [len(text.encode()) for text in TEXTS]
-    assert [row["text_hash"] for row in found] == [text_hash(text.encode()) for text in TEXTS]
-    assert [row["id"] for row in found] == [f"texts.jsonl#{n + 1}" for n in range(len(TEXTS))]
+    documents = rows(made)
+    assert [tokenizer.decode(row["tokens"]) for row in documents] == TEXTS
+    assert [row["n_bytes"] for row in documents] == [len(text.encode()) for text in TEXTS]
+    assert [row["text_hash"] for row in documents] == [text_hash(text.encode()) for text in TEXTS]
+    assert [row["id"] for row in documents] == [f"texts.jsonl#{n + 1}" for n in range(len(TEXTS))]
 
 
 def test_the_manifest_describes_the_tokens(corpus: CleanCorpus, made: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_bpe_vocabulary_is_learned_from_training_documents_alone(
         assert isinstance(tokenizer, BpeTokenizer)
         return tokenizer
 
-    expected = trained_bpe(train, 300).ranks
+    expected = train_bpe(train, 300).ranks
     assert learned(*train, *val[:3]).ranks == expected
     assert learned(*val[3:], *train).ranks == expected
-    assert trained_bpe([*train, *val[:3]], 300).ranks != expected  # they would have made it other
+    assert train_bpe([*train, *val[:3]], 300).ranks != expected  # val text would change it
     assert learned(*train[5:], *val).ranks != expected
 
 
@@ -156,7 +156,7 @@ def test_a_char_vocabulary_holds_the_characters_of_every_document(
     assert tokenizer.encode("a" + texts[29]).tolist() == [0, 30, 0]
 
 
-def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_nothing_left_behind(
+def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_leaves_nothing_behind(
     tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     corpus = make_corpus(["ab ab", "cd cd"], tmp_path / "made")
@@ -174,17 +174,17 @@ def test_an_automatic_vocabulary_grows_with_the_text(training_bytes: int, vocab_
     assert auto_vocab_size(training_bytes) == vocab_size
 
 
-def test_an_automatic_vocabulary_is_what_its_size_alone_would_have_been() -> None:
+def test_an_automatic_vocabulary_equals_one_of_its_size() -> None:
     texts = [f"{hashlib.sha256(bytes([n])).hexdigest()} naïve " * 30 for n in range(100)]
     size = auto_vocab_size(sum(len(text.encode()) for text in texts))
     assert size == 362
-    assert auto_bpe(texts).ranks == trained_bpe(texts, size).ranks
+    assert auto_bpe(texts).ranks == train_bpe(texts, size).ranks
 
 
-def test_an_automatic_vocabulary_has_no_more_pieces_than_the_text_has_pairs() -> None:
-    found = auto_bpe(["ab cd " * 100_000])  # text for 293 pieces, but no word of more than " ab"
-    assert found.n_vocab == len(trained_bpe(["ab cd " * 100_000], found.n_vocab).ranks) + 1
-    assert 257 < found.n_vocab < 265
+def test_an_automatic_vocabulary_is_no_larger_than_the_pairs_of_the_text_allow() -> None:
+    bpe = auto_bpe(["ab cd " * 100_000])  # text for 293 tokens, but no word longer than " ab"
+    assert bpe.n_vocab == len(train_bpe(["ab cd " * 100_000], bpe.n_vocab).ranks) + 1
+    assert 257 < bpe.n_vocab < 265
     assert auto_bpe(["a", "b"]).n_vocab == 257
 
 
@@ -223,7 +223,7 @@ def test_a_corpus_of_one_document_is_refused(tmp_path: Path, make_corpus: MakeCo
         ("words", None),
     ],
 )
-def test_a_vocabulary_has_a_size_to_choose_only_when_it_is_learned(
+def test_only_a_learned_vocabulary_has_a_size_to_choose(
     tokenizer: str, vocab_size: int | str | None
 ) -> None:
     with pytest.raises(ValidationError, match=r"tokenizer|vocab_size"):
@@ -235,7 +235,7 @@ def test_a_vocabulary_has_a_size_to_choose_only_when_it_is_learned(
 @pytest.mark.parametrize(
     ("tokenizer", "vocab_size"), [("bpe", 300), ("char", None), ("bytes", None)]
 )
-def test_the_fast_engine_is_for_gpt2_alone(tokenizer: str, vocab_size: int | None) -> None:
+def test_the_fast_engine_is_for_gpt2_only(tokenizer: str, vocab_size: int | None) -> None:
     with pytest.raises(ValidationError, match="gigatoken is for tokenizer `gpt2` only"):
         TokenizeParams.model_validate(
             {"tokenizer": tokenizer, "vocab_size": vocab_size, "engine": "gigatoken"}

@@ -1,4 +1,4 @@
-"""No part of tokens is made twice, whatever was killed, and none that is not whole is taken."""
+"""No part is tokenized twice, whatever was killed, and no damaged part is used."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from stages.lib.split import SplitParams
 from stages.runtime.yaml_files import read_params
 from stages.tokenize import stage as tokenize
 from stages.tokenize.params import Engine, TokenizeParams
-from stages.tokenize.pool import tokenize_here
-from stages.tokenize.token_cache import Task, finished, part_key
+from stages.tokenize.pool import tokenize_locally
+from stages.tokenize.token_cache import Task, cached_description, part_key
 from stages.tokenize.token_parts import Description
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 
@@ -34,8 +34,8 @@ SECTIONS = {"tokenize": BYTES.model_dump(), "split": SPLIT.model_dump()}
 PARTS = [[f"{part}.{n} " + "of all the land " * 3000 for n in range(6)] for part in range(8)]
 
 
-class Counted:
-    """Tokenizes here and notes which parts."""
+class CountingRunner:
+    """Tokenizes in this process and records which parts."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -44,15 +44,15 @@ class Counted:
         self, tasks: Sequence[Task], tokenizer: Path, engine: Engine
     ) -> Iterator[Description]:
         self.names += [task.part.texts.name for task in tasks]
-        return tokenize_here(tasks, tokenizer, engine, workers=1)
+        return tokenize_locally(tasks, tokenizer, engine, workers=1)
 
 
 def made(corpus: CleanCorpus, folder: Path, params: TokenizeParams = BYTES) -> list[str]:
-    """Tokenize into folder/tokens; the parts that had to be."""
-    counted = Counted()
+    """Tokenize into folder/tokens and return the parts that were not in the cache."""
+    runner = CountingRunner()
     cache = folder / "cache"
-    tokenize.run(params, SPLIT, corpus, folder / "tokens", cache=cache, tokenize_parts=counted)
-    return counted.names
+    tokenize.run(params, SPLIT, corpus, folder / "tokens", cache=cache, tokenize_parts=runner)
+    return runner.names
 
 
 def little(count: int, first: int = 0) -> list[list[str]]:
@@ -61,7 +61,7 @@ def little(count: int, first: int = 0) -> list[list[str]]:
 
 @pytest.fixture
 def corpus(tmp_path: Path, make_parts: MakeParts) -> CleanCorpus:
-    """Three little parts."""
+    """Return a corpus of three small parts."""
     return make_parts(little(3), tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_an_unchanged_corpus_is_not_tokenized_again(
     assert "tokenize: 3 of 3 parts were made before" in capsys.readouterr().out
 
 
-def test_of_a_grown_corpus_only_the_new_part_is_tokenized(
+def test_only_the_new_part_of_a_grown_corpus_is_tokenized(
     corpus: CleanCorpus, tmp_path: Path, make_parts: MakeParts, digests: Digests
 ) -> None:
     made(corpus, tmp_path)
@@ -91,7 +91,7 @@ def test_of_a_grown_corpus_only_the_new_part_is_tokenized(
     assert digests(tmp_path / "tokens") == digests(tmp_path / "again" / "tokens")
 
 
-def test_parts_that_the_corpus_has_no_more_are_removed(
+def test_parts_that_the_corpus_no_longer_has_are_removed(
     corpus: CleanCorpus, tmp_path: Path, make_parts: MakeParts
 ) -> None:
     made(corpus, tmp_path)
@@ -129,30 +129,30 @@ def test_a_damaged_part_is_made_again(
     assert {part: file_sha256(part) for part in parts_in(tmp_path / "cache")} == before
 
 
-def test_a_part_is_named_by_all_that_decides_its_bytes() -> None:
-    names = {
+def test_the_key_of_a_part_depends_on_all_that_decides_its_bytes() -> None:
+    keys = {
         part_key("t", "v", None, "f"),
         part_key("T", "v", None, "f"),
         part_key("t", "V", None, "f"),
         part_key("t", "v", "NFC", "f"),
         part_key("t", "v", None, "F"),
     }
-    assert len(names) == 5
+    assert len(keys) == 5
 
 
-def test_another_tokenizer_takes_no_part(corpus: CleanCorpus, tmp_path: Path) -> None:
+def test_another_tokenizer_uses_no_cached_part(corpus: CleanCorpus, tmp_path: Path) -> None:
     made(corpus, tmp_path)
     char = TokenizeParams(tokenizer="char", vocab_size=None, engine="tiktoken")
     assert len(made(corpus, tmp_path, char)) == 3
 
 
-def test_tokens_share_their_bytes_with_the_cache(corpus: CleanCorpus, tmp_path: Path) -> None:
+def test_tokens_are_hard_links_into_the_cache(corpus: CleanCorpus, tmp_path: Path) -> None:
     made(corpus, tmp_path)
     inodes = {file.stat().st_ino for file in parts_in(tmp_path / "cache")}
     assert {file.stat().st_ino for file in parts_in(tmp_path / "tokens")} == inodes
 
 
-def test_where_a_file_cannot_be_linked_it_is_copied(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_linked_is_copied(tmp_path: Path) -> None:
     source, elsewhere = tmp_path / "part", Path("/dev/shm") / f"part-{os.getpid()}"
     source.write_bytes(b"ids")
     if not elsewhere.parent.is_dir() or elsewhere.parent.stat().st_dev == tmp_path.stat().st_dev:
@@ -168,32 +168,32 @@ def test_a_refused_text_leaves_no_part(corpus: CleanCorpus, tmp_path: Path) -> N
     save_tokenizer(tmp_path / "char", CharTokenizer("abc"))
     task = Task(part=corpus.parts[0], target=tmp_path / "part.arrow")
     with pytest.raises(ValueError, match="is not in the vocabulary"):
-        list(tokenize_here([task], tmp_path / "char", "tiktoken", workers=1))
-    assert finished(task.target) is None
+        list(tokenize_locally([task], tmp_path / "char", "tiktoken", workers=1))
+    assert cached_description(task.target) is None
     assert not list(tmp_path.glob("*part.arrow*"))
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory, make_parts: MakeParts) -> CleanCorpus:
-    """Eight parts that take a while."""
+    """Return a corpus of eight parts that take a while."""
     return make_parts(PARTS, tmp_path_factory.mktemp("long") / "data")
 
 
 @pytest.fixture(scope="module")
-def right(long: CleanCorpus, digests: Digests) -> dict[str, str]:
-    """What one process makes of them if nobody kills it."""
+def expected(long: CleanCorpus, digests: Digests) -> dict[str, str]:
+    """Return the digests of what one process makes of them if it is not killed."""
     made(long, long.corpus.parent)
     return digests(long.corpus.parent / "tokens")
 
 
 def test_seven_workers_make_the_same_bytes(
-    long: CleanCorpus, right: dict[str, str], tmp_path: Path, digests: Digests
+    long: CleanCorpus, expected: dict[str, str], tmp_path: Path, digests: Digests
 ) -> None:
-    seven = partial(tokenize_here, workers=7)
+    seven = partial(tokenize_locally, workers=7)
     tokenize.run(
         BYTES, SPLIT, long, tmp_path / "out", cache=tmp_path / "cache", tokenize_parts=seven
     )
-    assert digests(tmp_path / "out") == right
+    assert digests(tmp_path / "out") == expected
 
 
 def start(folder: Path, workers: int) -> "subprocess.Popen[bytes]":
@@ -208,7 +208,7 @@ def start(folder: Path, workers: int) -> "subprocess.Popen[bytes]":
 
 
 def kill_at(process: "subprocess.Popen[bytes]", cache: Path, entries: int, seconds: float) -> bool:
-    """Kill it so long after the cache has so many entries; False when it was done before."""
+    """Kill a process `seconds` after the cache has `entries`; return False if it ended before."""
     while process.poll() is None and len(list(cache.iterdir())) < entries:
         time.sleep(0.001)
     time.sleep(seconds)
@@ -219,11 +219,11 @@ def kill_at(process: "subprocess.Popen[bytes]", cache: Path, entries: int, secon
 
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 14), (2, 6)])
-def test_killed_at_any_point_and_run_again_it_makes_the_same_bytes(
+def test_a_run_killed_at_any_point_and_repeated_makes_the_same_bytes(
     workers: int,
     count: int,
     long: CleanCorpus,
-    right: dict[str, str],
+    expected: dict[str, str],
     tmp_path: Path,
     digests: Digests,
 ) -> None:
@@ -232,23 +232,23 @@ def test_killed_at_any_point_and_run_again_it_makes_the_same_bytes(
         json.dumps(read_params(ROOT / "params.yaml") | SECTIONS)  # JSON is YAML
     )
     cache, draw = tmp_path / ".cache" / "tokens", random.Random(workers)
-    kills, reused = 0, set()
+    kills, cached = 0, set()
     while kills < count:
         cache.mkdir(parents=True, exist_ok=True)
         before = len(list(cache.iterdir()))
-        done = not kill_at(
+        completed = not kill_at(
             start(tmp_path, workers), cache, before + draw.randint(0, 5), draw.random() / 25
         )
-        kills += not done
-        reused.add(before)
-        if done:
-            assert digests(tmp_path / "data" / "tokens") == right
+        kills += not completed
+        cached.add(before)
+        if completed:
+            assert digests(tmp_path / "data" / "tokens") == expected
             shutil.rmtree(cache)
-    assert len(reused) > 1  # kills left parts behind for the next run
+    assert len(cached) > 1  # kills left parts behind for the next run
     process = start(tmp_path, workers)
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
-    assert digests(tmp_path / "data" / "tokens") == right
+    assert digests(tmp_path / "data" / "tokens") == expected
     records = [json.loads(file.read_text()) for file in cache.glob("*.json")]
-    assert {record["sha256"] for record in records} <= set(right.values())
+    assert {record["sha256"] for record in records} <= set(expected.values())
     assert len(records) == len(PARTS)

@@ -8,7 +8,7 @@ from tiktoken_ext import openai_public
 
 from stages.tokenizers.gpt2 import CACHE, RANKS_SHA256, gpt2_ranks, ranks_from_merges
 
-# The two merges are of a space and t, and of that with h: in vocab.bpe the space is written Ġ.
+# Two merges, of a space and t, then of that and h: vocab.bpe writes a space as Ġ.
 MERGES = "#version: 0.2\nĠ t\nĠt h\n"
 
 
@@ -28,7 +28,7 @@ def test_the_pinned_sha256_is_tiktokens_own() -> None:
 def test_the_cached_file_holds_gpt2s_ranks(
     workspace: Path, gpt2_file: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", dead_url)  # nothing is to be fetched
+    monkeypatch.setenv("PIP_INDEX_URL", dead_url)  # nothing may be downloaded
     CACHE.parent.mkdir()
     shutil.copy(gpt2_file, CACHE)
     assert hashlib.sha256(CACHE.read_bytes()).hexdigest() == RANKS_SHA256
@@ -37,14 +37,14 @@ def test_the_cached_file_holds_gpt2s_ranks(
     assert (ranks[b"Hello"], ranks[b" world"]) == (15496, 995)
 
 
-def test_a_damaged_cache_is_refused_with_the_way_out(workspace: Path, gpt2_file: Path) -> None:
+def test_a_damaged_cache_is_refused_with_the_fix(workspace: Path, gpt2_file: Path) -> None:
     CACHE.parent.mkdir()
     CACHE.write_bytes(gpt2_file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"gpt2\.tiktoken is damaged; delete it"):
         gpt2_ranks()
 
 
-def test_without_cache_and_index_it_is_a_connection_error_that_leaves_no_file(
+def test_without_cache_and_index_it_raises_connection_error_and_leaves_no_file(
     workspace: Path, dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"{dead_url}/simple/")

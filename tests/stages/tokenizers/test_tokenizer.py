@@ -11,10 +11,9 @@ from tiktoken_ext.openai_public import r50k_pat_str
 
 from stages.artifacts.clean import CleanCorpus
 from stages.lib.split import SplitParams
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenize.params import TokenizeParams
 from stages.tokenize.stage import make_tokenizer
-from stages.tokenizers.ids import token_dtype
 from stages.tokenizers.tokenizer import (
     SEPARATOR,
     TIKTOKEN_CHARACTERS,
@@ -27,6 +26,7 @@ from stages.tokenizers.tokenizer import (
     parse_ranks,
     save_tokenizer,
 )
+from stages.tokenizers.tokens import token_dtype
 
 PIECES = [SEPARATOR, "<|", "'s", "\t's", "\r\n", "   ", "12345", "the king", "\x00", "é", "👩‍👩‍👧"]
 TEXTS = st.lists(st.text() | st.sampled_from(PIECES), max_size=8).map("".join)
@@ -43,7 +43,7 @@ def gpt2(gpt2_file: Path) -> BpeTokenizer:
 
 @pytest.fixture(scope="session")
 def bpe() -> BpeTokenizer:
-    return trained_bpe(SENTENCES, 300)
+    return train_bpe(SENTENCES, 300)
 
 
 @pytest.fixture(scope="session")
@@ -58,53 +58,57 @@ def alphabet(text: str) -> CharTokenizer:
 
 @given(text=TEXTS.filter(bool))
 @fuzzed
-def test_char_gives_back_every_text_one_id_per_character(text: str) -> None:
+def test_char_round_trips_every_text_with_one_token_per_character(text: str) -> None:
     tokenizer = alphabet(text)
-    ids = tokenizer.encode(text)
-    assert len(ids) == len(text)
+    tokens = tokenizer.encode(text)
+    assert len(tokens) == len(text)
     assert tokenizer.eot_token == tokenizer.n_vocab - 1
-    assert ids.max() < tokenizer.eot_token
-    assert tokenizer.decode(ids.tolist()) == text
+    assert tokens.max() < tokenizer.eot_token
+    assert tokenizer.decode(tokens.tolist()) == text
 
 
 @given(text=TEXTS.filter(bool))
 @fuzzed
-def test_pieces_are_the_bytes_of_each_id(text: str, bpe: BpeTokenizer) -> None:
+def test_pieces_are_the_bytes_of_each_token(text: str, bpe: BpeTokenizer) -> None:
     for tokenizer in (alphabet(text), bpe):
         assert len(tokenizer.pieces) == tokenizer.eot_token
-        ids = tokenizer.encode(text).tolist()
-        assert b"".join(tokenizer.pieces[i] for i in ids) == text.encode()
+        tokens = tokenizer.encode(text).tolist()
+        assert b"".join(tokenizer.pieces[token] for token in tokens) == text.encode()
 
 
 @given(text=TEXTS)
 @fuzzed
-def test_bytes_gives_back_every_text_one_id_per_byte(text: str, raw_bytes: Tokenizer) -> None:
-    ids = raw_bytes.encode(text)
-    assert ids.tolist() == list(text.encode())
-    assert raw_bytes.decode(ids.tolist()) == text
+def test_bytes_round_trips_every_text_with_one_token_per_byte(
+    text: str, raw_bytes: Tokenizer
+) -> None:
+    tokens = raw_bytes.encode(text)
+    assert tokens.tolist() == list(text.encode())
+    assert raw_bytes.decode(tokens.tolist()) == text
 
 
 @given(text=TEXTS)
 @fuzzed
-def test_bpe_gives_back_every_text_and_never_the_separator(text: str, bpe: BpeTokenizer) -> None:
-    ids = bpe.encode(text).tolist()
-    assert bpe.eot_token not in ids
-    assert bpe.decode(ids) == text
+def test_bpe_round_trips_every_text_without_an_end_of_text_token(
+    text: str, bpe: BpeTokenizer
+) -> None:
+    tokens = bpe.encode(text).tolist()
+    assert bpe.eot_token not in tokens
+    assert bpe.decode(tokens) == text
 
 
 @given(text=TEXTS)
 @fuzzed
-def test_gpt2_agrees_with_tiktoken_and_gives_back_every_text(
+def test_gpt2_agrees_with_tiktoken_and_round_trips_every_text(
     text: str, gpt2: BpeTokenizer, reference: tiktoken.Encoding
 ) -> None:
-    ids = gpt2.encode(text).tolist()
-    assert ids == reference.encode_ordinary(text)
-    assert gpt2.decode(ids) == text
+    tokens = gpt2.encode(text).tolist()
+    assert tokens == reference.encode_ordinary(text)
+    assert gpt2.decode(tokens) == text
 
 
 @pytest.fixture(scope="session")
 def reference(gpt2_file: Path) -> tiktoken.Encoding:
-    """GPT-2's encoding as tiktoken sets it up."""
+    """Return GPT-2's encoding as tiktoken defines it."""
     pairs = [line.split() for line in gpt2_file.read_bytes().splitlines()]
     return tiktoken.Encoding(
         "gpt2",
@@ -116,23 +120,25 @@ def reference(gpt2_file: Path) -> tiktoken.Encoding:
 
 
 @pytest.mark.parametrize(
-    ("text", "ids"), [("Hello world", [15496, 995]), (" hello", [23748]), ("hello", [31373])]
+    ("text", "tokens"), [("Hello world", [15496, 995]), (" hello", [23748]), ("hello", [31373])]
 )
-def test_gpt2_gives_the_published_ids(gpt2: BpeTokenizer, text: str, ids: list[int]) -> None:
-    assert gpt2.encode(text).tolist() == ids
+def test_gpt2_gives_the_published_tokens(gpt2: BpeTokenizer, text: str, tokens: list[int]) -> None:
+    assert gpt2.encode(text).tolist() == tokens
 
 
-def test_gpt2_has_its_own_size_and_separator(gpt2: BpeTokenizer) -> None:
+def test_gpt2_has_its_size_and_end_of_text_token(gpt2: BpeTokenizer) -> None:
     assert (gpt2.n_vocab, gpt2.eot_token) == (50257, 50256)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bpe", "raw_bytes", "char"])
-def test_a_typed_separator_is_letters(name: str, request: pytest.FixtureRequest) -> None:
+def test_an_end_of_text_token_inside_a_text_is_ordinary_text(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     text = f"before {SEPARATOR}{SEPARATOR} after"
     tokenizer = alphabet(text) if name == "char" else request.getfixturevalue(name)
-    ids = tokenizer.encode(text).tolist()
-    assert tokenizer.eot_token not in ids
-    assert tokenizer.decode(ids) == text
+    tokens = tokenizer.encode(text).tolist()
+    assert tokenizer.eot_token not in tokens
+    assert tokenizer.decode(tokens) == text
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bpe", "raw_bytes", "char"])
@@ -158,7 +164,7 @@ def test_different_tokenizers_have_different_fingerprints(
 
 
 def test_training_again_gives_the_same_tokenizer(bpe: BpeTokenizer) -> None:
-    assert fingerprint(trained_bpe(SENTENCES, 300)) == fingerprint(bpe)
+    assert fingerprint(train_bpe(SENTENCES, 300)) == fingerprint(bpe)
 
 
 def test_a_trained_bpe_has_the_size_asked_for_and_shortens_its_own_text(bpe: BpeTokenizer) -> None:
@@ -171,14 +177,14 @@ RUNS = [*" \t\xa0\u3000\n漢\u03017.'", "\r\n", " \n", " \t", "ACGT", "a1", "x "
 
 @pytest.mark.parametrize("unit", RUNS)
 @pytest.mark.parametrize("name", ["gpt2", "bpe"])
-def test_a_long_text_has_the_ids_of_tiktoken_wherever_that_encodes_it(
+def test_a_long_text_has_the_tokens_of_tiktoken_where_tiktoken_can_encode_it(
     name: str, unit: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer: BpeTokenizer = request.getfixturevalue(name)
     for end in ("Amount", "1", "'s", ""):
         text = f"Name{unit * (TIKTOKEN_CHARACTERS // len(unit))}{end}"
-        right = tokenizer.encoding.encode_to_numpy(text, disallowed_special=())
-        assert np.array_equal(tokenizer.encode(text), right), end
+        expected = tokenizer.encoding.encode_to_numpy(text, disallowed_special=())
+        assert np.array_equal(tokenizer.encode(text), expected), end
 
 
 @pytest.mark.parametrize("unit", [*" \t\xa0\u3000", " \t"])
@@ -194,8 +200,8 @@ def test_white_space_of_any_length_is_encoded(
         "whole", pat_str=r"[\s\S]+", mergeable_ranks=tokenizer.ranks, special_tokens={}
     )
     last = [" 1"] if (name, unit) == ("gpt2", " ") else [run[-1], "1"]
-    right = [whole.encode_to_numpy(piece) for piece in ("Name", run[:-1], *last)]
-    assert np.array_equal(tokenizer.encode(f"Name{run}1"), np.concatenate(right))
+    expected = [whole.encode_to_numpy(piece) for piece in ("Name", run[:-1], *last)]
+    assert np.array_equal(tokenizer.encode(f"Name{run}1"), np.concatenate(expected))
 
 
 @pytest.mark.parametrize("text", ["abX", "X", "\x00", "\U0010ffff"])
@@ -206,22 +212,22 @@ def test_char_refuses_a_character_it_does_not_know(text: str) -> None:
     assert "`bpe`" in str(caught.value)
 
 
-def test_char_orders_its_ids_by_code_point() -> None:
+def test_char_orders_its_tokens_by_code_point() -> None:
     assert alphabet("b\na😀é").encode("\nabé😀").tolist() == [0, 1, 2, 3, 4]
 
 
-def test_separators_show_when_decoded(gpt2: BpeTokenizer, raw_bytes: Tokenizer) -> None:
+def test_end_of_text_tokens_show_when_decoded(gpt2: BpeTokenizer, raw_bytes: Tokenizer) -> None:
     for tokenizer in (gpt2, raw_bytes, alphabet("abc")):
-        ids = [*tokenizer.encode("a").tolist(), tokenizer.eot_token]
-        assert tokenizer.decode(ids) == f"a{SEPARATOR}"
+        tokens = [*tokenizer.encode("a").tolist(), tokenizer.eot_token]
+        assert tokenizer.decode(tokens) == f"a{SEPARATOR}"
 
 
-def test_no_text_is_no_ids(bpe: BpeTokenizer) -> None:
+def test_an_empty_text_has_no_tokens(bpe: BpeTokenizer) -> None:
     for tokenizer in (bpe, alphabet("abc")):
         assert tokenizer.encode("").tolist() == []
 
 
-def test_ids_take_two_bytes_as_long_as_all_of_them_fit() -> None:
+def test_tokens_take_two_bytes_if_the_vocabulary_fits() -> None:
     assert token_dtype(65_536) is np.uint16
     assert token_dtype(65_537) is np.uint32
     assert alphabet("abc").encode("abc").dtype == np.uint16
@@ -230,7 +236,7 @@ def test_ids_take_two_bytes_as_long_as_all_of_them_fit() -> None:
     assert large.encode(chr(0x20000)).tolist() == [0x10000]
 
 
-def test_ranks_are_written_in_their_order_and_read_back() -> None:
+def test_ranks_are_written_in_order_and_read_back() -> None:
     ranks = {b"b": 1, b"a": 0, b"\xff\n": 2}
     assert format_ranks(ranks) == "YQ== 0\nYg== 1\n/wo= 2\n"
     assert parse_ranks(format_ranks(ranks).encode()) == ranks

@@ -1,4 +1,4 @@
-"""`python -m stages convert`: folders that transformers and nanoGPT know, in and out."""
+"""`python -m stages convert`: models from and to transformers, and from nanoGPT."""
 
 import json
 import os
@@ -27,8 +27,8 @@ from nanogpt.model.gpt import GPT
 from stages.__main__ import parsed
 from stages.runtime.entry import run_command
 from stages.runtime.settings import Settings
-from stages.sample.prompt import write_texts
-from stages.tokenize.learned import trained_bpe
+from stages.sample.prompt import print_samples
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.gpt2 import CACHE
 from stages.tokenizers.tokenizer import (
     CharTokenizer,
@@ -52,7 +52,7 @@ CONFIG = replace(GPT2, vocab_size=300, block_size=32, dropout=0.1)
 
 @pytest.fixture
 def model(workspace: Path) -> Path:
-    """A folder of a model of ours that is a GPT-2 of 300 ids."""
+    """Create a model folder with a GPT-2 of 300 tokens."""
     folder = workspace / "models/gpt"
     folder.mkdir(parents=True)
     torch.manual_seed(1)
@@ -61,21 +61,21 @@ def model(workspace: Path) -> Path:
         for p in gpt.parameters():
             p.add_(torch.randn_like(p), alpha=0.1)
     save_model(folder, gpt)
-    save_tokenizer(folder / "tokenizer", trained_bpe(SENTENCES, 300))
+    save_tokenizer(folder / "tokenizer", train_bpe(SENTENCES, 300))
     (folder / "lineage.json").write_text('{"fingerprint": "abc"}\n')
     return folder
 
 
 @pytest.fixture
 def gpt2_cache(workspace: Path, gpt2_file: Path) -> None:
-    """GPT-2's ranks where the command looks for them."""
+    """Put GPT-2's ranks where the command looks for them."""
     CACHE.parent.mkdir()
     shutil.copy(gpt2_file, CACHE)
 
 
 @pytest.fixture
 def convert() -> Callable[..., None]:
-    """Run the command in this process."""
+    """Return a function that runs the command in this process."""
 
     def run(*arguments: object) -> None:
         options = parsed("convert", tool, [str(argument) for argument in arguments])
@@ -88,7 +88,7 @@ def convert() -> Callable[..., None]:
 def refused(
     convert: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., None]:
-    """The command ends in code 2 with one line that says so, and leaves no OUT behind."""
+    """Return a function that asserts that the command exits with 2 and one line, without OUT."""
 
     def run(*arguments: object, words: str) -> None:
         capsys.readouterr()  # what transformers said before
@@ -107,7 +107,7 @@ def refused(
 
 
 def tiny_gpt2(folder: Path, vocab_size: int = 300, **changes: Any) -> GPT2LMHeadModel:
-    """A GPT-2 as transformers saves it."""
+    """Save a GPT-2 by transformers."""
     torch.manual_seed(2)
     ends = {"bos_token_id": vocab_size - 1, "eos_token_id": vocab_size - 1}
     sizes = {"n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
@@ -116,7 +116,7 @@ def tiny_gpt2(folder: Path, vocab_size: int = 300, **changes: Any) -> GPT2LMHead
     return model.eval()
 
 
-def test_transformers_loads_what_goes_out(model: Path, convert: Callable[..., None]) -> None:
+def test_transformers_loads_an_exported_model(model: Path, convert: Callable[..., None]) -> None:
     convert("to-hf", model, "out")
     theirs = AutoModelForCausalLM.from_pretrained("out").eval()
     tokenizer = AutoTokenizer.from_pretrained("out")
@@ -139,7 +139,7 @@ def test_transformers_loads_what_goes_out(model: Path, convert: Callable[..., No
     assert [int(t) for t in written] == expected[0, prompt.size(1) :].tolist()
 
 
-def test_what_goes_out_says_what_it_is(model: Path, convert: Callable[..., None]) -> None:
+def test_an_exported_model_carries_its_lineage(model: Path, convert: Callable[..., None]) -> None:
     convert("to-hf", model, "out")
     about = json.loads(Path("out/config.json").read_text())
     assert about["architectures"] == ["GPT2LMHeadModel"]
@@ -149,7 +149,9 @@ def test_what_goes_out_says_what_it_is(model: Path, convert: Callable[..., None]
     assert json.loads(Path("out/lineage.json").read_text()) == {"fingerprint": "abc"}
 
 
-def test_out_and_in_again_is_the_same_model(model: Path, convert: Callable[..., None]) -> None:
+def test_exporting_and_importing_gives_the_same_model(
+    model: Path, convert: Callable[..., None]
+) -> None:
     convert("to-hf", model, "out")
     convert("from-hf", "out", "again", "--tokenizer", model / "tokenizer")
     before, after = load_model(model, CPU), load_model(Path("again"), CPU)
@@ -214,7 +216,7 @@ def test_a_padded_checkpoint_of_nanogpt_gets_gpt2s_tokenizer(
 
 
 def character_checkpoint() -> GPT2LMHeadModel:
-    """A ckpt.pt of nanoGPT's character recipe with its meta.pkl and text; transformers' of it."""
+    """Write a ckpt.pt of nanoGPT's character recipe, meta.pkl and text; return the model."""
     Path("input.txt").write_text(TEXT)
     stoi = {character: i for i, character in enumerate(ALPHABET)}
     meta = {"vocab_size": len(stoi), "itos": dict(enumerate(ALPHABET)), "stoi": stoi}
@@ -242,7 +244,7 @@ def character_checkpoint() -> GPT2LMHeadModel:
     [["--tokenizer", "meta.pkl"], ["--text", "input.txt"], ["--tokenizer", "own"]],
     ids=" ".join,
 )
-def test_nanogpts_model_of_characters_gets_a_separator(
+def test_a_character_model_of_nanogpt_gets_an_end_of_text_token(
     convert: Callable[..., None], workspace: Path, vocabulary: list[str]
 ) -> None:
     theirs = character_checkpoint()
@@ -266,7 +268,7 @@ def test_nanogpts_model_of_characters_gets_a_separator(
     }
     use("own-text", ROOT / "presets", Path("params.yaml"))
     given = {"prompt": ["", "the"], "model": Path("ours"), "max_new_tokens": 20}
-    write_texts(given, Settings(device="cpu"))
+    print_samples(given, Settings(device="cpu"))
 
 
 def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
@@ -281,20 +283,20 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
     refused("from-nanogpt", "ckpt.pt", "out", "--text", "less.txt", words=words)
     arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer")
     refused(*arguments, "none.pkl", words="No such file or directory: 'none.pkl'")
-    refused(*arguments, "input.txt", words="input.txt is no meta.pkl of nanoGPT")
+    refused(*arguments, "input.txt", words="input.txt is not a meta.pkl of nanoGPT")
     save_tokenizer(Path("less"), CharTokenizer(ALPHABET[2:]))
     words = f"ckpt.pt: vocab_size is {ids}, the tokenizer has {ids - 1} ids"
     refused(*arguments, "less", words=words)
 
 
 class Malicious:
-    """Unpickled, it would leave a folder behind."""
+    """An object that creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, ("run",)
 
 
-def test_files_that_would_run_something_are_refused_and_do_not(
+def test_files_that_would_run_code_are_refused_without_running_it(
     refused: Callable[..., None], workspace: Path
 ) -> None:
     character_checkpoint()
@@ -312,29 +314,27 @@ def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(
     tiny_gpt2(Path("theirs"), vocab_size=301)
     own = model / "tokenizer"
     refused("from-hf", "theirs", "out", words="vocab_size is 301, GPT-2's is 50257; name")
-    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, the tokenizer has 300 ids")
-    refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer as")
-    refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer as")
+    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, the tokenizer has 300")
+    refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer like")
+    refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer like")
     torch.save({"model": {}, "model_args": {"vocab_size": 65}}, "ckpt.pt")
     refused("from-nanogpt", "ckpt.pt", "out", words="ckpt.pt: vocab_size is 65")
 
 
-def test_what_cannot_go_in_is_refused(refused: Callable[..., None], workspace: Path) -> None:
+def test_an_unsupported_import_is_refused(refused: Callable[..., None], workspace: Path) -> None:
     refused("from-hf", "gpt3", "out", words="gpt3 is none of gpt2, gpt2-medium")
     refused("from-hf", "theirs", "out", "--revision", "main", words="--revision is for gpt2")
     tiny_gpt2(Path("theirs"), activation_function="relu")
     refused("from-hf", "theirs", "out", words="theirs/config.json: activation_function is 'relu'")
     Path("theirs/config.json").write_text("{")
-    refused("from-hf", "theirs", "out", words="theirs/config.json is no JSON")
+    refused("from-hf", "theirs", "out", words="theirs/config.json is not JSON")
     refused("from-nanogpt", "none.pt", "out", words="none.pt")
 
 
 INDEX = Path("theirs/model.safetensors.index.json")
 
 
-def test_weights_in_several_files_become_the_same_model(
-    convert: Callable[..., None], model: Path
-) -> None:
+def test_sharded_weights_give_the_same_model(convert: Callable[..., None], model: Path) -> None:
     theirs = tiny_gpt2(Path("whole"))
     theirs.save_pretrained("theirs", max_shard_size="4KB")
     files = sorted(Path("theirs").glob("model-*.safetensors"))
@@ -377,7 +377,7 @@ def test_an_index_that_does_not_fit_its_files_is_refused(
     refused("from-hf", "theirs", "out", "--tokenizer", model / "tokenizer", words=words)
 
 
-def test_weights_that_are_no_numbers_are_refused(refused: Callable[..., None], model: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(refused: Callable[..., None], model: Path) -> None:
     theirs = tiny_gpt2(Path("theirs"))
     with torch.no_grad():
         theirs.transformer.h[0].mlp.c_fc.weight[0, 0] = torch.nan
@@ -406,11 +406,11 @@ def test_damaged_weights_are_refused(refused: Callable[..., None], model: Path) 
     ("change", "words"),
     [
         ({"norm": "rmsnorm", "qk_norm": True}, "norm is 'rmsnorm', GPT-2's 'layernorm'; qk_norm"),
-        ({"vocab_size": 301}, "the tokenizer has 300 ids, the model 301"),
+        ({"vocab_size": 301}, "the tokenizer has 300 tokens, the model 301"),
         ({"n_heads": 2}, "config.json is no model's of ours"),
     ],
 )
-def test_what_cannot_go_out_is_refused(
+def test_an_unsupported_export_is_refused(
     model: Path, refused: Callable[..., None], change: dict[str, Any], words: str
 ) -> None:
     file = model / "config.json"
@@ -422,14 +422,14 @@ def test_a_folder_without_a_model_is_refused(refused: Callable[..., None], works
     refused("to-hf", "none", "out", words="none holds no model: config.json, model.safetensors")
 
 
-def test_an_out_that_exists_is_refused(model: Path, refused: Callable[..., None]) -> None:
+def test_an_existing_output_folder_is_refused(model: Path, refused: Callable[..., None]) -> None:
     Path("out").mkdir()
     refused("to-hf", model, "out", words="out exists; remove it, or name another folder")
     assert list(Path("out").iterdir()) == []
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that serves one commit's files from the folder `theirs`."""
+    """The part of the Hub's protocol that serves one commit's files from the folder `theirs`."""
 
     commit = "c0ffee" + 34 * "0"
 
@@ -456,12 +456,12 @@ class Hub(BaseHTTPRequestHandler):
     do_GET = do_HEAD = answer  # noqa: N815 (the base class calls them so)
 
     def log_message(self, format: str, *values: object) -> None:
-        """Keep the tests' output quiet."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def hub_at(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes the hub's library ask at this address, keep its files here and not wait."""
+    """Point the Hub's library to a local address and cache, without pauses."""
 
     def use(url: str) -> None:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
@@ -475,7 +475,7 @@ def hub_at(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 @pytest.fixture
 def hub(hub_at: Callable[[str], None]) -> Iterator[None]:
-    """A running hub."""
+    """Run a Hub."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -511,7 +511,7 @@ def test_a_revision_that_the_hub_does_not_have_is_refused(refused: Callable[...,
 
 
 @pytest.mark.parametrize("revision", [REVISIONS["gpt2"], "main"])
-def test_a_hub_out_of_reach_ends_in_75(
+def test_an_unreachable_hub_exits_with_75(
     revision: str,
     hub_at: Callable[[str], None],
     dead_url: str,

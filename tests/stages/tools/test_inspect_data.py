@@ -1,4 +1,4 @@
-"""What `inspect-data` shows is what is in the shards, and what training will read."""
+"""`inspect-data` shows what is in the shards and what training will read."""
 
 import io
 import re
@@ -28,7 +28,7 @@ Show = Callable[..., str]
 
 @pytest.fixture
 def shards(workspace: Path, tokens: Path, split: SplitParams) -> Shards:
-    """A project with shards and params."""
+    """Create a project with shards and params."""
     params = (ROOT / "params.yaml").read_text()
     params = re.sub(r"block_size: \d+", f"block_size: {BLOCK_SIZE}", params)
     params = re.sub(r"(train:\n(?:  .*\n)*?  seed:) \d+", rf"\g<1> {SEED}", params)
@@ -44,7 +44,7 @@ def shards(workspace: Path, tokens: Path, split: SplitParams) -> Shards:
 
 @pytest.fixture
 def show(capsys: pytest.CaptureFixture[str]) -> Show:
-    """Runs the command; what it printed."""
+    """Return a function that runs the command and returns its output."""
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
@@ -55,14 +55,14 @@ def show(capsys: pytest.CaptureFixture[str]) -> Show:
 
 
 def shown(out: str) -> list[str]:
-    """What is under each title, the tokens joined again."""
+    """Return the text under each heading, with the tokens joined."""
     return [
         part.partition("\n")[2].rstrip("\n").replace("|", "") for part in out.split("\n--- ")[1:]
     ]
 
 
 def joined(text: str) -> str:
-    """A text as `shown` shows it."""
+    """Return a text as `shown` returns it."""
     return text.replace("|", "")
 
 
@@ -77,7 +77,7 @@ def test_windows_are_the_first_that_training_reads(shards: Shards, show: Show) -
     assert out.count("|") > 3 * BLOCK_SIZE
 
 
-def test_validation_windows_are_those_of_the_evaluation(shards: Shards, show: Show) -> None:
+def test_validation_windows_are_those_that_evaluate_reads(shards: Shards, show: Show) -> None:
     stream, tokenizer = shards.stream("val"), load_tokenizer(shards.tokenizer_folder)
     first = [tokenizer.eot_token, *stream.read(0, BLOCK_SIZE).tolist()]
     half = BLOCK_SIZE // 2  # the stride of params.yaml is half a window
@@ -86,7 +86,7 @@ def test_validation_windows_are_those_of_the_evaluation(shards: Shards, show: Sh
     assert shown(out) == [joined(tokenizer.decode(ids)) for ids in (first, second)]
 
 
-def test_short_documents_are_shown_whole(shards: Shards, show: Show) -> None:
+def test_short_documents_are_shown_in_full(shards: Shards, show: Show) -> None:
     count = len(shards.ends("val"))
     out = show("--split", "val", "--windows", "0", "--documents", "100")
     text = load_tokenizer(shards.tokenizer_folder).decode(
@@ -101,7 +101,7 @@ def test_short_documents_are_shown_whole(shards: Shards, show: Show) -> None:
     assert len(re.findall(r"--- document \d+ of", out)) == count
 
 
-def test_of_a_long_document_beginning_and_end_are_shown(
+def test_the_beginning_and_the_end_of_a_long_document_are_shown(
     shards: Shards, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspect_data, "SHOWN_TOKENS", 10)
@@ -116,7 +116,7 @@ def test_of_a_long_document_beginning_and_end_are_shown(
     assert f"--- {len(ids) - 21:,} tokens later" in out
 
 
-def test_a_seed_draws_the_same_again_and_another_others(shards: Shards, show: Show) -> None:
+def test_a_seed_determines_the_sample(shards: Shards, show: Show) -> None:
     first = show("--seed", "1")
     assert show("--seed", "1") == first != show("--seed", "2")
     assert "window 1 of" not in first
@@ -131,30 +131,32 @@ def test_ids_are_shown_on_request(shards: Shards, show: Show) -> None:
     )
 
 
-def test_without_shards_the_way_out_is_shown(workspace: Path, show: Show) -> None:
+def test_missing_shards_are_reported_with_the_command_that_makes_them(
+    workspace: Path, show: Show
+) -> None:
     with pytest.raises(ValueError, match=r"manifest\.json is missing; `dvc repro shard` makes it"):
         show()
 
 
-def test_fewer_than_none_is_refused(
+def test_a_negative_number_is_refused(
     workspace: Path, show: Show, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         show("--documents", "-1")
-    assert "'-1' is no number from 0 on" in capsys.readouterr().err
+    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
 
 
-def test_tokens_that_only_together_are_a_character_are_shown_together() -> None:
+def test_tokens_that_form_one_character_are_shown_together() -> None:
     ids = BYTES.encode("né€😀").tolist()
     assert [piece.text for piece in pieces(ids, BYTES)] == ["n", "é", "€", "😀"]
     assert list(pieces(ids[2:4], BYTES)) == [
-        Piece(ids=[0xA9], text="\ufffd"),
-        Piece(ids=[0xE2], text="\ufffd"),
+        Piece(tokens=[0xA9], text="\ufffd"),
+        Piece(tokens=[0xE2], text="\ufffd"),
     ]
 
 
 def printed(text: str, tokenizer: Tokenizer, **terminal: object) -> str:
-    """What the printer makes of a document's tokens."""
+    """Print a document's tokens; return the output."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, **terminal)  # type: ignore[arg-type]
     ids = [*tokenizer.encode(text).tolist(), tokenizer.eot_token]
@@ -170,12 +172,12 @@ def test_on_a_terminal_tokens_differ_by_colour() -> None:
     assert before_a != before_b
 
 
-def test_without_colours_bars_part_the_tokens() -> None:
+def test_without_colours_bars_separate_the_tokens() -> None:
     out = printed("ab", CharTokenizer("ab"), color_system="standard", no_color=True)
     assert "a|b|<|endoftext|>" in re.sub(r"\x1b\[[\d;]*m", "", out)
 
 
-def test_a_text_cannot_steer_the_terminal() -> None:
+def test_a_text_cannot_control_the_terminal() -> None:
     out = printed("a\x1b[31m\x9b\x7f\tb[red]", BYTES, color_system=None)
     assert "\x1b" not in out
     assert "\x9b" not in out

@@ -1,4 +1,4 @@
-"""Tokens to nanoGPT and llm.c and back, bit for bit; the peers' files written by the tests' own."""
+"""Tokens to nanoGPT and llm.c and back, bit for bit; the tests write their formats themselves."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ TEXTS = ["Hello world", "¡Olé! 日本語 🙂", "", "the quick brown fox " * 2
 
 @pytest.fixture(scope="module")
 def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each split in one file, as imported tokens are too."""
+    """Write shards with one file per split, as imported ones have."""
     out = tmp_path_factory.mktemp("shards") / "shards"
     params = ShardParams(shard_tokens=token_files.SHARD_TOKENS, weights=None, max_repetition=1)
     shard.run(params, split, tokens, out)
@@ -37,7 +37,7 @@ def shards(tokens: Path, split: SplitParams, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def command(workspace: Path) -> Callable[..., None]:
-    """Runs the command in an empty folder."""
+    """Return a function that runs the command in an empty folder."""
 
     def run(*arguments: object) -> None:
         given = [str(argument) for argument in arguments]
@@ -49,7 +49,7 @@ def command(workspace: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def gpt2(workspace: Path, gpt2_file: Path) -> BpeTokenizer:
-    """GPT-2's tokenizer, its ranks in the workspace's cache."""
+    """Put GPT-2's ranks into the workspace's cache; return its tokenizer."""
     (workspace / ".cache").mkdir()
     shutil.copy(gpt2_file, workspace / ".cache")
     found = token_files.named_tokenizer(workspace, None)
@@ -58,20 +58,20 @@ def gpt2(workspace: Path, gpt2_file: Path) -> BpeTokenizer:
 
 
 def stream_of(shards: Path, split: str) -> NDArray[np.int64]:
-    """All tokens of a split."""
+    """Return all tokens of a split."""
     stream = Shards.open(shards).stream(split)
     return stream.read(0, len(stream))
 
 
 def llmc_bytes(tokens: list[int], magic: int = 20240520, version: int = 1) -> bytes:
-    """A file as llm.c's `write_datafile` writes it."""
+    """Return a file as llm.c's `write_datafile` writes it."""
     header = np.zeros(256, np.int32)
     header[:3] = magic, version, len(tokens)
     return header.tobytes() + np.array(tokens, np.uint16).tobytes()
 
 
 def put(folder: Path, **contents: bytes) -> Path:
-    """A folder of .bin files."""
+    """Create a folder of .bin files."""
     folder.mkdir()
     for name, content in contents.items():
         (folder / f"{name}.bin").write_bytes(content)
@@ -88,7 +88,7 @@ def test_nanogpt_gets_its_raw_files(shards: Path, command: Callable[..., None]) 
     }
 
 
-def test_llmc_gets_a_header_and_the_separator_before_each_document(
+def test_llmc_gets_a_header_and_an_end_of_text_token_before_each_document(
     shards: Path, command: Callable[..., None]
 ) -> None:
     command("to-llmc", "out", "--shards", shards)
@@ -100,7 +100,7 @@ def test_llmc_gets_a_header_and_the_separator_before_each_document(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("piece", [7, 1 << 22])
-def test_there_and_back_is_the_same_bit_for_bit(
+def test_a_round_trip_gives_the_same_shards_bit_for_bit(
     shards: Path,
     command: Callable[..., None],
     digests: Callable[[Path], dict[str, str]],
@@ -108,7 +108,7 @@ def test_there_and_back_is_the_same_bit_for_bit(
     form: str,
     piece: int,
 ) -> None:
-    monkeypatch.setattr(token_files, "PIECE_TOKENS", piece)
+    monkeypatch.setattr(token_files, "CHUNK_TOKENS", piece)
     command(f"to-{form}", "there", "--shards", shards)
     command(f"from-{form}", "there", "back")
     before, after = digests(shards), digests(Path("back"))
@@ -134,7 +134,7 @@ def test_many_files_are_one_stream(
         assert np.array_equal(stream_of(Path("back"), split), stream_of(shards, split))
 
 
-def test_files_of_llmc_come_back_as_they_were(
+def test_importing_and_exporting_llmc_files_gives_the_same_files(
     gpt2: BpeTokenizer, command: Callable[..., None]
 ) -> None:
     stream = [token for text in TEXTS for token in (EOT, *gpt2.encode(text).tolist())]
@@ -173,7 +173,7 @@ def test_bytes_and_documents_of_gpt2_tokens_are_counted(
     }
 
 
-def test_imported_tokens_are_trained_and_measured_on(
+def test_imported_tokens_can_be_trained_and_evaluated_on(
     shards: Path,
     workspace: Path,
     command: Callable[..., None],
@@ -215,7 +215,7 @@ GOOD = llmc_bytes([EOT, 1, 2])
         ("llmc", llmc_bytes([]), "holds no tokens"),
     ],
 )
-def test_a_file_that_is_none_is_refused_by_name(
+def test_an_invalid_file_is_refused_by_name(
     gpt2: BpeTokenizer, command: Callable[..., None], form: str, content: bytes, words: str
 ) -> None:
     good = GOOD if form == "llmc" else GOOD[1024:]
@@ -227,7 +227,7 @@ def test_a_file_that_is_none_is_refused_by_name(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_split_that_is_not_there_is_named(
+def test_a_missing_split_is_named(
     gpt2: BpeTokenizer, command: Callable[..., None], form: str
 ) -> None:
     with pytest.raises(ValueError, match=r"theirs holds no .*val.*\.bin"):
@@ -241,7 +241,7 @@ def test_a_vocabulary_in_a_pickle_is_not_read(command: Callable[..., None]) -> N
         command("from-nanogpt", folder, "in")
 
 
-def test_the_tokenizer_named_is_taken(shards: Path, command: Callable[..., None]) -> None:
+def test_the_named_tokenizer_is_used(shards: Path, command: Callable[..., None]) -> None:
     command("to-nanogpt", "there", "--shards", shards)
     shutil.rmtree("there/tokenizer")
     Path("there/meta.pkl").write_bytes(b"not a pickle")
@@ -269,7 +269,7 @@ def test_nothing_is_overwritten(shards: Path, command: Callable[..., None]) -> N
         command("to-nanogpt", "out", "--shards", shards)
 
 
-def test_whose_ids_are_not_gpt2s_is_reported(
+def test_a_vocabulary_other_than_gpt2s_is_reported(
     shards: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("to-nanogpt", "out", "--shards", shards)

@@ -1,4 +1,4 @@
-"""`make watch`: which run is shown, and that its page is there."""
+"""`make watch`: the run it links to, and that the link works."""
 
 import os
 import signal
@@ -27,14 +27,14 @@ SERVER = "http://127.0.0.1:5001"
 
 @pytest.fixture(autouse=True)
 def no_tracking_uri(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No address is set, and none is left: MLflow keeps it in a global and in the environment."""
+    """Unset the tracking URI, in the environment and in MLflow's global variable."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(None)
 
 
 def record(model_id: str, status: str) -> str:
-    """A run in that state in the workspace's store; its id."""
+    """Record a run with that status in the workspace's store; return its id."""
     outbox = Outbox(Path("runs/tracking") / model_id)
     outbox.append("metrics", step=10, values={"train/loss": 3.0})
     outbox.append("status", status=status)
@@ -62,7 +62,7 @@ def test_the_running_training_is_shown_before_newer_ones() -> None:
     assert samples == f"samples: {page}/artifacts/{TABLE}{mode}"
 
 
-def test_where_none_is_running_the_newest_is_shown() -> None:
+def test_without_a_running_training_the_newest_is_shown() -> None:
     record("older", "FINISHED")
     newest = record("newest", "KILLED")
     found = newest_run()
@@ -71,7 +71,7 @@ def test_where_none_is_running_the_newest_is_shown() -> None:
     assert links(SERVER)[0].startswith(f"no training is running; the newest: {SERVER}/#/")
 
 
-def test_where_nothing_is_recorded_that_is_said() -> None:
+def test_an_empty_store_is_reported() -> None:
     assert newest_run() is None
     assert links(SERVER) == [
         "nothing has been recorded yet; once a training runs, type make watch again"
@@ -87,7 +87,7 @@ def test_a_server_that_does_not_answer_is_reported(
         newest_run()
 
 
-def test_make_watch_serves_the_page_and_says_where(workspace: Path) -> None:
+def test_make_watch_serves_the_page_and_prints_its_url(workspace: Path) -> None:
     run_id = record("running", "RUNNING")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

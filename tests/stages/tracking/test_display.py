@@ -1,4 +1,4 @@
-"""What a training shows: on a real terminal, in a file, and where letters are missing."""
+"""The output of a training: on a real terminal, in a file, and in a limited encoding."""
 
 import fcntl
 import io
@@ -20,7 +20,7 @@ from stages.tracking.display import (
     COLUMNS,
     Display,
     LossCurve,
-    Smoothed,
+    SmoothedLoss,
     duration,
     sample_lines,
 )
@@ -38,8 +38,8 @@ for step in range(1, 401):
     display.update(step, 8 - step / 100, 0.01, 12345.0, 400 - step)
     if step == 200:
         display.bits_per_byte = 2.5
-        display.say("an evaluation")
-        display.say_sample("To be\\x1b[31m")
+        display.log("an evaluation")
+        display.log_sample("To be\\x1b[31m")
 time.sleep(0.3)
 display.redraw()
 display.close()
@@ -48,7 +48,7 @@ print("the end")
 
 
 def on_terminal(script: str, columns: int, **variables: str) -> str:
-    """What a script writes to a terminal of that width."""
+    """Run a script on a terminal of that width; return what it writes."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **variables}
@@ -67,7 +67,7 @@ def on_terminal(script: str, columns: int, **variables: str) -> str:
     return written.decode()
 
 
-def test_on_a_terminal_one_line_renews_itself() -> None:
+def test_on_a_terminal_one_line_is_redrawn() -> None:
     written = on_terminal(TRAINING, columns=120)
     assert "step 400/400" in written
     assert "loss 4." in written
@@ -80,7 +80,7 @@ def test_on_a_terminal_one_line_renews_itself() -> None:
     assert lines[-2].endswith("the end")
 
 
-def test_a_common_terminal_has_room_for_all_of_it() -> None:
+def test_a_terminal_of_80_columns_has_room_for_everything() -> None:
     long = TRAINING.replace("400", "1_000")
     written = on_terminal(long, columns=80)
     assert "val 2.500 bits/byte  12,345 tok/s  10:00 left" in written
@@ -88,12 +88,12 @@ def test_a_common_terminal_has_room_for_all_of_it() -> None:
     assert "…" not in written
 
 
-def test_the_line_is_drawn_seldom_however_quick_the_updates() -> None:
+def test_the_line_is_rarely_redrawn_however_fast_the_steps() -> None:
     fast = TRAINING.replace("time.sleep(0.3)", "pass")
     assert on_terminal(fast, columns=120).count("tok/s") <= 10
 
 
-def test_what_is_said_is_above_the_line_and_cannot_command_the_terminal() -> None:
+def test_lines_are_printed_above_the_progress_line_and_cannot_control_the_terminal() -> None:
     written = on_terminal(TRAINING, columns=120)
     assert "an evaluation\r\n" in written
     assert "    | To be·[31m\r\n" in written
@@ -106,13 +106,13 @@ def test_a_narrow_terminal_shows_figures_before_the_curve() -> None:
     assert not any(block in shown[-1] for block in BLOCKS)
 
 
-def test_a_terminal_that_can_do_nothing_gets_plain_lines() -> None:
+def test_a_dumb_terminal_gets_plain_lines() -> None:
     written = on_terminal(TRAINING, columns=120, TERM="dumb")
     assert "\x1b" not in written
     assert written.count("learning rate") == 40
 
 
-def test_a_terminal_without_blocks_gets_a_curve_of_ascii() -> None:
+def test_a_terminal_without_block_characters_gets_an_ascii_curve() -> None:
     written = on_terminal(TRAINING, columns=120, PYTHONIOENCODING="ascii")
     assert "step 400/400" in written
     assert written.isascii()
@@ -120,7 +120,7 @@ def test_a_terminal_without_blocks_gets_a_curve_of_ascii() -> None:
     assert ASCII_BLOCKS[-1] * 2 in written
 
 
-def test_a_file_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_gets_a_line_every_interval(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(max_steps=5, interval=2)
     display.start([])
     for step in range(1, 6):
@@ -133,18 +133,18 @@ def test_a_file_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
-def test_a_character_that_the_output_lacks_ends_no_training(
+def test_a_character_that_cannot_be_encoded_does_not_end_the_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", output)
     display = Display(max_steps=5, interval=2)
-    display.say_sample("naïve")
+    display.log_sample("naïve")
     output.flush()
     assert output.buffer.getvalue() == b"    | na?ve\n"
 
 
-def test_a_curve_holds_the_mean_of_all_losses_in_few_numbers() -> None:
+def test_a_curve_keeps_the_means_of_all_losses_in_few_numbers() -> None:
     curve = LossCurve()
     losses = [math.sin(i) for i in range(24 * 128)]
     for loss in losses:
@@ -169,8 +169,8 @@ def test_a_falling_loss_is_drawn_falling(updates: int, columns: int) -> None:
         assert (drawn[0], drawn[-1]) == (7, 0)
 
 
-def test_a_loss_that_is_no_number_is_not_shown() -> None:
-    curve, smoothed = LossCurve(), Smoothed()
+def test_a_loss_that_is_not_finite_is_not_shown() -> None:
+    curve, smoothed = LossCurve(), SmoothedLoss()
     for loss in (2.0, math.nan, math.inf, 2.0):
         curve.add(loss)
         smoothed.add(loss)
@@ -178,8 +178,8 @@ def test_a_loss_that_is_no_number_is_not_shown() -> None:
     assert smoothed.value == pytest.approx(2.0)
 
 
-def test_the_smoothed_loss_begins_at_the_first_and_follows_slowly() -> None:
-    smoothed = Smoothed()
+def test_the_smoothed_loss_starts_at_the_first_loss_and_follows_slowly() -> None:
+    smoothed = SmoothedLoss()
     smoothed.add(8.0)
     assert smoothed.value == pytest.approx(8.0)
     smoothed.add(4.0)

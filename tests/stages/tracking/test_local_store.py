@@ -1,4 +1,4 @@
-"""The store in the project's folder: whatever that is called, and wherever it is moved to."""
+"""The local store works whatever the project folder is called and wherever it is moved."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ for logged in client.search_logged_models([experiment.experiment_id]):
 
 
 def python(folder: Path, script: str, *arguments: str) -> str:
-    """What a script prints that runs in a folder."""
+    """Run a script in a folder; return its output."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
@@ -60,7 +60,7 @@ def python(folder: Path, script: str, *arguments: str) -> str:
 
 
 def locations(folder: Path) -> set[str]:
-    """Every location in the database of a folder."""
+    """Return every artifact location in a folder's database."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         found = connection.execute(
             "SELECT artifact_location FROM experiments UNION SELECT artifact_uri FROM runs"
@@ -70,7 +70,7 @@ def locations(folder: Path) -> set[str]:
 
 
 def files_of_runs(folder: Path) -> set[str]:
-    """The files of the runs in the database of a folder, each where it says that they lie."""
+    """Return the artifacts of all runs at the locations that a folder's database records."""
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         roots = connection.execute("SELECT artifact_uri FROM runs").fetchall()
     folders = [Path(url2pathname(urlsplit(uri).path)) for (uri,) in roots]
@@ -108,7 +108,7 @@ def test_a_copied_project_writes_nothing_into_the_original(
     assert files_of_runs(original) == {"first/note.txt"}
 
 
-def test_models_are_logged_whatever_the_folder_and_load_after_it_was_renamed(
+def test_models_are_logged_in_any_folder_and_load_after_it_is_renamed(
     copy_of_built: Any,
 ) -> None:
     odd = copy_of_built.folder.rename(copy_of_built.folder.with_name("100%41 mine"))
@@ -118,7 +118,7 @@ def test_models_are_logged_whatever_the_folder_and_load_after_it_was_renamed(
     assert not odd.exists()
 
 
-def test_artifacts_that_lie_elsewhere_by_choice_stay_there(tmp_path: Path) -> None:
+def test_artifacts_that_the_user_keeps_elsewhere_stay_there(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     folder.mkdir()
     script = """

@@ -1,4 +1,4 @@
-"""What is in MLflow after a run, with a living server, a dead one, and one that comes back."""
+"""The content of MLflow after a run: with a live server, a dead one, and one that recovers."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,14 +20,14 @@ DEAD = "http://127.0.0.1:9"  # nothing listens there
 
 @pytest.fixture(autouse=True)
 def no_tracking_uri(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No address is set, and none is left: MLflow keeps it in a global and in the environment."""
+    """Unset the tracking URI, in the environment and in MLflow's global variable."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(None)
 
 
 def only_run(folder: Path) -> tuple[MlflowClient, Run]:
-    """The one run recorded in a project's local store."""
+    """Return the only run in a project's local store."""
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -35,7 +35,7 @@ def only_run(folder: Path) -> tuple[MlflowClient, Run]:
     return client, run
 
 
-def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
+def test_a_run_has_everything_about_its_model(built: Any) -> None:
     client, run = only_run(built.folder)
     assert run.info.status == "FINISHED"
     assert run.data.params["model.n_layer"] == "2"
@@ -53,19 +53,19 @@ def test_a_run_holds_all_that_belongs_to_its_model(built: Any) -> None:
         assert run.data.metrics[f"evaluate/{baseline}/bits_per_byte"] > 0
 
 
-def test_a_run_holds_checkpoint_figures_and_samples(built: Any) -> None:
+def test_a_run_has_checkpoint_metrics_and_samples(built: Any) -> None:
     client, run = only_run(built.folder)
 
     def names(path: str) -> set[str]:
         return {Path(item.path).name for item in client.list_artifacts(run.info.run_id, path)}
 
     assert names("checkpoints/best") == {"model.safetensors", "config.json"}
-    assert {"evaluate.json", "run.png"} <= names("evaluate")
+    assert {"evaluate.json", "evaluation.json", "run.png", "run-dark.png"} <= names("evaluate")
     assert {"statistics.json", "lengths.png", "frequencies.png"} <= names("statistics")
     assert names("samples") == {"samples.txt", "samples.jsonl"}
 
 
-def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logged_model_loads_and_generates(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(built.folder)
     client, run = only_run(built.folder)
     (logged,) = client.search_logged_models([run.info.experiment_id])
@@ -76,7 +76,7 @@ def test_the_logged_model_loads_and_writes(built: Any, monkeypatch: pytest.Monke
     assert len(text) > len("the king")
 
 
-def test_a_run_holds_what_the_model_wrote_while_it_was_trained(built: Any) -> None:
+def test_a_run_has_the_samples_written_during_training(built: Any) -> None:
     client, run = only_run(built.folder)
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": TABLE, "type": "table"}]
     mlflow.set_tracking_uri(f"sqlite:///{built.folder / 'mlflow.db'}")
@@ -91,7 +91,7 @@ def test_a_run_holds_what_the_model_wrote_while_it_was_trained(built: Any) -> No
     )
 
 
-def test_a_table_delivered_again_takes_the_place_of_the_earlier(workspace: Path) -> None:
+def test_a_table_delivered_again_replaces_the_earlier_one(workspace: Path) -> None:
     tracker, table = Tracker("model", enabled=True), SampleTable(workspace)
     assert tracker.outbox is not None
     for step in (1, 2):
@@ -104,7 +104,7 @@ def test_a_table_delivered_again_takes_the_place_of_the_earlier(workspace: Path)
     assert texts == ["text 1", "text 2"]
 
 
-def test_mlflow_says_nothing_while_it_sets_up_its_store(
+def test_mlflow_logs_nothing_while_it_creates_its_store(
     workspace: Path, run_python: Callable[..., Any]
 ) -> None:
     script = """
@@ -120,7 +120,7 @@ with Tracker("model", enabled=True, system_metrics=True) as tracker:
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="20", decay="5")
     output = project.repro("train", MLFLOW_TRACKING_URI=DEAD)
-    assert f"tracking: {DEAD} took not everything" in output
+    assert f"tracking: {DEAD} did not accept everything" in output
     assert "Traceback" not in output
     assert (project.folder / "models/gpt").exists()
     done = project.run("python", "-m", "stages", "deliver", MLFLOW_TRACKING_URI=DEAD)
@@ -141,7 +141,7 @@ def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     for step in (1, 2, 3):
         outbox.append("metrics", step=step, values={"train/loss": 1.0 / step})
     assert deliver(outbox, "model") is None
-    outbox.mark.unlink()  # as if killed before it could note how far it got
+    outbox.offset_file.unlink()  # as if killed before it could note how far it got
     assert deliver(outbox, "model") is None
     client, run = only_run(tmp_path)
     assert run.info.run_name == "a name"

@@ -11,7 +11,7 @@ def outbox(tmp_path: Path) -> Outbox:
 
 
 def waiting(outbox: Outbox) -> list[list[int]]:
-    """The numbers `n` of the entries that wait, batch by batch."""
+    """Return the values `n` of the pending entries by batch."""
     return [[entry["n"] for entry in batch] for batch, _ in outbox.batches(3)]
 
 
@@ -31,23 +31,23 @@ def test_entries_come_back_in_order_with_the_time(outbox: Outbox) -> None:
     )
 
 
-def test_what_is_delivered_waits_no_more_even_for_another_process(outbox: Outbox) -> None:
-    assert not outbox.is_waiting()
+def test_delivered_entries_are_not_pending_for_another_process_either(outbox: Outbox) -> None:
+    assert not outbox.has_pending()
     for n in range(2):
         outbox.append("tags", n=n)
     (_, first_end), (_, second_end) = outbox.batches(3)
-    assert outbox.is_waiting()
+    assert outbox.has_pending()
     outbox.set_delivered(first_end)
     again = Outbox(outbox.folder)
     assert again.delivered() == first_end
     assert waiting(again) == [[1]]
     again.set_delivered(second_end)
-    assert not again.is_waiting()
+    assert not again.has_pending()
     again.append("tags", n=2)
     assert waiting(again) == [[2]]
 
 
-def test_metrics_are_grouped_and_everything_else_goes_alone_in_order(outbox: Outbox) -> None:
+def test_metrics_are_batched_and_everything_else_comes_alone_in_order(outbox: Outbox) -> None:
     for n, kind in enumerate(["metrics"] * 4 + ["tags", "tags", "metrics", "status", "metrics"]):
         outbox.append(kind, n=n)
     assert waiting(outbox) == [[0, 1, 2], [3], [4], [5], [6], [7], [8]]
@@ -63,7 +63,7 @@ def test_every_batch_ends_where_the_next_begins(outbox: Outbox) -> None:
     assert waiting(outbox) == [[2], [3]]
 
 
-def test_a_torn_last_line_is_dropped_and_the_next_entry_is_whole(outbox: Outbox) -> None:
+def test_a_partial_last_line_is_dropped_before_the_next_entry(outbox: Outbox) -> None:
     outbox.append("tags", n=0)
     with outbox.file.open("a") as file:
         file.write('{"kind": "tags", "n"')
@@ -82,9 +82,9 @@ def test_a_line_that_is_being_written_is_left_for_later(outbox: Outbox) -> None:
     assert waiting(outbox) == [[0], [1]]
 
 
-def test_a_file_that_holds_a_torn_line_alone_is_emptied(outbox: Outbox) -> None:
+def test_a_file_with_only_a_partial_line_is_emptied(outbox: Outbox) -> None:
     outbox.file.write_text("{")
-    assert not Outbox(outbox.folder).is_waiting()
+    assert not Outbox(outbox.folder).has_pending()
     assert outbox.file.read_bytes() == b""
 
 

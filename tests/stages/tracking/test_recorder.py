@@ -1,4 +1,4 @@
-"""What is kept and reported of a training's events, and where."""
+"""The records and the output of a training's events."""
 
 import json
 import math
@@ -23,7 +23,7 @@ PLAN = Plan(
 
 
 def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
-    """A recorder of two updates by a model that writes no texts."""
+    """Return a recorder of a training of two steps, without samples."""
     return Recorder(
         folder,
         Tracker("model", enabled=enabled),
@@ -36,18 +36,18 @@ def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
 
 
 def step_done(step: int, **values: Any) -> StepDone:
-    """The event of an update."""
+    """Return the event of a step."""
     defaults = {"loss": 3.0 / step, "lr": 0.5, "grad_norm": 1.0, "skipped": step == 2}
     return StepDone(step=step, **{**defaults, "seconds": 1.0, "loader_seconds": 0.0, **values})
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The entries that wait for MLflow."""
+    """Return the entries in the outbox."""
     (outbox,) = folder.glob("runs/tracking/model/*.jsonl")
     return [json.loads(line) for line in outbox.read_text().splitlines()]
 
 
-def test_an_update_is_recorded_with_its_times(workspace: Path) -> None:
+def test_a_step_is_recorded_with_its_times(workspace: Path) -> None:
     recorder = recorder_in(workspace)
     recorder.handle(Started(step=0, micro_batch=4, accumulation=2))
     recorder.handle(step_done(1, seconds=1.5, loader_seconds=0.25))
@@ -61,7 +61,7 @@ def test_an_update_is_recorded_with_its_times(workspace: Path) -> None:
     assert entry["values"]["peak_memory_gib"] > 0.01
 
 
-def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
+def test_an_evaluation_is_printed_and_recorded_with_bits_per_byte(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = recorder_in(workspace)
@@ -77,7 +77,7 @@ def test_an_evaluation_is_reported_and_recorded_in_bits_per_byte_too(
     assert [value["val/loss"] for value in values] == pytest.approx([2.0794415, 4.1588831])
 
 
-def test_what_was_recorded_before_is_not_recorded_again(workspace: Path) -> None:
+def test_a_resumed_training_does_not_record_steps_twice(workspace: Path) -> None:
     for _ in range(2):
         recorder = recorder_in(workspace)
         recorder.handle(Started(step=0, micro_batch=4, accumulation=1))
@@ -85,7 +85,7 @@ def test_what_was_recorded_before_is_not_recorded_again(workspace: Path) -> None
     assert [entry["step"] for entry in recorded(workspace)] == [1]
 
 
-def test_a_start_says_what_is_new_and_nothing_else() -> None:
+def test_a_start_prints_only_what_is_relevant() -> None:
     plain = Started(step=0, micro_batch=16, accumulation=1)
     assert start_lines(PLAN, plain) == ["train: 1,311,872 parameters, 2 updates of 128 tokens"]
     resumed = Started(step=1, micro_batch=8, accumulation=2, too_large=16)
@@ -93,7 +93,7 @@ def test_a_start_says_what_is_new_and_nothing_else() -> None:
     assert start_lines(four, resumed)[1:] == [
         "continuing after step 1",
         "each update reads its tokens in 2 passes of 8 sequences on each of 4 processes",
-        "there is no memory for 16 sequences in one pass",
+        "there is not enough memory for 16 sequences in one pass",
     ]
     done = Started(step=2, micro_batch=16, accumulation=1)
     assert start_lines(PLAN, done)[1:] == ["trained before; its model is written again"]
@@ -106,7 +106,7 @@ def test_a_start_says_what_is_new_and_nothing_else() -> None:
         ("http://127.0.0.1:9", "live curves: http://127.0.0.1:9 (make watch: this run)"),
     ],
 )
-def test_a_start_says_where_the_curves_are(
+def test_a_start_prints_where_the_curves_are(
     workspace: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -123,7 +123,7 @@ def test_a_start_says_where_the_curves_are(
     assert "live curves" not in capsys.readouterr().out
 
 
-def test_time_left_counts_what_happens_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_includes_the_time_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 10.0, 12.0, 17.0])  # made; three updates of two seconds have ended
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     clock = Clock()

@@ -1,4 +1,4 @@
-"""Texts written during a training: they change nothing of it, and take little of its time."""
+"""Samples during training: they do not affect it, and take little of its time."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Evaluated, StepDone, train
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
-from stages.tracking.samples import SampleTable, TrainingSamples, split
+from stages.tracking.samples import SampleTable, TrainingSamples, split_documents
 from tests.tiny import MODERN, PLAN
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz ,.\n"
@@ -36,20 +36,20 @@ MUON = replace(
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    """The folder of a tokenizer."""
+    """Save a tokenizer; return its folder."""
     save_tokenizer(tmp_path / "tokenizer", CharTokenizer("".join(sorted(CHARACTERS))))
     return tmp_path / "tokenizer"
 
 
 @pytest.fixture
 def model() -> GPT:
-    """A model in training that has learned nothing."""
+    """Return an untrained model in training mode."""
     torch.manual_seed(0)
     return GPT(CONFIG).train()
 
 
 class Clock:
-    """Seconds that go by when it is read, and when advanced."""
+    """A clock that advances when it is read, and when told to."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick
@@ -60,7 +60,7 @@ class Clock:
 
 
 def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple[GPT, list[float]]:
-    """A model after twelve updates, and all losses; something is done at each evaluation."""
+    """Train for twelve steps, with a callback at each evaluation; return model and losses."""
     torch.manual_seed(3)
     model = GPT(CONFIG)
     draw = np.random.default_rng(0)
@@ -84,9 +84,7 @@ def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple
     return model, losses
 
 
-def test_weights_are_bit_for_bit_those_of_a_training_without(
-    tokenizer: Path, tmp_path: Path
-) -> None:
+def test_samples_do_not_change_the_weights_bit_for_bit(tokenizer: Path, tmp_path: Path) -> None:
     written = []
 
     def with_samples(model: GPT) -> Callable[[], object]:
@@ -106,7 +104,7 @@ def test_weights_are_bit_for_bit_those_of_a_training_without(
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_the_mode_of_the_model_is_put_back(model: GPT, tokenizer: Path, mode: bool) -> None:
+def test_the_mode_of_the_model_is_restored(model: GPT, tokenizer: Path, mode: bool) -> None:
     model.train(mode)
     random = torch.random.get_rng_state()
     assert TrainingSamples(model, tokenizer).write()
@@ -114,7 +112,7 @@ def test_the_mode_of_the_model_is_put_back(model: GPT, tokenizer: Path, mode: bo
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
-def test_the_same_weights_write_the_same(model: GPT, tokenizer: Path) -> None:
+def test_the_same_weights_give_the_same_sample(model: GPT, tokenizer: Path) -> None:
     first, again = (TrainingSamples(model, tokenizer, Clock(tick=0.0)) for _ in range(2))
     text = first.write()
     assert again.write() == text
@@ -122,12 +120,12 @@ def test_the_same_weights_write_the_same(model: GPT, tokenizer: Path) -> None:
     assert (len(text), first.write()) == (60, text[:30])  # the next one is shorter
 
 
-def test_a_text_continues_into_the_next_document() -> None:
-    assert split([1, 2, 9, 9, 3], 9) == [[1, 2], [], [3]]
-    assert split([9], 9) == [[], []]
+def test_a_sample_goes_on_into_the_next_document() -> None:
+    assert split_documents([1, 2, 9, 9, 3], 9) == [[1, 2], [], [3]]
+    assert split_documents([9], 9) == [[], []]
 
 
-def test_texts_take_a_hundredth_of_the_time(model: GPT, tokenizer: Path) -> None:
+def test_samples_take_a_hundredth_of_the_time(model: GPT, tokenizer: Path) -> None:
     clock = Clock(tick=0.009)  # what a token takes
     samples = TrainingSamples(model, tokenizer, clock)
     clock.now = 100.0
@@ -140,13 +138,13 @@ def test_texts_take_a_hundredth_of_the_time(model: GPT, tokenizer: Path) -> None
     assert len(samples.write() or "") == 30
 
 
-def test_the_first_text_is_short_where_there_was_no_time_yet(model: GPT, tokenizer: Path) -> None:
+def test_the_first_sample_is_short_if_there_is_no_time_yet(model: GPT, tokenizer: Path) -> None:
     samples = TrainingSamples(model, tokenizer, Clock(tick=0.01))
     assert len(samples.write() or "") == 10
     assert samples.write() is None
 
 
-def test_a_table_continues_after_the_step_that_a_training_continues_from(tmp_path: Path) -> None:
+def test_a_table_drops_the_samples_after_the_step_a_training_resumes_from(tmp_path: Path) -> None:
     table = SampleTable(tmp_path)
     for step in (10, 20, 30):
         table.add(step, f"naïve {step}", 2.0, 5.0 - step / 10)

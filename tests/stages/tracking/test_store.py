@@ -1,4 +1,4 @@
-"""A store that is damaged, deleted from or out of reach: nothing is lost, one line says so."""
+"""A store that is damaged, unreachable or has deleted runs: nothing is lost, one line says so."""
 
 import shutil
 import sqlite3
@@ -31,7 +31,7 @@ with Tracker("model", enabled=True) as tracker:
 
 @pytest.fixture(autouse=True)
 def no_tracking_uri(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No address is set, and none is left: MLflow keeps it in a global and in the environment."""
+    """Unset the tracking URI, in the environment and in MLflow's global variable."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(None)
@@ -39,7 +39,7 @@ def no_tracking_uri(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store and an outbox of which a metric, a name and a file are delivered."""
+    """Create a store and an outbox that has delivered a metric, a run name and a file to it."""
     folder = tmp_path_factory.mktemp("recorded")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -57,7 +57,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def outbox(recorded: Path, workspace: Path) -> Outbox:
-    """A copy of that outbox in a copy of that folder, where one more metric waits."""
+    """Copy that folder to the workspace; return its outbox, with one more metric pending."""
     shutil.copytree(recorded, workspace, dirs_exist_ok=True)
     outbox = Outbox(workspace / "runs/tracking/model")
     outbox.append("metrics", step=2, values={"train/loss": 1.0})
@@ -65,7 +65,7 @@ def outbox(recorded: Path, workspace: Path) -> Outbox:
 
 
 def only_run() -> tuple[MlflowClient, Run]:
-    """The one run that is there."""
+    """Return the only run in the store."""
     client = connect()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
@@ -74,7 +74,7 @@ def only_run() -> tuple[MlflowClient, Run]:
 
 
 def assert_all_is_there() -> None:
-    """The one run has its name and both metrics."""
+    """Assert that the only run has its name and both metrics."""
     client, run = only_run()
     assert run.info.run_name == "a name"
     points = client.get_metric_history(run.info.run_id, "train/loss")
@@ -102,7 +102,7 @@ def test_a_deleted_run_is_restored(outbox: Outbox, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("what", ["run", "experiment"])
-def test_what_is_deleted_while_it_is_written_to_loses_nothing(
+def test_a_deletion_during_a_delivery_loses_nothing(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     client, run = only_run()
@@ -133,11 +133,11 @@ def test_a_run_that_is_gone_for_good_is_recorded_again(outbox: Outbox) -> None:
     assert deliver(outbox, "model") is None
     assert_all_is_there()
     assert only_run()[1].info.run_id != run.info.run_id
-    assert not outbox.is_waiting()
+    assert not outbox.has_pending()
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "zeros"])
-def test_a_damaged_database_is_told_in_one_line_and_recorded_again(
+def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     outbox: Outbox, run_python: Callable[..., Any], workspace: Path, damage: str
 ) -> None:
     database = workspace / "mlflow.db"
@@ -150,7 +150,9 @@ def test_a_damaged_database_is_told_in_one_line_and_recorded_again(
     done = run_python("-c", BACKGROUND)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert line.startswith("tracking: mlflow.db took not everything (it is damaged; `mv mlflow.db ")
+    assert line.startswith(
+        "tracking: mlflow.db did not accept everything (it is damaged; `mv mlflow.db "
+    )
     database.rename("mlflow.db.damaged")
     done = run_python("-m", "stages", "deliver")
     assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
@@ -164,17 +166,19 @@ def test_a_damaged_database_is_told_in_one_line_and_recorded_again(
     assert [point.step for point in points] == [1, 2, 1]
 
 
-def test_a_missing_driver_is_told_in_one_line(run_python: Callable[..., Any]) -> None:
+def test_a_missing_driver_is_reported_in_one_line(run_python: Callable[..., Any]) -> None:
     hidden = "import sys; sys.modules |= {'psycopg': None, 'psycopg2': None}\n"
     uri = f"postgresql://alice:{SECRET}@127.0.0.1:9/runs"
     done = run_python("-c", hidden + BACKGROUND, MLFLOW_TRACKING_URI=uri)
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert line.startswith("tracking: postgresql://127.0.0.1:9/runs took not everything (it needs ")
+    assert line.startswith(
+        "tracking: postgresql://127.0.0.1:9/runs did not accept everything (it needs "
+    )
     assert "`pip install 'psycopg" in line
 
 
-def test_no_line_and_no_entry_shows_who_logs_in(
+def test_no_line_and_no_entry_shows_the_credentials(
     run_python: Callable[..., Any], workspace: Path, dead_url: str
 ) -> None:
     uri = dead_url.replace("://", f"://alice:{SECRET}@")
@@ -187,7 +191,7 @@ with Tracker("model", enabled=True) as tracker:
     done = run_python("-c", script, MLFLOW_TRACKING_URI=uri)
     curves, line = done.stdout.splitlines()
     assert curves == f"{dead_url} (make watch: this run)"
-    assert line.startswith(f"tracking: {dead_url} took not everything")
+    assert line.startswith(f"tracking: {dead_url} did not accept everything")
     watched = run_python("-m", "stages", "watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri)
     assert watched.returncode == 75
     assert f"{dead_url} does not answer" in watched.stderr
@@ -200,7 +204,7 @@ with Tracker("model", enabled=True) as tracker:
     assert "https://host/a" in kept
 
 
-def test_a_store_that_fails_takes_a_small_share_of_the_time(
+def test_a_failing_store_takes_a_small_share_of_the_time(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries, tried = [], threading.Event()
@@ -220,7 +224,7 @@ def test_a_store_that_fails_takes_a_small_share_of_the_time(
     assert len(tries) == 2  # the first, and the last when the stage has ended
 
 
-def test_a_database_of_the_users_own_is_made_where_it_is_named(
+def test_a_database_is_created_at_the_users_uri(
     run_python: Callable[..., Any], workspace: Path
 ) -> None:
     done = run_python("-c", BACKGROUND, MLFLOW_TRACKING_URI=f"sqlite:///{workspace}/new/runs.db")
@@ -229,14 +233,14 @@ def test_a_database_of_the_users_own_is_made_where_it_is_named(
     assert not (workspace / "mlflow.db").exists()
 
 
-@pytest.mark.parametrize("module", ["ui", "watch"])
-def test_make_ui_and_watch_tell_of_a_damaged_database_in_one_line(
-    run_python: Callable[..., Any], workspace: Path, module: str
+@pytest.mark.parametrize("tool", ["ui", "watch"])
+def test_make_ui_and_watch_report_a_damaged_database_in_one_line(
+    run_python: Callable[..., Any], workspace: Path, tool: str
 ) -> None:
     (workspace / "mlflow.db").write_bytes(b"no database" * 1000)
     server = [sys.executable, "-m", "stages", "ui", "1"]
-    arguments = ["1"] if module == "ui" else ["http://127.0.0.1:1", "--", *server]
-    done = run_python("-m", f"stages.{module}", *arguments)
+    arguments = ["1"] if tool == "ui" else ["http://127.0.0.1:1", "--", *server]
+    done = run_python("-m", "stages", tool, *arguments)
     assert done.returncode == 75
     assert len(done.stderr.splitlines()) == 1
     assert "it is damaged; `mv mlflow.db" in done.stderr

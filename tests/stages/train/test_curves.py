@@ -1,4 +1,4 @@
-"""The curves that a model keeps."""
+"""The loss curves that are stored with a model."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from stages.train.curves import Curves
 
 
 def step_done(step: int, *, seconds: float) -> StepDone:
-    """Return the event of an update."""
+    """Return the event of one step."""
     return StepDone(
         step=step,
         loss=3.0 / step,
@@ -19,7 +19,7 @@ def step_done(step: int, *, seconds: float) -> StepDone:
     )
 
 
-def test_the_same_events_give_the_same_bytes_whatever_time_they_took(tmp_path: Path) -> None:
+def test_the_same_events_give_the_same_bytes_however_long_they_took(tmp_path: Path) -> None:
     curves = Curves(tmp_path)
     curves.handle(Started(step=0, micro_batch=4, accumulation=2))
     for step, seconds in ((1, 1.5), (2, 0.5)):
@@ -32,7 +32,7 @@ def test_the_same_events_give_the_same_bytes_whatever_time_they_took(tmp_path: P
     assert curves.losses() == [3.0, 1.5]
 
 
-def test_a_training_that_continues_keeps_what_came_before(tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_the_earlier_rows(tmp_path: Path) -> None:
     first = Curves(tmp_path)
     first.handle(Started(step=0, micro_batch=4, accumulation=1))
     for step in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Finetuning: a training that starts from weights instead of from nothing."""
+"""Fine-tuning: a training that starts from existing weights."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, parse_params
 from stages.shard import stage as shard
 from stages.shard.params import ShardParams
-from stages.tokenize.learned import trained_bpe
+from stages.tokenize.learned import train_bpe
 from stages.tokenizers.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.tools.convert import from_nanogpt
 from stages.tools.preset import preset_text
@@ -43,13 +43,13 @@ NO_STEP = {"batch_tokens": 32, "max_steps": 1, "learning_rate": 1e-30, "weight_d
 
 
 def section(name: str, kind: type[Section], **changes: Any) -> Any:
-    """A section of the preset, made small."""
+    """Return a section of the preset, made small."""
     return parse_section(name, kind, {**PRESET[name], **changes}, PARAMS_FILE)
 
 
 @pytest.fixture
 def shards(tokens: Path, split: SplitParams, workspace: Path) -> Path:
-    """Shards of a little text by characters, in the workspace's own place for them."""
+    """Write shards of a short text, tokenized by characters, to data/shards of the workspace."""
     folder = workspace / "data/shards"
     folder.parent.mkdir()
     shard.run(ShardParams(shard_tokens=1024, weights=None, max_repetition=1), split, tokens, folder)
@@ -58,7 +58,7 @@ def shards(tokens: Path, split: SplitParams, workspace: Path) -> Path:
 
 @pytest.fixture
 def initial(shards: Path) -> Path:
-    """A folder in weights/ with a model for these shards."""
+    """Create a folder in weights/ with a model for these shards."""
     INIT.mkdir(parents=True)
     n_vocab = Shards.open(shards).manifest["n_vocab"]
     torch.manual_seed(3)
@@ -73,18 +73,18 @@ def initial(shards: Path) -> Path:
 
 
 def model_params(**changes: Any) -> ModelParams:
-    """The section `model` of the preset, made small."""
+    """Return the section `model` of the preset, made small."""
     return section("model", ModelParams, **{**TINY, **changes})
 
 
 def train_params(**changes: Any) -> TrainParams:
-    """The section `train` of the preset, with one update that changes nothing."""
+    """Return the section `train` of the preset, with one step that changes nothing."""
     values = {**NO_STEP, "init_from": str(INIT), "precision": "float32", **changes}
     return section("train", TrainParams, **values)
 
 
 def trained(model: ModelParams, params: TrainParams, shards: Path) -> tuple[GPT, dict[str, Any]]:
-    """The model and lineage of a training in this process."""
+    """Train in this process; return the model and its lineage."""
     identity = identity_of(model, params, shards)
     folder = Path("runs", fingerprint_of(identity))
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,12 +98,12 @@ def trained(model: ModelParams, params: TrainParams, shards: Path) -> tuple[GPT,
 
 
 def assert_same_weights(model: GPT, other: GPT) -> None:
-    """Bit for bit; of positions only as many as the first has."""
+    """Assert bitwise equality, with the position embeddings cut to those of `model`."""
     for name, p in model.named_parameters():
         assert torch.equal(p, other.get_parameter(name)[: len(p)]), name
 
 
-def test_a_training_starts_from_the_weights_and_says_so(initial: Path, shards: Path) -> None:
+def test_a_training_starts_from_the_weights_and_records_it(initial: Path, shards: Path) -> None:
     model, lineage = trained(model_params(), train_params(), shards)
     assert_same_weights(model, load_model(initial, CPU))
     assert lineage["init_from"] == {
@@ -113,13 +113,13 @@ def test_a_training_starts_from_the_weights_and_says_so(initial: Path, shards: P
     }
 
 
-def test_without_init_from_it_starts_from_nothing(initial: Path, shards: Path) -> None:
+def test_without_init_from_it_starts_from_random_weights(initial: Path, shards: Path) -> None:
     model, lineage = trained(model_params(), train_params(init_from=None), shards)
     assert not torch.equal(model.wte.weight, load_model(initial, CPU).wte.weight)
     assert lineage["init_from"] is None
 
 
-def test_a_checkpoint_of_the_training_itself_comes_first(initial: Path, shards: Path) -> None:
+def test_a_checkpoint_takes_precedence_over_initial_weights(initial: Path, shards: Path) -> None:
     params = train_params(max_steps=2, eval_interval=1, learning_rate=1e-3)
     first, _ = trained(model_params(), params, shards)
     assert not torch.equal(first.wte.weight, load_model(initial, CPU).wte.weight)
@@ -136,7 +136,7 @@ def test_shorter_contexts_take_the_first_positions(initial: Path, shards: Path) 
     assert_same_weights(model, load_model(initial, CPU))
 
 
-def test_other_weights_are_another_training(initial: Path, shards: Path) -> None:
+def test_other_weights_give_another_fingerprint(initial: Path, shards: Path) -> None:
     before = identity_of(model_params(), train_params(), shards)
     file = initial / "model.safetensors"
     assert before["init_weights_sha256"] == file_sha256(file)
@@ -151,23 +151,23 @@ def test_other_weights_are_another_training(initial: Path, shards: Path) -> None
 
 
 def launch(shards: Path, model: ModelParams) -> None:
-    """What the stage does."""
+    """Run the stage."""
     train.run(model, train_params(), shards, Path("models/gpt"), settings=SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_layer": 2}, "model.n_layer is 2, there 1"),
-        ({"bias": False}, "model.bias is False, there True"),
-        ({"norm": "rmsnorm", "qk_norm": True}, "model.qk_norm is True, there False"),
-        ({"block_size": 32}, "model.block_size is 32, there 16 at most"),
+        ({"n_layer": 2}, "model.n_layer is 2, its own is 1"),
+        ({"bias": False}, "model.bias is False, its own is True"),
+        ({"norm": "rmsnorm", "qk_norm": True}, "model.qk_norm is True, its own is False"),
+        ({"block_size": 32}, "model.block_size is 32, its own is 16"),
     ],
 )
 def test_a_model_of_another_shape_is_refused_before_it_starts(
     changes: dict[str, Any], words: str, initial: Path, shards: Path
 ) -> None:
-    with pytest.raises(ValueError, match="weights/tiny is another model") as caught:
+    with pytest.raises(ValueError, match="weights/tiny is a different model") as caught:
         launch(shards, model_params(**changes))
     assert words in str(caught.value)
     assert not Path("runs").exists()
@@ -176,15 +176,15 @@ def test_a_model_of_another_shape_is_refused_before_it_starts(
 def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer("abc"))
-    with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*your texts must"):
+    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*your texts must"):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
 
 def test_tokens_of_another_kind_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
-    save_tokenizer(initial / "tokenizer", trained_bpe(["ab ab"], 257))
-    with pytest.raises(ValueError, match=r"weights/tiny knows other tokens than .*set `tokenize`"):
+    save_tokenizer(initial / "tokenizer", train_bpe(["ab ab"], 257))
+    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*set `tokenize`"):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
@@ -193,12 +193,12 @@ def test_characters_that_the_weights_lack_are_named(initial: Path, shards: Path)
     known = json.loads((shards / "tokenizer/tokenizer.json").read_text())["characters"]
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer(known[1:] + "ü"))
-    with pytest.raises(ValueError, match="knows other tokens than") as caught:
+    with pytest.raises(ValueError, match="has other tokens than") as caught:
         launch(shards, model_params())
     assert f"they lack ['ü'], and also have [{known[0]!r}]" in str(caught.value)
 
 
-def test_a_training_starts_from_nanogpts_model_of_characters(shards: Path) -> None:
+def test_a_training_starts_from_a_character_model_of_nanogpt(shards: Path) -> None:
     tokenizer = load_tokenizer(shards / "tokenizer")
     assert isinstance(tokenizer, CharTokenizer)
     characters = tokenizer.characters
@@ -248,8 +248,8 @@ def test_the_preset_describes_gpt2(tmp_path: Path) -> None:
     assert section("model", ModelParams).model_dump().items() >= sizes.items()
 
 
-def test_weights_that_were_replaced_meanwhile_are_refused(initial: Path) -> None:
-    """Between the launcher's check and the training, which a slow start leaves time for."""
+def test_weights_replaced_after_the_check_are_refused(initial: Path) -> None:
+    """A slow start leaves time for it between the launcher's check and the training."""
     config = read_config(initial)
     with pytest.raises(ValueError, match=r"model.safetensors was changed since this training"):
         load_initial(GPT(config), initial, "0" * 64)
@@ -274,7 +274,7 @@ def test_weights_that_dvc_does_not_know_are_refused(initial: Path, tmp_path: Pat
     assert json.loads(recorded.read_text()) == {"folder": None, "sha256": None}
 
 
-def test_weights_that_are_no_numbers_are_refused_before_the_first_update(initial: Path) -> None:
+def test_weights_that_are_not_finite_are_refused_before_the_first_step(initial: Path) -> None:
     model = load_model(INIT, CPU)
     with torch.no_grad():
         model.wte.weight[0, 0] = torch.nan

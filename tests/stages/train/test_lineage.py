@@ -1,4 +1,4 @@
-"""The commit that a model's lineage names, or why it names none."""
+"""The git commit in a model's lineage, or the reason why there is none."""
 
 import os
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from stages.tracking.description import changed_tag
 from stages.train.lineage import code_state
-from stages.train.worker import changed_tag
 
 
 def git(*arguments: str) -> str:
-    """Run git in the current folder; its output."""
+    """Run git in the current folder; return its output."""
     who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     return subprocess.run(
         ["git", *who, *arguments], capture_output=True, text=True, check=True
@@ -21,13 +21,13 @@ def git(*arguments: str) -> str:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: code as it comes out of a source archive, in no repository."""
+    """Make the current folder a source tree outside of any repository."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "project"
-    (folder / "stages").mkdir(parents=True)
+    (folder / "stages/train").mkdir(parents=True)
     (folder / "stages/train/stage.py").write_text("print('train')\n")
     monkeypatch.chdir(folder)
     return folder
@@ -35,7 +35,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def repository(archive: Path) -> Path:
-    """The same with one commit."""
+    """Turn the source tree into a repository with one commit."""
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "start")
@@ -43,7 +43,7 @@ def repository(archive: Path) -> Path:
 
 
 def problem() -> str:
-    """Why there is no commit; fails when there is one."""
+    """Return why there is no commit; fail if there is one."""
     state = code_state()
     assert state["git_commit"] is None
     assert state["git_changed"] is None
@@ -90,7 +90,7 @@ def test_a_repository_without_a_commit_has_none(archive: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives a folder to another user")
-def test_a_repository_of_another_user_has_none_and_the_way_out_is_named(repository: Path) -> None:
+def test_a_repository_of_another_user_has_none_and_the_fix_is_named(repository: Path) -> None:
     for path in (repository, *repository.rglob("*")):
         os.chown(path, 65534, 65534)
     said = problem()
@@ -111,7 +111,7 @@ def test_the_commit_of_another_project_around_it_is_not_taken(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inner = repository / "downloads/project"
-    (inner / "stages").mkdir(parents=True)
+    (inner / "stages/train").mkdir(parents=True)
     (inner / "stages/train/stage.py").write_text("print('train')\n")
     monkeypatch.chdir(inner)
     assert problem() == f"the repository in {repository} is another project's"

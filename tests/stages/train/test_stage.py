@@ -1,4 +1,4 @@
-"""The launcher of a training: what it refuses, and how it says so."""
+"""The launcher of a training: what it refuses, and with which messages."""
 
 import json
 import re
@@ -17,7 +17,7 @@ QUIET = {"NANOGPT_TRACKING": "false"}
 
 
 def train_params(**changes: Any) -> TrainParams:
-    """The section `train` of the default params with some values changed."""
+    """Return the section `train` of the default params with some values changed."""
     content = {**read_params(ROOT / PARAMS_FILE)["train"], **changes}
     return parse_section("train", TrainParams, content, PARAMS_FILE)
 
@@ -38,7 +38,7 @@ def train_params(**changes: Any) -> TrainParams:
         (1, 0.01, 0.99, (1, 0)),
     ],
 )
-def test_a_schedule_is_shares_of_the_run_or_updates(
+def test_a_schedule_is_given_in_shares_of_the_run_or_in_updates(
     max_steps: int, warmup: float, decay: float, updates: tuple[int, int]
 ) -> None:
     params = train_params(max_steps=max_steps, warmup=warmup, decay=decay)
@@ -92,7 +92,9 @@ def test_text_shorter_than_one_block_is_refused(new_project: Callable[..., Any])
     assert not (project.folder / "models/gpt").exists()
 
 
-def test_a_loss_that_is_no_number_stops_with_its_step(new_project: Callable[..., Any]) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
+    new_project: Callable[..., Any],
+) -> None:
     project = new_project(learning_rate="10.0", muon_learning_rate="10.0", optimizer="adamw")
     project.set_params(
         logit_softcap="0.0",

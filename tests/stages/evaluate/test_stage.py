@@ -1,4 +1,4 @@
-"""The last two stages on a finished model: the same again, and refusals."""
+"""The stage `evaluate`: figures of the whole split, the same every time."""
 
 import json
 import shutil
@@ -6,31 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from nanogpt.model.files import load_model, read_config
 from stages.artifacts.shards import Shards
 from stages.evaluate import stage as evaluate
 from stages.evaluate.params import EvaluateParams
 from stages.runtime.settings import Settings
-from stages.sample import stage as sample
-from stages.sample.params import SampleParams
-from stages.tokenizers.tokenizer import CharTokenizer
 
 SETTINGS = Settings(device="cpu")
-
-SAMPLE = SampleParams(
-    prompts=["the king", "and"],
-    samples_per_prompt=2,
-    max_new_tokens=40,
-    temperature=0.8,
-    top_k=None,
-    top_p=0.9,
-    min_p=0.01,
-    repetition_penalty=1.1,
-    stop=[],
-    seed=7,
-)
 
 
 def evaluated(
@@ -40,7 +22,7 @@ def evaluated(
     stride: int | float | None = None,
     adapt_rate: float = 0.0,
 ) -> dict[str, Any]:
-    """The figures of the built model."""
+    """Return the metrics of the built model."""
     params = EvaluateParams(context=context, stride=stride, adapt_rate=adapt_rate)
     model, shards = built.folder / "models/gpt", Shards.open(built.folder / "data/shards")
     return evaluate.run(params, model, shards, out / "m.json", out / "plots", settings=SETTINGS)
@@ -49,13 +31,13 @@ def evaluated(
 def test_evaluation_is_the_same_every_time(built: Any, tmp_path: Path) -> None:
     first = evaluated(built, tmp_path / "a", stride=0.5, adapt_rate=0.2)
     assert evaluated(built, tmp_path / "b", stride=0.5, adapt_rate=0.2) == first
-    kept = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    kept = json.loads((built.folder / "metrics/evaluation.json").read_text())
     # Learned on another number of threads there: sums in bfloat16 are rounded in another order.
     assert first.pop("adaptive") == pytest.approx(kept.pop("adaptive"), rel=2**-9)
     assert first == kept
 
 
-def test_a_model_that_learns_as_it_reads_is_measured_apart(built: Any, tmp_path: Path) -> None:
+def test_a_model_that_learns_as_it_reads_is_reported_separately(built: Any, tmp_path: Path) -> None:
     plain = evaluated(built, tmp_path / "a")
     assert "adaptive" not in plain
     both = evaluated(built, tmp_path / "b", adapt_rate=0.2)
@@ -72,7 +54,7 @@ def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
     assert short["val_loss"] > evaluated(built, tmp_path / "c")["val_loss"]
 
 
-def test_more_context_than_the_model_takes_is_refused(built: Any, tmp_path: Path) -> None:
+def test_a_context_longer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"evaluate\.context is 17, the model takes 16"):
         evaluated(built, tmp_path, context=17)
 
@@ -130,70 +112,3 @@ def test_a_token_beyond_the_vocabulary_is_refused(built: Any, tmp_path: Path) ->
             settings=SETTINGS,
         )
     assert not (tmp_path / "m.json").exists()
-
-
-def test_samples_depend_on_seed_and_prompt_alone(built: Any, tmp_path: Path) -> None:
-    model = built.folder / "models/gpt"
-    first = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
-    again = sample.run(SAMPLE, model, tmp_path / "b", device="cpu")
-    other = sample.run(SAMPLE.model_copy(update={"seed": 8}), model, tmp_path / "c", device="cpu")
-    assert first == again != other
-    assert [s["prompt"] for s in first] == ["the king", "the king", "and", "and"]
-    assert first[0]["text"] != first[1]["text"]
-    lines = (tmp_path / "a/samples.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == first
-    assert first[0]["prompt"] + first[0]["text"] in (tmp_path / "a/samples.txt").read_text()
-
-
-def test_samples_do_not_depend_on_what_shares_their_batch(
-    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = built.folder / "models/gpt"
-    together = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
-    fewer = SAMPLE.model_copy(update={"prompts": ["and"], "samples_per_prompt": 1})
-    assert sample.run(fewer, model, tmp_path / "b", device="cpu") == [together[2]]
-    monkeypatch.setattr(sample, "CACHE_BYTES", 1)
-    assert sample.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
-    assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
-
-
-def test_texts_end_before_the_first_stop_string(built: Any, tmp_path: Path) -> None:
-    model = built.folder / "models/gpt"
-    free = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
-    stop = [free[0]["text"][10:14], free[1]["text"][20:22]]  # longer than a token, both of them
-    params = SAMPLE.model_copy(update={"stop": stop})
-    for before, after in zip(
-        free, sample.run(params, model, tmp_path / "b", device="cpu"), strict=True
-    ):
-        ends = [before["text"].index(string) for string in stop if string in before["text"]]
-        assert after["text"] == before["text"][: min(ends, default=None)]
-
-
-def test_a_stop_string_is_noticed_when_its_last_id_comes() -> None:
-    tokenizer = CharTokenizer("abé")
-    ids = tokenizer.encode("abéab").tolist()
-    found = [n for n in range(1, 6) if sample.stopped(ids[:n], ["éa"], tokenizer)]
-    assert found[0] == 4
-    assert sample.stopped([0, tokenizer.eot_token], [], tokenizer)
-    assert not sample.stopped([tokenizer.eot_token, 0], [], tokenizer)
-
-
-def test_an_empty_prompt_leaves_the_beginning_to_the_model(built: Any, tmp_path: Path) -> None:
-    params = SAMPLE.model_copy(update={"prompts": [""], "temperature": 0.0})
-    first, second = sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
-    assert (first["prompt"], len(first["text"])) == ("", 40)
-    assert first["text"] == second["text"]
-    assert (tmp_path / "out/samples.txt").read_text().startswith(first["text"] + "\n")
-
-
-def test_a_prompt_the_tokenizer_does_not_know_is_refused(built: Any, tmp_path: Path) -> None:
-    params = SAMPLE.model_copy(update={"prompts": ["König"]})
-    with pytest.raises(ValueError, match="'K' is not in the vocabulary"):
-        sample.run(params, built.folder / "models/gpt", tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out").exists()
-
-
-def test_long_texts_share_no_more_memory_than_short_ones(built: Any) -> None:
-    config = read_config(built.folder / "models/gpt")
-    long, short = (sample.rows_per_batch(config, tokens) for tokens in (1 << 20, 30))
-    assert long * (1 << 20) * 8 <= sample.CACHE_BYTES < short * (1 << 20) * 8

@@ -1,0 +1,276 @@
+"""What a run will take, before anything runs: `python -m stages plan [PRESET] [--hardware NAME]`.
+
+For params.yaml or a preset: parameters, tokens, FLOPs, memory per GPU, disk, time and cost. On this
+machine, updates of that very model are timed for two seconds. `nanogpt/estimate.py` says what is
+exact and what is not.
+"""
+
+import argparse
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psutil import virtual_memory
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from stages.artifacts.shards import Shards
+from stages.runtime.allocator import KEEP_FREED_MEMORY
+from stages.runtime.pool import environment_defaults, sigint_blocked
+from stages.runtime.settings import Settings
+from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.tokenizers.tokens import token_dtype
+from stages.tools.check import check_content
+from stages.tools.preset import PRESETS, preset_content
+from stages.train.params import ModelParams, TrainParams
+
+if TYPE_CHECKING:
+    from nanogpt.estimate import ModelSize
+    from nanogpt.runtime import Runtime
+
+Row = tuple[str, ...]
+GIB = 1 << 30
+SHARDS, LOCK, HERE = Path("data/shards"), Path("dvc.lock"), "here"
+
+# GPUs, their kind, GiB of each as PyTorch reports it, and US dollars for an hour of each where a
+# source says so: karpathy's llm.c, discussion 481, and nanochat's README.
+MACHINES: dict[str, tuple[int, str, float, float | None, str]] = {
+    "8xA100-40GB": (8, "A100", 39.4, 1.29, "llm.c, 2024-05"),
+    "8xA100-80GB": (8, "A100", 79.2, 1.75, "llm.c, 2024-05"),
+    "H100": (1, "H100", 79.1, 3.00, "nanochat, 2026-01"),
+    "8xH100": (8, "H100", 79.1, 3.00, "nanochat, 2026-01"),
+    "H200": (1, "H200", 139.8, None, ""),
+    "8xH200": (8, "H200", 139.8, None, ""),
+    "RTX-4090": (1, "RTX 4090", 23.6, None, ""),
+}
+USABLE = 0.95  # of a GPU's memory; CUDA itself and fragments take the rest
+
+# Of the data sheets' peak. One H100 reached 0.46 with GPT-2 124M (docs/lab-notes.md, 2026-11-28),
+# eight GPUs, by their authors' times, 0.29 (nanoGPT, A100), 0.50 (nanochat, H100, 2026-01) and 0.60
+# (llm.c, A100, 2024-05). More than one GPU has not been measured here.
+MFU = 0.4
+# A small model waits for its kernels to be started: what 6 layers of 384 took on that H100.
+LEAST_UPDATE_SECONDS = 0.017
+
+TRAIN_TOKENS = {  # by GPT-2's tokenizer: the data set's card, nanoGPT's data/openwebtext
+    ("HuggingFaceFW/fineweb-edu", "sample-10BT"): 10_000_000_000,
+    ("Skylion007/openwebtext", "plain_text"): 9_035_582_198,
+}
+UNKNOWN = "epochs, and the size of a vocabulary that is learned, are known once there are shards"
+N_VOCAB = {"gpt2": 50_257, "bytes": 257, "char": 100, "auto": 2048}  # the last two are guesses
+TEXT_BYTES = 3.9  # of a token of GPT-2's, in prose (docs/scale.md)
+DATA = ("corpus", "clean", "tokenize", "split", "shard")  # the sections that decide the shards
+STATE_BYTES = 16  # per parameter: weight, gradient, AdamW's moments
+CORPUS_SHARE = 0.55  # of the text's bytes, compressed (docs/scale.md)
+
+
+def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
+    """Return the size of the vocabulary, the tokens to train on, all tokens, and bytes of text.
+
+    As the shards say, if they were made with these params, else as published, else 0.
+    """
+    made: dict[str, Any] = {}
+    if LOCK.exists() and (SHARDS / "manifest.json").exists():
+        for stage in read_params(LOCK)["stages"].values():
+            made |= stage.get("params", {}).get(str(PARAMS_FILE), {})
+    if all(made.get(k) == content[k] for k in DATA):
+        manifest = Shards.open(SHARDS).manifest
+        train, val = manifest["splits"]["train"], manifest["splits"]["val"]
+        tokens, text_bytes = (train[key] + val[key] for key in ("tokens", "bytes"))
+        return manifest["n_vocab"], train["tokens"], tokens, text_bytes
+    kind, size = content["tokenize"]["tokenizer"], content["tokenize"]["vocab_size"]
+    hub = content["corpus"]["huggingface"] if content["corpus"]["source"] == "huggingface" else {}
+    published = 0
+    if kind == "gpt2" and not hub.get("max_documents"):
+        published = TRAIN_TOKENS.get((hub.get("name", ""), hub.get("config", "")), 0)
+    tokens = published / (1 - content["split"]["val_fraction"])
+    return N_VOCAB.get(size or kind, size), published, tokens, TEXT_BYTES * tokens
+
+
+def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
+    """Yield what does not depend on the machine; `known` tokens are one epoch."""
+    tokens, flops = train.batch_tokens * train.max_steps, size.flops_per_token
+    yield "parameters", f"{size.n_params:,}, with a vocabulary of {size.config.vocab_size:,} tokens"
+    yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
+    yield "tokens", f"{tokens:,}: {train.max_steps:,} updates of {train.batch_tokens:,}"
+    yield "", f"{tokens / known:.3g} epochs of {known:,}" if known else UNKNOWN
+    yield "FLOPs", f"{tokens * flops:.3g}: {flops:,} per token, 6 N + 12 L C T"
+    yield "", "(PaLM, appendix B; N without looked-up tables, as in Kaplan et al. 2020)"
+    files = f"weights {size.weights_file:,}, optimizer {size.optimizer_file:,}"
+    yield "checkpoint", f"{size.weights_file + size.optimizer_file:,} bytes: {files}"
+
+
+def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
+    """Yield places on the disk, their bytes, and what is there."""
+    token_bytes = tokens * token_dtype(size.config.vocab_size)().itemsize
+    model, checkpoint = size.weights_file, size.weights_file + size.optimizer_file
+    places = {
+        "data/corpus": (CORPUS_SHARE * text_bytes, "the text, compressed"),
+        "data/tokens": (2 * token_bytes, "and again in DVC's cache, which links to all else"),
+        "data/shards": (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
+        "runs": (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
+        "models/gpt": (model, "the model"),
+        "mlartifacts": (2 * model, "MLflow's copies of the model and the best checkpoint"),
+    }
+    for place, (n_bytes, what) in places.items():
+        yield place, decimal(round(n_bytes)) if n_bytes else "?", what
+    yield "together", decimal(round(sum(n for n, _ in places.values()))), "as far as known"
+
+
+def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -> "list[Runtime]":
+    """Return how a process may train on a machine: ddp and, where that is another way, fsdp.
+
+    An update's windows must divide by the GPUs.
+    """
+    import torch
+
+    from nanogpt.runtime import Runtime
+    from stages.runtime.torchrun import largest_divisor
+    from stages.train.worker import DTYPES
+
+    gpus, dtype = largest_divisor(windows, MACHINES[name][0]), DTYPES[train.precision]
+    ddp = Runtime(
+        device=torch.device("cuda"),
+        dtype=dtype or torch.bfloat16,
+        world_size=gpus,
+        distributed=gpus > 1,
+        recompute=recompute,
+    )
+    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs whole matrices
+    return [ddp, replace(ddp, parallel="fsdp")] if shardable else [ddp]
+
+
+def memory(
+    size: "ModelSize", batch_tokens: int, most: int | None, name: str, runtime: "Runtime"
+) -> Row:
+    """Return GiB on each GPU by purpose, of the largest micro-batch that fits or the smallest."""
+    from nanogpt.estimate import fitted_memory
+
+    there = MACHINES[name][2]
+    rows, found = fitted_memory(size, batch_tokens, runtime, most, USABLE * there * GIB)
+    gib = [n_bytes / GIB for n_bytes in (*found.values(), sum(found.values()))]
+    room = f"{'over ' if gib[-1] > USABLE * there else ''}{there}"
+    return name, runtime.parallel, f"{rows}", *(f"{x:.2f}" for x in gib), room
+
+
+def gpu_speed(
+    size: "ModelSize", batch_tokens: int, name: str, runtime: "Runtime", mfu: float
+) -> tuple[float, float]:
+    """Return the seconds of an update and of a token; NaN where no peak of the GPU is known."""
+    from nanogpt.flops import peak_flops
+
+    peak = peak_flops(MACHINES[name][1], runtime.dtype) or math.nan
+    token = size.flops_per_token / (runtime.world_size * peak * mfu)
+    return max(batch_tokens * token, LEAST_UPDATE_SECONDS), token
+
+
+def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple[float, float]:
+    """Return the seconds of an update and of a token on this machine; NaN where memory lacks."""
+    from nanogpt.estimate import measure_updates
+    from nanogpt.runtime import Runtime, choose_device, fastest_dtype
+    from stages.train.worker import DTYPES, train_config
+
+    device, compile = choose_device(settings.device), settings.compile
+    runtime = Runtime(
+        device=device,
+        dtype=DTYPES[train.precision] or fastest_dtype(device),
+        compile=device.type == "cuda" if compile is None else compile,
+        recompute=settings.recompute,
+    )
+    if device.type == "cpu" and STATE_BYTES * size.n_params > virtual_memory().available:
+        return math.nan, math.nan
+    optim, most = train_config(train).optim, settings.micro_batch_tokens
+    arguments = size.config, optim, train.batch_tokens, runtime, most
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with (
+            environment_defaults(KEEP_FREED_MEMORY),
+            sigint_blocked(),
+        ):  # as a training's are started
+            speed = process.submit(measure_updates, *arguments)
+        return speed.result()
+
+
+def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
+    """Return how long a machine trains, evaluations included, how fast, and at which cost."""
+    update, token = speed
+    evaluated = math.ceil(train.max_steps / train.eval_interval) * train.eval_tokens
+    seconds = train.max_steps * update + evaluated * token / 3  # no backward pass: a third
+    if math.isnan(seconds):
+        return name, "too large" if name == HERE else f"no peak known in {train.precision}"
+    units = {"days": 86_400, "h": 3600, "min": 60}
+    unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "s")
+    tokens = train.batch_tokens * train.max_steps
+    row = (
+        name,
+        f"{seconds / units.get(unit, 1):.3g} {unit}",
+        f"{update:.3g}",
+        f"{tokens / seconds:,.0f}",
+    )
+    gpus, _, _, hour, source = MACHINES.get(name, (1, "", 0, None, ""))
+    if price is not None:
+        hour, source = price, "--price"
+    if hour is None:
+        return row
+    return *row, f"${seconds / 3600 * gpus * hour:,.2f}", f"${hour:.2f} per GPU hour ({source})"
+
+
+def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Print a table and an empty line."""
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=98).print(table, "", sep="\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line."""
+    presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    machines, add = [*MACHINES, HERE], parser.add_argument
+    default = f"{PARAMS_FILE} if not given, else {', '.join(presets)}"
+    add("preset", metavar="PRESET", nargs="?", choices=presets, help=default)
+    add("--hardware", metavar="NAME", choices=machines, help=", ".join(machines))
+    add("--mfu", type=float, default=MFU, help=f"share of a GPU's peak, {MFU} if not given")
+    add("--price", type=float, help="US dollars for an hour of one GPU")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """`python -m stages plan [PRESET] [--hardware NAME]`."""
+    if not 0 < options.mfu <= 1:
+        raise ValueError(f"--mfu {options.mfu} is not a share, such as {MFU}")
+    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
+    content = preset_content(file) if options.preset else read_params(file)
+    sections = check_content(content, file)
+    model, train = sections["model"], sections["train"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    from nanogpt.config import GPTConfig
+    from nanogpt.estimate import model_size  # torch takes seconds
+    from stages.train.worker import train_config
+
+    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
+    config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
+    size = model_size(config, train_config(train).optim)
+    show(["plan", str(file)], facts(size, train, train_tokens))
+    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+    memories, speeds = [], {}
+    for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
+        if name == HERE:
+            speeds[name] = measured(size, train, settings)
+            continue
+        windows = train.batch_tokens // model.block_size
+        runtimes = gpu_runtimes(name, train, windows, settings.recompute)
+        most = settings.micro_batch_tokens
+        memories += [memory(size, train.batch_tokens, most, name, one) for one in runtimes]
+        speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
+    purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
+    show(["GiB per GPU", "", "micro-batch", *purposes], memories)
+    show(
+        ["training", "time", "s per update", "tokens/s", "cost", ""],
+        (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
+    )
+    print(f"times of GPUs are of an MFU of {options.mfu:g}; {HERE} is measured, on one device")
