@@ -22,7 +22,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/dvc").symlink_to(Path(sys.executable).with_name("dvc"))
+    for name in ("dvc", "python"):
+        (tmp_path / ".venv/bin" / name).symlink_to(Path(sys.executable).with_name(name))
     (tmp_path / ".venv/.installed").touch()
     return tmp_path
 

@@ -55,7 +55,7 @@ IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 @lru_cache(maxsize=1)
 def outputs() -> list[str]:
     """Return what the stages write, none of which can be a dependency of the first one."""
-    stages = read_params(PIPELINE)["stages"].values()
+    stages = read_params(PIPELINE)["stages"].values() if PIPELINE.exists() else ()
     return [out for stage in stages for out in (*stage["outs"], *stage.get("metrics", []))]
 
 

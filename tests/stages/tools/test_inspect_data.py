@@ -31,7 +31,7 @@ def shards(workspace: Path, tokens: Path, split: SplitParams) -> Shards:
     """Create a project with shards and params."""
     params = (ROOT / "params.yaml").read_text()
     params = re.sub(r"block_size: \d+", f"block_size: {BLOCK_SIZE}", params)
-    params = re.sub(r"(train:\n(?:  .*\n)*?  seed:) \d+", rf"\g<1> {SEED}", params)
+    params = re.sub(r"(\ntrain:.*\n(?:  .*\n)*?  seed:) \d+", rf"\g<1> {SEED}", params)
     (workspace / "params.yaml").write_text(params)
     run_shard(
         ShardParams(shard_tokens=1024, weights=None, max_repetition=1),
