@@ -18,7 +18,7 @@ class Range:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
-    zero_or: float | None = None  # the least value above 0 that can be calculated with
+    zero_or: float | None = None  # the smallest usable value above 0
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         """Add the bounds to the schema of the number (pydantic's protocol for annotations)."""
@@ -43,12 +43,14 @@ class GPTConfig:
     """The shape of a GPT and each of its design choices."""
 
     vocab_size: int = 50_257
-    block_size: Annotated[int, Range(ge=8, le=1 << 17), "tokens the model sees at once"] = 1024
-    n_layer: Annotated[int, Range(ge=1, le=256), "layers: more are slower and abler"] = 12
-    n_head: Annotated[
-        int, Range(ge=1, le=256), "attention heads per layer; n_embd must be a multiple"
+    block_size: Annotated[int, Range(ge=8, le=1 << 17), "context length, in tokens"] = 1024
+    n_layer: Annotated[
+        int, Range(ge=1, le=256), "number of transformer layers; more: better but slower"
     ] = 12
-    n_embd: Annotated[int, Range(ge=8, le=1 << 15), "width: numbers per token"] = 768
+    n_head: Annotated[int, Range(ge=1, le=256), "attention heads per layer; must divide n_embd"] = (
+        12
+    )
+    n_embd: Annotated[int, Range(ge=8, le=1 << 15), "embedding dimension (model width)"] = 768
     dropout: Annotated[
         float, Range(ge=0, lt=1), "0.1 or 0.2 when a small corpus is read many times"
     ] = 0.0
@@ -61,26 +63,28 @@ class GPTConfig:
         Literal["gelu", "gelu_exact", "relu2"],  # gelu is the tanh form, as in GPT-2
         "relu2 | gelu (GPT-2) | gelu_exact (nanoGPT)",
     ] = "gelu"
-    qk_norm: Annotated[bool, "normalise queries and keys: steadier at high learning rates"] = False
-    zero_init_proj: Annotated[bool, "every layer starts as doing nothing"] = False
-    tie_weights: Annotated[bool, "true: one matrix for reading and predicting tokens (GPT-2)"] = (
-        True
+    qk_norm: Annotated[bool, "normalize queries and keys: more stable at high learning rates"] = (
+        False
     )
+    zero_init_proj: Annotated[
+        bool, "initialize residual projections to zero, so every block starts as the identity"
+    ] = False
+    tie_weights: Annotated[
+        bool, "true: share the input embedding and output head weights (GPT-2)"
+    ] = True
     logit_softcap: Annotated[
         float,
         Range(ge=0, le=1e6, zero_or=0.01),
-        "15.0 keeps predictions from overconfidence; 0 turns it off",
+        "soft-cap logits at this value (e.g. 15.0) to avoid overconfidence; 0: off",
     ] = 0.0
     ngram_table: Annotated[
         int,
         Range(ge=0, le=1 << 24),
-        "rows of each hashed n-gram table alongside the embedding; 0: none",
+        "rows in each hashed n-gram embedding table; 0: no tables",
     ] = 0
-    ngram_order: Annotated[
-        int, Range(ge=2, le=8), "the longest n-grams with a table: 2 is pairs of tokens"
-    ] = 2
+    ngram_order: Annotated[int, Range(ge=2, le=8), "largest n with a table; 2: bigrams only"] = 2
     mask_documents: Annotated[
-        bool, "true: a document does not see the one before it; gains almost nothing"
+        bool, "true: no attention across documents; has almost no effect on loss"
     ] = False
 
     def __post_init__(self) -> None:
@@ -117,44 +121,49 @@ class OptimConfig:
     optimizer: Annotated[
         Literal["adamw", "muon"], "muon (for the matrices, AdamW for the rest) | adamw"
     ] = "adamw"
-    learning_rate: Annotated[float, Range(gt=0, le=10), "AdamW's highest"] = 6e-4
-    muon_learning_rate: Annotated[float, Range(gt=0, le=10), "Muon's highest; unused by adamw"] = (
-        0.02
-    )
+    learning_rate: Annotated[float, Range(gt=0, le=10), "peak learning rate of AdamW"] = 6e-4
+    muon_learning_rate: Annotated[
+        float, Range(gt=0, le=10), "peak learning rate of Muon; ignored with adamw"
+    ] = 0.02
     weight_decay: Annotated[
-        float, Range(ge=0, le=10), "pulls matrices towards 0, at this share of the learning rate"
+        float, Range(ge=0, le=10), "decoupled weight decay, applied to matrices only"
     ] = 0.1
-    beta1: Annotated[float, Range(ge=0, lt=1), "AdamW's average of gradients"] = 0.9
-    beta2: Annotated[float, Range(ge=0, lt=1), "AdamW's average of their squares"] = 0.95
+    beta1: Annotated[
+        float, Range(ge=0, lt=1), "AdamW decay rate for the running mean of gradients"
+    ] = 0.9
+    beta2: Annotated[
+        float, Range(ge=0, lt=1), "AdamW decay rate for the running mean of squared gradients"
+    ] = 0.95
     grad_clip: Annotated[
-        float, Range(ge=0, le=1e6), "scale larger gradients down to this norm; 0 turns it off"
+        float, Range(ge=0, le=1e6), "clip the gradient norm to this value; 0: off"
     ] = 1.0
     schedule: Annotated[
         Literal["cosine", "warmup_stable_decay"],
-        "warmup_stable_decay: rise, stay, fall along a line | cosine: fall along a wave",
+        "warmup_stable_decay: plateau, then linear decay | cosine: cosine decay",
     ] = "cosine"
     warmup_steps: int = 2000
     decay_steps: int = 598_000
     min_lr_ratio: Annotated[
-        float, Range(ge=0, le=1), "where the fall ends, as a share of the highest"
+        float, Range(ge=0, le=1), "final learning rate as a fraction of the peak"
     ] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What decides the result of a training, apart from model and data."""
+    """What decides the result of a training run, apart from model and data."""
 
     optim: OptimConfig
-    batch_tokens: Annotated[int, Range(ge=8), "tokens per update, over all processes"]
-    max_steps: Annotated[int, Range(ge=1), "updates; the length of the training"]
+    batch_tokens: Annotated[int, Range(ge=8), "tokens per step, over all processes"]
+    max_steps: Annotated[int, Range(ge=1), "number of optimizer steps"]
     eval_interval: Annotated[
-        int, Range(ge=1), "updates between evaluations, each followed by a checkpoint"
+        int, Range(ge=1), "steps between evaluations; each is followed by a checkpoint"
     ]
-    eval_tokens: Annotated[int, Range(ge=1), "validation tokens each evaluation reads"]
+    eval_tokens: Annotated[int, Range(ge=1), "validation tokens read by each evaluation"]
     non_finite: Annotated[
-        Literal["stop", "skip"], "stop | skip: what to do when a loss or gradient is no number"
+        Literal["stop", "skip"],
+        "stop | skip: what to do when a loss or gradient is NaN or infinite",
     ]
-    seed: Annotated[int, Range(ge=0, lt=2**63), "another seed: other weights and another order"]
+    seed: Annotated[int, Range(ge=0, lt=2**63), "random seed for initialization and data order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,20 +173,24 @@ class Sampling:
     temperature: Annotated[
         float,
         Range(ge=0, le=100, zero_or=0.001),
-        "0: always the likeliest token; above 1: wilder",
+        "0: greedy decoding; higher values: more random",
     ] = 1.0
     top_k: Annotated[
         Annotated[int, Range(ge=1)] | None,
-        "choose among this many likeliest tokens; null: among all",
+        "sample from the k most likely tokens; null: no limit",
     ] = None
     top_p: Annotated[
-        float, Range(gt=0, le=1), "among the likeliest that hold this much probability"
+        float,
+        Range(gt=0, le=1),
+        "nucleus sampling: smallest set of tokens with this total probability; 1.0: off",
     ] = 1.0
     min_p: Annotated[
-        float, Range(ge=0, le=1), "and at least this share of the likeliest one's; 0: all of them"
+        float,
+        Range(ge=0, le=1),
+        "drop tokens below this fraction of the top probability; 0: off",
     ] = 0.0
     repetition_penalty: Annotated[
         float,
         Range(ge=0.01, le=100),
-        "above 1, such as 1.1: tokens already there become less likely",
+        "above 1, e.g. 1.1: penalize tokens that have appeared; 1.0: off",
     ] = 1.0

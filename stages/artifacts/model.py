@@ -27,11 +27,13 @@ CACHE_BYTES = 1 << 30  # memory for the KV caches and tokens of one batch
 class GenerationParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
     """How a prompt is continued: the section `sample` without the prompts and their number."""
 
-    max_new_tokens: int = Field(ge=1, le=1 << 20, description="how long a text may grow, in tokens")
-    stop: list[Annotated[Text, Field(min_length=1)]] = Field(
-        description='end a text before the first of these, for example ["\\n\\n"]'
+    max_new_tokens: int = Field(
+        ge=1, le=1 << 20, description="maximum number of tokens to generate"
     )
-    seed: int = Field(ge=0, lt=2**63, description="another seed writes other texts")
+    stop: list[Annotated[Text, Field(min_length=1)]] = Field(
+        description='stop before the first of these strings, e.g. ["\\n\\n"]'
+    )
+    seed: int = Field(ge=0, lt=2**63, description="random seed for sampling")
 
 
 def open_model(folder: Path, device: "torch.device") -> tuple["GPT", "Tokenizer"]:

@@ -16,23 +16,21 @@ FilterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$
 class CleanParams(Section):
     """Parameters of the stage `clean`."""
 
-    heading: ClassVar[str] = "which documents are worth learning from"
+    heading: ClassVar[str] = "which documents are worth training on"
 
-    unicode: Form | None = Field(
-        description="one form for characters that can be written in several: NFC | NFKC"
-    )
+    unicode: Form | None = Field(description="Unicode normalization: NFC | NFKC; null: none")
     min_bytes: int | None = Field(
-        ge=1, description="drop shorter documents; a letter has 1 byte, or up to 4"
+        ge=1, description="drop shorter documents (UTF-8 bytes: 1 to 4 per character)"
     )
-    max_bytes: int | None = Field(ge=1, description="drop longer ones")
+    max_bytes: int | None = Field(ge=1, description="drop longer documents")
     filters: list[FilterName] = Field(
-        description="your own: names of files in filters/, for example [english]"
+        description="your own filters: file names in filters/, e.g. [english]"
     )
-    deduplicate: bool = Field(description="of documents with the same text, the first only")
+    deduplicate: bool = Field(description="keep only the first of documents with identical text")
     near_duplicates: float | None = Field(
         ge=0.5,
         le=0.95,
-        description="0.8: also of those that share 80 % of their runs of five words",
+        description="near-duplicate threshold, e.g. 0.8 (similarity of 5-word shingles); null: off",
     )
 
     @model_validator(mode="after")
@@ -41,7 +39,7 @@ class CleanParams(Section):
         if self.min_bytes and self.max_bytes and self.min_bytes > self.max_bytes:
             raise ValueError(f"min_bytes {self.min_bytes} is more than max_bytes {self.max_bytes}")
         if len(set(self.filters)) < len(self.filters):
-            raise ValueError(f"filters {self.filters} names one twice")
+            raise ValueError(f"filters {self.filters} contains a duplicate")
         return self
 
 

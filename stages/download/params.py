@@ -27,11 +27,11 @@ def pattern_validator(pattern: str, allowed: str) -> AfterValidator:
 
 
 def check_no_password(url: str) -> str:
-    """Return the URL. Raises ValueError if it holds a user name or a password."""
+    """Return the URL. Raises ValueError if it contains a username or a password."""
     if "@" in urlsplit(url).netloc:
         raise ValueError(
-            f"{url} holds a user or a password, which params.yaml and dvc.lock would show to all "
-            "who read them; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
+            f"{url} contains a username or password, which would be exposed in params.yaml and "
+            "dvc.lock; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
         )
     return url
 
@@ -103,23 +103,18 @@ class CorpusParams(Section):
     )
     glob: str = Field(
         description=(
-            "for files: which ones in it: .txt .md .html .docx .odt .rtf .epub .pdf "
-            ".jsonl .csv .tsv .parquet, these as .gz .zst .xz, or all of them in a .zip "
-            "or .tar"
+            "for files: which files to read (.txt .md .html .docx .odt .rtf .epub .pdf .jsonl "
+            ".csv .tsv .parquet; also .gz .zst .xz, or inside a .zip or .tar)"
         )
     )
     separator: str | None = Field(
-        min_length=1, description='cut each text into documents here, for example "\\n\\n\\n"'
+        min_length=1, description='split files into documents at this string, e.g. "\\n\\n\\n"'
     )
     text_column: str = Field(
-        description="where rows hold the text (.jsonl .csv .tsv .parquet huggingface)"
+        description="column with the text (.jsonl .csv .tsv .parquet huggingface)"
     )
-    encoding: str = Field(
-        description="how files are written: utf-8 | cp1252, shift_jis, … | auto: a guess"
-    )
-    package: Package | None = Field(
-        description="for package: files inside a distribution on the package index"
-    )
+    encoding: str = Field(description="file encoding: utf-8 | cp1252, shift_jis, … | auto: detect")
+    package: Package | None = Field(description="for package: files from a Python package")
     urls: list[Url] = Field(description='for url: [{url: "https://…", sha256: "…"}]')
     huggingface: HuggingFace | None = Field(
         description="for huggingface: {name, config, revision, split, max_documents}"
@@ -127,8 +122,8 @@ class CorpusParams(Section):
     mixture: dict[Annotated[str, NAME], "CorpusParams"] | None = Field(
         min_length=1,
         description=(
-            "for mixture: {name: {source: …}, …}, each with keys as above; a key left "
-            "out is taken from here; its path must be inside path"
+            "for mixture: {name: {source: …}, …}, each with the keys above; missing keys are "
+            "inherited from here; its path must be inside path"
         ),
     )
 
@@ -200,7 +195,7 @@ class CorpusParams(Section):
             "mixture": self.mixture is None and "mixture",
         }.get(self.source)
         if missing:
-            raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
+            raise ValueError(f"source is {self.source}, but corpus.{missing} is not set")
         return self
 
     @model_validator(mode="after")
@@ -214,7 +209,8 @@ class CorpusParams(Section):
             if part.source == "files" and not inside:
                 raise ValueError(
                     f"mixture.{name}.path {part.path!r} is outside of corpus.path {self.path!r}, "
-                    "which is what DVC watches; move it there, or make corpus.path wider"
+                    "which is what DVC watches; move it there, or set corpus.path to a parent "
+                    "folder"
                 )
         return self
 

@@ -1,4 +1,4 @@
-"""The section `evaluate`: how much of the text before a token the model sees."""
+"""The section `evaluate`: the context length and stride of the evaluation."""
 
 from typing import Annotated, ClassVar
 
@@ -7,41 +7,39 @@ from pydantic import Field, PlainValidator, model_validator
 from stages.lib.params import Section
 
 
-def share_or_tokens(value: object) -> int | float | None:
-    """Return a share of the context (a float below 1), a number of tokens or None as it is.
+def fraction_or_tokens(value: object) -> int | float | None:
+    """Return a fraction of the context (a float below 1), a number of tokens or None as it is.
 
-    Raises ValueError at anything else.
+    Raises ValueError for anything else.
     """
     if value is None or (type(value) is float and 0 < value < 1):
         return value
     if type(value) is int and value >= 1:
         return value
     raise ValueError(
-        f"{value!r} is neither a number of tokens from 1 nor a share of the context below 1, "
-        "such as 0.5; null is for windows side by side"
+        f"{value!r} is neither a number of tokens (at least 1) nor a fraction of the context below "
+        "1, such as 0.5; null means windows that do not overlap"
     )
 
 
 class EvaluateParams(Section):
     """The section `evaluate`."""
 
-    heading: ClassVar[str] = "reads the whole validation text"
+    heading: ClassVar[str] = "loss on the full validation split"
 
-    context: int | None = Field(
-        ge=1, description="tokens seen at once; null is all the model takes"
-    )
-    stride: Annotated[int | float | None, PlainValidator(share_or_tokens)] = Field(
+    context: int | None = Field(ge=1, description="context length for evaluation; null: block_size")
+    stride: Annotated[int | float | None, PlainValidator(fraction_or_tokens)] = Field(
         description=(
-            "from one window to the next: tokens, or a share of context; less than "
-            "context: each token is predicted from more before it, in more time"
+            "step between windows, in tokens or as a fraction of context; smaller gives each token "
+            "more context but is slower"
         )
     )
     adapt_rate: float = Field(
         ge=0,
         le=1,
         description=(
-            "above 0: also measured as a model that learns from what it has read, at "
-            "this share of the rates of its training; takes longer"
+            "above 0: also run dynamic evaluation, with the training learning rates scaled by this "
+            "factor; slower"
         ),
     )
 
@@ -63,7 +61,7 @@ def stride_in(context: int, stride: int | float | None) -> int:
     if stride is not None and stride > context:
         raise ValueError(
             f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
-            "leave tokens out; give a smaller one, or null for windows side by side"
+            "skip tokens; set a smaller one, or null for windows that do not overlap"
         )
     return stride or context
 

@@ -20,12 +20,14 @@ BLOCK = 1 << 16  # documents whose digests are in memory at a time
 class SplitParams(Section):
     """The section `split`, which `tokenize` reads too: it learns from training text only."""
 
-    heading: ClassVar[str] = "which documents are held back to measure on"
+    heading: ClassVar[str] = "which documents are held out for validation"
 
     val_fraction: float = Field(
-        gt=0, lt=1, description="about this share, chosen by a hash of each document's text"
+        gt=0,
+        lt=1,
+        description="approximate fraction held out, by a hash of each document's text",
     )
-    seed: int = Field(ge=0, lt=2**63, description="another seed chooses others")
+    seed: int = Field(ge=0, lt=2**63, description="random seed of the split")
 
 
 def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from pydantic import Field, PlainValidator, field_validator, model_validator
 from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from stages.lib.params import section_of
 
-SHARE, UPDATES = "a share of max_steps below 1, such as 0.01", "a number of updates, such as 10"
+FRACTION, STEPS = "a fraction of max_steps below 1, such as 0.01", "a number of steps, such as 10"
 
 
 class ModelParams(
@@ -20,27 +20,27 @@ class ModelParams(
 
     @model_validator(mode="after")
     def is_a_model(self) -> "ModelParams":
-        """What GPTConfig refuses is refused here."""
+        """Refuse what GPTConfig refuses."""
         GPTConfig(**self.model_dump())
         return self
 
 
-def share_or_updates(value: object) -> int | float:
-    """Return a share of max_steps (a float below 1) or a number of updates (an int) as it is.
+def fraction_or_steps(value: object) -> int | float:
+    """Return a fraction of max_steps (a float below 1) or a number of steps (an int) as it is.
 
-    Raises ValueError at anything else; 1.0 too, which could mean one update or all of them.
+    Raises ValueError for anything else; 1.0 too, which could mean one step or all of them.
     """
     if (type(value) is int and value >= 0) or (type(value) is float and 0 <= value < 1):
         return value
-    raise ValueError(f"{value!r} is neither {SHARE}, nor {UPDATES}")
+    raise ValueError(f"{value!r} is neither {FRACTION}, nor {STEPS}")
 
 
-def updates_of(amount: int | float, max_steps: int) -> int:
-    """Return how many updates a share of max_steps is, rounded, or a number of updates."""
+def steps_of(amount: int | float, max_steps: int) -> int:
+    """Return an amount, a fraction of max_steps or a number of steps, as a number of steps."""
     return amount if isinstance(amount, int) else round(amount * max_steps)
 
 
-ShareOrUpdates = Annotated[int | float, PlainValidator(share_or_updates)]
+FractionOrSteps = Annotated[int | float, PlainValidator(fraction_or_steps)]
 
 
 class TrainParams(
@@ -48,21 +48,21 @@ class TrainParams(
         OptimConfig, TrainConfig, without=["optim", "warmup_steps", "decay_steps"]
     )
 ):
-    """The section `train`: OptimConfig and TrainConfig, and what a whole training has besides."""
+    """The section `train`: OptimConfig and TrainConfig, and what else a training run needs."""
 
-    heading: ClassVar[str] = "how its weights are learned"
+    heading: ClassVar[str] = "optimization and training schedule"
 
     renamed: ClassVar[dict[str, tuple[str, str]]] = {
-        f"{name}_steps": (name, f"{SHARE}, or {UPDATES}") for name in ("warmup", "decay")
+        f"{name}_steps": (name, f"{FRACTION}, or {STEPS}") for name in ("warmup", "decay")
     }
 
     init_from: str | None = Field(
-        description="null: from nothing | weights to finetune, such as weights/gpt2"
+        description="null: from scratch | weights to finetune, such as weights/gpt2"
     )
-    warmup: ShareOrUpdates = Field(
-        description="rising: a share of max_steps (0.01), or updates (10)"
+    warmup: FractionOrSteps = Field(
+        description="warmup length: a fraction of max_steps (0.01) or steps (10)"
     )
-    decay: ShareOrUpdates = Field(description="falling, at the end: likewise")
+    decay: FractionOrSteps = Field(description="length of the decay at the end, in the same units")
     keep: Literal["best", "last"] = Field(description="best | last: which weights become the model")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         description="auto (bfloat16 where it is fast) | float32 | bfloat16 | float16"
@@ -71,39 +71,39 @@ class TrainParams(
     @field_validator("init_from")
     @classmethod
     def init_is_in_weights(cls, init_from: str | None) -> str | None:
-        """DVC watches `weights/` and no other folder."""
+        """Refuse a folder outside of `weights/`, the only one that DVC watches."""
         if init_from is None:
             return None
         parts = Path(init_from).parts
         if len(parts) < 2 or parts[0] != "weights" or ".." in parts:
-            raise ValueError(f"{init_from!r} is no folder in weights/, such as weights/gpt2")
+            raise ValueError(f"{init_from!r} is not a folder in weights/, such as weights/gpt2")
         return init_from
 
     @model_validator(mode="after")
     def schedule_fits(self) -> "TrainParams":
-        """Warm-up and decay must fit into the run; shares are compared before they are rounded."""
+        """Require that warmup and decay fit into the run, before fractions are rounded."""
         amounts = (self.warmup, self.decay)
         wanted = sum(n if isinstance(n, int) else n * self.max_steps for n in amounts)
         if wanted > self.max_steps * (1 + 1e-9):  # 0.7 + 0.2 + 0.1 is not 1 in floating point
-            updates = " + ".join(str(updates_of(n, self.max_steps)) for n in amounts)
+            steps = " + ".join(str(steps_of(n, self.max_steps)) for n in amounts)
             raise ValueError(
-                f"warmup {self.warmup} + decay {self.decay} ({updates} updates) are more than "
+                f"warmup {self.warmup} + decay {self.decay} ({steps} steps) are more than "
                 f"max_steps {self.max_steps}"
             )
         return self
 
     def schedule_updates(self) -> tuple[int, int]:
-        """Return (warm-up, decay) in whole updates, which fit into max_steps.
+        """Return (warmup, decay) as numbers of steps that fit into max_steps.
 
-        A warm-up that is asked for has one update at least; where shares are rounded up, the decay
-        takes what is left.
+        A warmup above 0 has at least one step; where fractions are rounded up, the decay takes what
+        is left.
         """
-        warmup = max(updates_of(self.warmup, self.max_steps), int(self.warmup > 0))
-        return warmup, min(updates_of(self.decay, self.max_steps), self.max_steps - warmup)
+        warmup = max(steps_of(self.warmup, self.max_steps), int(self.warmup > 0))
+        return warmup, min(steps_of(self.decay, self.max_steps), self.max_steps - warmup)
 
 
 def check_batch(model: ModelParams, train: TrainParams) -> None:
-    """Raise ValueError when a batch holds no whole number of windows."""
+    """Raise ValueError if a batch is not a whole number of windows."""
     if train.batch_tokens % model.block_size:
         raise ValueError(
             f"train.batch_tokens {train.batch_tokens} is not a multiple of model.block_size "
