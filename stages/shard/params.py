@@ -17,7 +17,7 @@ class ShardParams(Section):
     shard_tokens: int = Field(ge=1024, le=1 << 32, description="maximum tokens per file")
     weights: dict[str, Weight] | None = Field(
         min_length=1,
-        description=("for mixtures: fraction of each in training, {name: 0.7, …}"),
+        description="for mixtures: fraction of each in training, {name: 0.7, …}",
     )
     max_repetition: int = Field(
         ge=1, le=100, description="with weights: maximum number of times a document occurs"

@@ -283,7 +283,7 @@ def test_verdicts_take_the_place_of_older_ones_only_when_they_are_complete(
     ("values", "words"),
     [
         ({"min_bytes": 5, "max_bytes": 4}, "min_bytes 5 is more than max_bytes 4"),
-        ({"filters": ["a", "a"]}, "names one twice"),
+        ({"filters": ["a", "a"]}, "contains a duplicate"),
         ({"filters": ["../a"]}, "pattern"),
         ({"min_bytes": 0}, "greater than or equal to 1"),
         ({"near_duplicates": 0.3}, r"greater than or equal to 0\.5"),

@@ -422,7 +422,9 @@ def test_another_sha256_is_refused_with_the_found_one(site: Any) -> None:
 def test_an_address_with_a_password_is_refused_without_showing_it(who: str) -> None:
     urls = [{"url": f"https://{who}@example.org/a.txt", "sha256": "0" * 64}]
     content = {**BASE.model_dump(), "source": "url", "urls": urls}
-    with pytest.raises(ParamsError, match=r"example\.org/a\.txt holds a user.*~/\.netrc") as caught:
+    with pytest.raises(
+        ParamsError, match=r"example\.org/a\.txt contains a username.*~/\.netrc"
+    ) as caught:
         parse_section("corpus", CorpusParams, content, PARAMS_FILE)
     assert "alice" not in str(caught.value)
 
@@ -561,9 +563,9 @@ def test_a_mixture_comes_back_from_its_own_manifest() -> None:
     [
         ({"source": "files", "path": "elsewhere"}, "'elsewhere' is outside of corpus.path"),
         ({"source": "files", "path": "texts/../a"}, "is outside of corpus.path 'texts'"),
-        ({"source": "mixture"}, "source is mixture, but corpus.mixture says nothing"),
+        ({"source": "mixture"}, "source is mixture, but corpus.mixture is not set"),
         ({"source": "mixture", "mixture": {"a": {"source": "files"}}}, "is a mixture itself"),
-        ({"source": "url"}, "source is url, but corpus.urls says nothing"),
+        ({"source": "url"}, "source is url, but corpus.urls is not set"),
         ({"path": "texts"}, "mixture.mine.source\n  Field required"),
         ({"source": "files", "pathe": "texts"}, "mixture.mine.pathe\n  Extra inputs"),
     ],

@@ -47,11 +47,11 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"train.batch_tokens": 1000}, ["train.batch_tokens 1000", "model.block_size 128"]),
         (
             {"train.warmup": 10**6},
-            ["warmup 1000000 + decay 0.4 (1000000 + 400 updates) are more than max_steps 1000"],
+            ["warmup 1000000 + decay 0.4 (1000000 + 400 steps) are more than max_steps 1000"],
         ),
-        ({"train.warmup": 0.7}, ["warmup 0.7 + decay 0.4 (700 + 400 updates) are more than"]),
-        ({"train.decay": True}, ["train.decay: True is neither a share of max_steps below 1"]),
-        ({"train.decay": "10"}, ["train.decay: '10' is neither", "nor a number of updates"]),
+        ({"train.warmup": 0.7}, ["warmup 0.7 + decay 0.4 (700 + 400 steps) are more than"]),
+        ({"train.decay": True}, ["train.decay: True is neither a fraction of max_steps below 1"]),
+        ({"train.decay": "10"}, ["train.decay: '10' is neither", "nor a number of steps"]),
         ({"train.decay": -1}, ["train.decay: -1 is neither"]),
         ({"train.decay": -0.1}, ["train.decay: -0.1 is neither"]),
         ({"train.decay": 1.0}, ["train.decay: 1.0 is neither"]),
@@ -60,7 +60,7 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"evaluate.context": 129}, ["evaluate.context 129", "model.block_size 128"]),
         ({"evaluate.stride": 129}, ["evaluate.stride 129", "128 tokens of a window"]),
         ({"evaluate.context": 64, "evaluate.stride": 65}, ["evaluate.stride 65", "64 tokens"]),
-        ({"evaluate.stride": 0}, ["evaluate.stride: 0 is neither", "a share of the context"]),
+        ({"evaluate.stride": 0}, ["evaluate.stride: 0 is neither", "a fraction of the context"]),
         ({"evaluate.stride": 1.5}, ["evaluate.stride: 1.5 is neither a number of tokens"]),
         ({"evaluate.stride": True}, ["evaluate.stride: True is neither"]),
         ({"evaluate.adapt_rate": 2.0}, ["evaluate.adapt_rate is 2.0", "less than or equal to 1"]),
@@ -119,8 +119,8 @@ def test_the_old_names_of_keys_are_reported_with_the_new_ones(tmp_path: Path) ->
     with pytest.raises(ParamsError) as caught:
         check_params(file)
     assert str(caught.value).splitlines() == [
-        f"{file}: train.{name}_steps is now train.{name}: a share of max_steps below 1, such as "
-        "0.01, or a number of updates, such as 10"
+        f"{file}: train.{name}_steps is now train.{name}: a fraction of max_steps below 1, such "
+        "as 0.01, or a number of steps, such as 10"
         for name in ("warmup", "decay")
     ]
 

@@ -238,7 +238,7 @@ def test_a_folder_without_a_model_is_refused(initial: Path, shards: Path) -> Non
     "folder", ["", "weights", "weights/", "models/gpt", "/weights/gpt2", "weights/../models/gpt"]
 )
 def test_a_folder_that_dvc_does_not_watch_is_refused(folder: str) -> None:
-    with pytest.raises(ValueError, match=r"train\.init_from.* is no folder in weights/"):
+    with pytest.raises(ValueError, match=r"train\.init_from.* is not a folder in weights/"):
         train_params(init_from=folder)
 
 
