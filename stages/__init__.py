@@ -1,17 +1,16 @@
-"""One module per DVC stage (verbs), and what several of them share (nouns).
+"""Pipeline stages and tools.
 
-A stage module holds its params model, a `run` and a short `main`; it is started by
-`python -m stages NAME`, or by DVC as `python -m stages NAME`, which checks all params. Heavy
-libraries are imported where they are used, so that checking the params or printing an error takes
-no second.
+A stage is a folder with a `stage.py`, which DVC runs as `python -m stages NAME`. Heavy libraries
+are imported where they are used, so that checking params or printing an error takes less than a
+second.
 """
 
 import gc
 import os
 
-# torch and MLflow make a million objects that stay; looking for garbage among them every 700 takes
-# a sixth of their import.
+# torch and MLflow make a million objects that stay; collecting garbage every 700 objects
+# takes a sixth of their import time.
 gc.set_threshold(10_000)
 
-# Else pydantic searches all installed packages for plugins, 0.05 s in each of many processes.
+# Otherwise pydantic searches all installed packages for plugins, 0.05 s in each of many processes.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -1,8 +1,8 @@
-"""The one door: `python -m stages NAME` runs a stage of dvc.yaml or a tool.
+"""The command-line entry point: `python -m stages NAME` runs a stage of dvc.yaml or a tool.
 
 A stage is a folder with a `stage.py`, which has `run_stage(settings)`; a tool is a module in
 `tools/`, which has `run_tool(options, settings)` and, where it takes arguments,
-`add_arguments(parser)`. Before a stage begins, all params are checked.
+`add_arguments(parser)`. Before a stage starts, all params are checked.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TOOLS = {
     if file.stem != "__init__"
 }
 
-# What the workers of a stage import: their server does so while the stage itself is imported.
+# What a stage's workers import: their server imports it while the stage itself is imported.
 PRELOADED = {"download": "stages.download.file_groups", "tokenize": "stages.tokenize.pool"}
 
 
@@ -39,10 +39,10 @@ def summary(file: Path) -> str:
 
 
 class Help(argparse.Action):
-    """Print the usage with every stage and tool, and what each does."""
+    """Print the usage and a line on every stage and tool."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Leave the process with exit code 0."""
+        """Print the help and exit with code 0."""
         from stages.runtime.yaml_files import read_params
 
         stages = read_params(HERE.parent / "dvc.yaml")["stages"]  # in the order they run
@@ -59,7 +59,9 @@ def command() -> tuple[str, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m stages",
         usage="python -m stages NAME [ARGUMENTS]",
-        description="Run a stage or a tool; `python -m stages NAME --help` says more of one.",
+        description=(
+            "Run a stage or a tool; `python -m stages NAME --help` describes one in detail."
+        ),
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=Help, nargs=0)
@@ -80,10 +82,10 @@ def parsed(name: str, module: ModuleType, arguments: list[str]) -> argparse.Name
 
 
 def checked(stage: str, module: ModuleType, settings: "Settings") -> None:
-    """Run a stage, unless something in the params would stop it or a later one."""
+    """Check the params of this stage and all later ones, then run the stage."""
     from stages.tools.check import check_before
 
-    gc.freeze()  # as `run_command` does with what it finds imported
+    gc.freeze()  # as `run_command` does with everything imported before it
     check_before(stage)
     module.run_stage(settings)
 
@@ -97,7 +99,7 @@ def main() -> None:
         start_server(PRELOADED[name])
     if name in TOOLS:
         module = import_module(f"stages.tools.{TOOLS[name].stem}")
-    elif name == "sample" and arguments:  # with a prompt it writes to the terminal, nowhere else
+    elif name == "sample" and arguments:  # with a prompt: print, write nothing
         module = import_module("stages.sample.prompt")
     else:
         module = import_module(f"stages.{name}.stage")

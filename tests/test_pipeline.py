@@ -133,12 +133,12 @@ def test_result_neutral_settings_run_nothing(built: Any) -> None:
         ("nanogpt/generate/decode.py", {"sample"}),
         *((f"stages/{stage}/stage.py", {stage}) for stage in STAGES),
         ("stages/tokenizers/pretokenize.py", {"tokenize", "statistics", "evaluate", "sample"}),
-        # shelves, of which a stage takes single modules
+        # shared packages, of which a stage depends on single modules
         ("stages/lib/split.py", {"tokenize", "shard"}),
         ("stages/artifacts/tokens.py", {"shard", "statistics"}),
     ],
 )
-def test_an_edit_concerns_the_stages_that_depend_on_its_room(
+def test_an_edit_concerns_the_stages_that_depend_on_its_folder(
     built: Any, module: str, stages: set[str]
 ) -> None:
     file = built.folder / module
@@ -158,7 +158,7 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
     assert out_of_date(project) == {"sample"}
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 0, done.stdout
-    assert "every file is the same; recorded for sample" in done.stdout
+    assert "all outputs are identical; recorded for sample" in done.stdout
     assert out_of_date(project) == set()
     (entry,) = json.loads((project.folder / "accepted.json").read_text())
     assert entry["path"] == "nanogpt/generate"
@@ -168,12 +168,14 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
     code.write_text(text.replace("sampling.temperature == 0", "sampling.temperature >= 0"))
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert "the code of now makes other bytes: samples/samples.jsonl, samples/" in done.stdout
+    assert (
+        "the current code produces different output: samples/samples.jsonl, samples/" in done.stdout
+    )
     code.write_text(text)
     project.set_params(temperature="0.5")
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert "sample is out of date for more than its code" in done.stdout
+    assert "sample is out of date for reasons other than its code" in done.stdout
     assert (project.folder / "dvc.lock").read_text() == recorded
 
 

@@ -10,12 +10,12 @@ from nanogpt.evaluate import kneser_ney, ngram
 from stages.artifacts.shards import Shards
 from stages.evaluate import ppmd
 
-SEES = {  # context that each has to predict a token from
-    "uniform": "nothing",
-    "unigram": "nothing; knows how frequent each is",
-    "bigram": "1 token; smoothing chosen in hindsight",
-    "kneser_ney": f"{kneser_ney.ORDER - 1} tokens, across windows too",
-    "ppmd": "all text before, and learns from it",
+SEES = {  # the context from which each predicts a token
+    "uniform": "none",
+    "unigram": "none; token frequencies only",
+    "bigram": "1 token; smoothing tuned on the validation text",
+    "kneser_ney": f"{kneser_ney.ORDER - 1} tokens, across windows",
+    "ppmd": "all preceding text, and learns from it",
 }
 
 
@@ -70,6 +70,6 @@ def measure_ppmd(shards: Shards) -> Baseline:
 
 def best(baselines: dict[str, dict[str, float]]) -> tuple[str, float]:
     """Return the name and the bits per byte of the best baseline."""
-    scores = {name: figures["bits_per_byte"] for name, figures in baselines.items()}
+    scores = {name: metrics["bits_per_byte"] for name, metrics in baselines.items()}
     name = min(scores, key=scores.__getitem__)
     return name, scores[name]

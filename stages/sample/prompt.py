@@ -1,7 +1,7 @@
 """Print continuations of a prompt: `python -m stages sample --prompt "To be"`.
 
 They are the same as those of the stage `sample` for the same prompt and seed. Nothing is written to
-disk or recorded, and of params.yaml only the section `sample` is read.
+disk or recorded, and only the section `sample` of params.yaml is read.
 """
 
 import argparse
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="TEXT",
         required=True,
-        help='what a text begins with, may be given several times; "" leaves it to the model',
+        help='prompt to continue; may be repeated; "" lets the model choose how to start',
     )
-    parser.add_argument("--model", type=Path, help="a model's folder; models/gpt by default")
+    parser.add_argument("--model", type=Path, help="model folder (default: models/gpt)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N")
     parser.add_argument("--temperature", type=float, metavar="T")
     parser.add_argument("--seed", type=int, metavar="S")
@@ -49,7 +49,7 @@ def print_samples(given: Mapping[str, Any], settings: Settings) -> None:
     folder: Path = given.get("model", MODEL)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"there is no model in {folder}; run `make run` first, or name a folder by --model"
+            f"there is no model in {folder}; run `make run` first, or name a folder with --model"
         )
     options = {key: value for key, value in given.items() if key not in ("prompt", "model")}
     section = load_section("sample", SampleParams)

@@ -1,13 +1,13 @@
-"""`make accept`: keep what the stages made, although their code was edited.
+"""`make accept`: keep existing outputs after a code edit that does not change them.
 
-DVC runs a stage again when a file of its code was edited, be it a comment. Here the code that made
-what dvc.lock records, found in git, and the code that is there now run these stages on a miniature:
-your params with a tiny model and a few made-up documents. Where every output is the same byte for
-byte, `dvc commit` records the new code with the outputs that are there. Where one differs, or where
-more than code was changed, nothing is recorded.
+DVC reruns a stage when a file of its code was edited, even if only a comment changed. Here both the
+code that dvc.lock records (found in git) and the current code run these stages on a miniature: your
+params with a tiny model and a few made-up documents. If all outputs are identical byte for byte,
+`dvc commit` records the new code with the existing outputs. If one differs, or if more than code
+was changed, nothing is recorded.
 
-The miniature trains on this machine's CPU and reads local files: what only a GPU, a network or a
-kind of file runs that is not among its documents, it does not prove.
+The miniature trains on this machine's CPU and reads local files. It proves nothing about code that
+runs only on a GPU, over the network, or for file types missing from the miniature corpus.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 CODE = ("nanogpt", "stages")
 COMMITS = 200  # of the code, newest first, that are compared with dvc.lock
-OF_THE_RUN = ("code", "model_id", "hardware", "libraries", "sessions")  # in lineage.json
+RUN_SPECIFIC = ("code", "model_id", "hardware", "libraries", "sessions")  # in lineage.json
 ENVIRONMENT = {"NANOGPT_TRACKING": "false", "NANOGPT_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages accept`.
+    """Run `python -m stages accept`.
 
-    Raises ValueError where more than code was changed, where no commit has the code that dvc.lock
-    records, or where an output of the miniature differs.
+    Raises ValueError if more than code was changed, if no commit has the code that dvc.lock
+    records, or if an output of the miniature differs.
     """
     stages = edited_stages(json.loads(command("dvc", "status", "--json")))
     if not stages:
@@ -51,46 +51,49 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         return
     with TemporaryDirectory() as name:
         folder = Path(name)
-        commit = code_of_lock(folder / "before/code", stages)
+        commit = code_of_lock(folder / "old/code", stages)
         for part in CODE:
-            copy_tree(Path(part), folder / "now/code" / part)
-        print(f"accept: {', '.join(stages)} by the code of {commit[:12]} and of now", flush=True)
-        differing = compared(folder / "before", folder / "now", stages)
+            copy_tree(Path(part), folder / "current/code" / part)
+        print(
+            f"accept: comparing {', '.join(stages)} at {commit[:12]} with the current code",
+            flush=True,
+        )
+        differing = compare_outputs(folder / "old", folder / "current", stages)
     if differing:
         files = ", ".join(differing)
-        raise ValueError(f"the code of now makes other bytes: {files}; `dvc repro` runs it")
+        raise ValueError(f"the current code produces different output: {files}; run `dvc repro`")
     locked = locked_stages(Path())
     command("dvc", "commit", "--force", *stages)
     record(stages, locked)
-    print(f"accept: every file is the same; recorded for {', '.join(stages)}")
+    print(f"accept: all outputs are identical; recorded for {', '.join(stages)}")
 
 
-def compared(before: Path, now: Path, stages: Collection[str]) -> list[str]:
-    """Run some stages of the miniature by the code in two folders; which files differ.
+def compare_outputs(old: Path, current: Path, stages: Collection[str]) -> list[str]:
+    """Run stages of the miniature with the code in two folders and return the files that differ.
 
-    What they depend on is made once, by the code before.
+    Their inputs are made once, by the old code.
     """
     pipeline = read_params(Path("dvc.yaml"))["stages"]
-    prepare(before)
-    run_stages(needed(pipeline, stages), before)
+    prepare(old)
+    run_stages(needed(pipeline, stages), old)
     for folder in ("texts", "data", "models", "metrics", "plots", "samples", "statistics"):
-        copy_tree(before / folder, now / folder)
-    shutil.copy(before / PARAMS_FILE, now)
-    run_stages([stage for stage in pipeline if stage in stages], now)
+        copy_tree(old / folder, current / folder)
+    shutil.copy(old / PARAMS_FILE, current)
+    run_stages([stage for stage in pipeline if stage in stages], current)
     outs = [out for stage in stages for out in outs_of(pipeline[stage])]
-    old, new = (
+    a, b = (
         {file: md5 for out in outs for file, md5 in md5_of_out(folder, out).items()}
-        for folder in (before, now)
+        for folder in (old, current)
     )
-    return sorted(file for file in old.keys() | new.keys() if old.get(file) != new.get(file))
+    return sorted(file for file in a.keys() | b.keys() if a.get(file) != b.get(file))
 
 
 def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the code that was changed since each stage ran, from what `dvc status` says.
+    """Return the code paths that changed since each stage ran, given the output of `dvc status`.
 
-    Raises ValueError naming a stage that is out of date for anything else.
+    Raises ValueError naming a stage that is out of date for any other reason.
     """
-    found = {}
+    edited = {}
     for stage, reasons in status.items():
         changed = [
             (kind, path)
@@ -105,17 +108,17 @@ def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
         ]
         if others:
             raise ValueError(
-                f"{stage} is out of date for more than its code ({', '.join(others)}); "
-                "`dvc repro` runs what must run"
+                f"{stage} is out of date for reasons other than its code ({', '.join(others)}); "
+                "run `dvc repro`"
             )
-        found[stage] = [path for _, path in changed]
-    return found
+        edited[stage] = [path for _, path in changed]
+    return edited
 
 
 def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
-    """Put the code that made what dvc.lock records into a folder, and return its commit.
+    """Extract the code that dvc.lock records into a folder, and return its commit.
 
-    Raises ValueError where none of the last commits has it.
+    Raises ValueError if none of the last commits contains it.
     """
     locked = locked_stages(Path())
     wanted = {
@@ -137,13 +140,13 @@ def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
                     copy_tree(Path(name, part), folder / part)
                 return commit
     raise ValueError(
-        f"none of the last {len(commits)} commits has the code that made what dvc.lock records: "
-        "commit code before you run it; `dvc repro` runs the stages again"
+        f"none of the last {len(commits)} commits contains the code that dvc.lock records: commit "
+        "code before running it, or run `dvc repro` to rebuild"
     )
 
 
 def md5_at(path: Path) -> str | None:
-    """Return the MD5 that DVC gives a file or folder of code; None where there is none."""
+    """Return DVC's MD5 of a file or folder of code, None if it does not exist."""
     if path.is_file():
         return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in code_files(path)}
@@ -151,7 +154,7 @@ def md5_at(path: Path) -> str | None:
 
 
 def code_files(folder: Path) -> list[Path]:
-    """Return the files that DVC sees in a folder of code."""
+    """Return the files in a folder of code that DVC tracks."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return sorted(file for file in files if "__pycache__" not in file.parts)
 
@@ -165,14 +168,14 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
-    """Return some stages and all they depend on, in the order in which they run."""
-    found = set(stages)
-    for stage in reversed(pipeline):  # dvc.yaml has them in that order
+    """Return stages and all the stages they depend on, in the order in which they run."""
+    selected = set(stages)
+    for stage in reversed(pipeline):  # dvc.yaml lists them in the order they run
         outs = outs_of(pipeline[stage])
-        deps = [dep for later in found for dep in pipeline[later]["deps"]]
+        deps = [dep for later in selected for dep in pipeline[later]["deps"]]
         if any(dep == out or dep.startswith(f"{out}/") for out in outs for dep in deps):
-            found.add(stage)
-    return [stage for stage in pipeline if stage in found]
+            selected.add(stage)
+    return [stage for stage in pipeline if stage in selected]
 
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
@@ -188,7 +191,7 @@ def prepare(folder: Path) -> None:
 
 
 def run_stages(stages: Iterable[str], folder: Path) -> None:
-    """Run stages in a folder by the code in it. Raises Crashed when one fails."""
+    """Run stages in a folder with the code in it. Raises Crashed if one fails."""
     for stage in stages:
         done = subprocess.run(
             [sys.executable, "-m", "stages", stage],
@@ -198,7 +201,7 @@ def run_stages(stages: Iterable[str], folder: Path) -> None:
             text=True,
         )
         if done.returncode:
-            raise Crashed(f"the miniature fails with the code of {folder.name}: {done.stderr}")
+            raise Crashed(f"the miniature run failed with the {folder.name} code: {done.stderr}")
 
 
 def md5_of_out(folder: Path, out: str) -> dict[str, str]:
@@ -209,10 +212,10 @@ def md5_of_out(folder: Path, out: str) -> dict[str, str]:
 
 
 def content_md5(file: Path) -> str:
-    """Return a hash of a file, of lineage.json without what differs from run to run."""
+    """Return a hash of a file; for lineage.json, without the keys that differ from run to run."""
     content = file.read_bytes()
     if file.name == "lineage.json":
-        lineage = {k: v for k, v in json.loads(content).items() if k not in OF_THE_RUN}
+        lineage = {k: v for k, v in json.loads(content).items() if k not in RUN_SPECIFIC}
         content = json.dumps(lineage, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
@@ -243,21 +246,23 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_documents(folder: Path) -> None:
-    """Write some made-up documents, as text, Markdown, HTML and rows."""
+    """Write some made-up documents as text, Markdown, HTML and JSON lines."""
     folder.mkdir()
     draw = random.Random(0)
     words = ["the", "king", "and", "queen", "of", "all", "land", "did", "walk", "by", "night"]
-    texts = ["\n".join(" ".join(draw.choices(words, k=8)) for _ in range(60)) for _ in range(10)]
-    for number, text in enumerate(texts[:6]):
+    documents = [
+        "\n".join(" ".join(draw.choices(words, k=8)) for _ in range(60)) for _ in range(10)
+    ]
+    for number, text in enumerate(documents[:6]):
         (folder / f"{number}.txt").write_text(text, encoding="utf-8")
-    (folder / "6.md").write_text(f"# The king\n\n{texts[6]}", encoding="utf-8")
-    (folder / "7.html").write_text(f"<p>{texts[7]}</p>", encoding="utf-8")
-    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts[8:])
+    (folder / "6.md").write_text(f"# The king\n\n{documents[6]}", encoding="utf-8")
+    (folder / "7.html").write_text(f"<p>{documents[7]}</p>", encoding="utf-8")
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in documents[8:])
     (folder / "rows.jsonl").write_text(rows, encoding="utf-8")
 
 
 def record(stages: dict[str, list[str]], before: dict[str, Any]) -> None:
-    """Note which code was accepted in the place of which, for `verify`."""
+    """Record for `verify` which code was accepted in place of which."""
     now = locked_stages(Path())
     entries = read_accepted(Path())
     for stage, paths in stages.items():
@@ -271,9 +276,9 @@ def record(stages: dict[str, list[str]], before: dict[str, Any]) -> None:
 
 
 def command(*arguments: str) -> str:
-    """Return what a command prints. Raises ValueError with what it says when it fails."""
+    """Return the output of a command. Raises ValueError with its last line if it fails."""
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ValueError(f"`{' '.join(arguments)}` failed: {said[-1] if said else ''}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ValueError(f"`{' '.join(arguments)}` failed: {lines[-1] if lines else ''}")
     return done.stdout

@@ -1,7 +1,7 @@
-"""The whole params file checked before any stage runs, or alone: `python -m stages check [FILE]`.
+"""Check the entire params file, as is done before any stage runs: `python -m stages check [FILE]`.
 
-A mistake in a late section stops the first stage, not the last. What one section cannot know of
-another is checked here too.
+A mistake in a late section stops the first stage, not the last. Constraints that span sections are
+checked here too.
 """
 
 import argparse
@@ -27,24 +27,24 @@ TOKENIZER = Path("data/shards/tokenizer")
 
 
 def all_sections() -> dict[str, type[Section]]:
-    """Return the sections by name that the stages declare in their `params.py`."""
-    found: dict[str, type[Section]] = {}
+    """Return the sections that the stages declare in their `params.py`, by name."""
+    sections: dict[str, type[Section]] = {}
     for file in sorted(Path(__file__).parents[1].glob("*/stage.py")):
         if file.with_name("params.py").exists():
-            found |= import_module(f"stages.{file.parent.name}.params").SECTIONS
-    return found
+            sections |= import_module(f"stages.{file.parent.name}.params").SECTIONS
+    return sections
 
 
 SECTIONS = all_sections()
 
 
 def check_params(file: Path) -> dict[str, Section]:
-    """Every section of a params file. Raises ParamsError naming all that is wrong."""
+    """Return every section of a params file. Raises ParamsError naming every problem."""
     return check_content(read_params(file), file)
 
 
 def check_content(content: Mapping[str, Any], file: Path) -> dict[str, Section]:
-    """Return every section of what is, or will be, in `file`; raises as `check_params` does."""
+    """Return every section of the content of `file`; raises as `check_params` does."""
     problems = [
         f"{file}: {unknown_key(str(key), list(SECTIONS))}" for key in content if key not in SECTIONS
     ]
@@ -65,8 +65,8 @@ def check_content(content: Mapping[str, Any], file: Path) -> dict[str, Section]:
 
 
 def check_project() -> None:
-    """Raise ValueError at what would stop the pipeline before its first stage, DVC included."""
-    from stages.download.folder import check_watched  # what it needs takes its time
+    """Raise ValueError for anything that would stop DVC or the pipeline before its first stage."""
+    from stages.download.folder import check_watched  # slow to import
 
     corpus = check_params(PARAMS_FILE)["corpus"]
     assert isinstance(corpus, CorpusParams)
@@ -98,7 +98,7 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
 
 
 def check_before(stage: str) -> None:
-    """Raise ValueError at what would stop this stage or a later one, as far as it can be known."""
+    """Raise ValueError for anything known in advance that would stop this stage or a later one."""
     sections = check_params(PARAMS_FILE)
     check_experiment(sections["corpus"])
     clean, train, sample = sections["clean"], sections["train"], sections["sample"]
@@ -109,14 +109,14 @@ def check_before(stage: str) -> None:
         filter_file(FILTERS, name)
     if train.init_from:
         check_initial_folder(Path(train.init_from))
-    if stage == "train" and TOKENIZER.exists():  # the vocabulary is known, the long wait ahead
+    if stage == "train" and TOKENIZER.exists():  # known now, before the long training
         check_prompts(sample.prompts, load_tokenizer(TOKENIZER))
 
 
 def check_experiment(corpus: Section) -> None:
-    """Raise ValueError where DVC runs an experiment in a copy of the project that lacks texts.
+    """Raise ValueError if DVC runs an experiment in a copy of the project that lacks texts.
 
-    Before every stage: `download` may be up to date with what the copy has.
+    Checked before every stage: `download` may be up to date with what the copy has.
     """
     workspace = Path(os.environ.get("DVC_ROOT", ""))
     if not workspace.is_absolute() or workspace.resolve() == Path.cwd():
@@ -128,7 +128,7 @@ def check_experiment(corpus: Section) -> None:
 
 
 def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
-    """Raise ParamsError at a prompt that the model will have no ids for."""
+    """Raise ParamsError for a prompt that the tokenizer cannot encode."""
     for prompt in prompts:
         try:
             tokenizer.encode(prompt)
@@ -137,12 +137,12 @@ def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the argument."""
     parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=PARAMS_FILE)
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages check [FILE]`."""
+    """Run `python -m stages check [FILE]`."""
     if options.file == PARAMS_FILE:
         check_project()
     else:

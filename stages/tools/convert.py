@@ -1,16 +1,16 @@
-"""Convert GPT-2 weights from and to other formats: `python -m stages convert`.
+"""Convert GPT-2 weights to and from other formats: `python -m stages convert`.
 
     from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face Hub
     from-hf FOLDER OUT                 your own GPT-2, saved by transformers
-    from-nanogpt out/ckpt.pt OUT       a checkpoint of nanoGPT; of a character model with
-                                       --tokenizer data/shakespeare_char/meta.pkl, or with
+    from-nanogpt out/ckpt.pt OUT       a nanoGPT checkpoint; for a character model, add
+                                       --tokenizer data/shakespeare_char/meta.pkl or
                                        --text input.txt
     to-hf models/gpt OUT               a model of this project for transformers, if it is a GPT-2
 
-The result of an import is a model folder like `models/gpt`: weights, config, tokenizer, and a
-`source.json` with the origin and its SHA-256. A training can start from one in `weights/`
-(`train.init_from`). This is not a stage of the pipeline: DVC tracks `weights/`, not where it is
-from.
+An import creates a model folder like `models/gpt`: weights, config, tokenizer, and a `source.json`
+with the origin and its SHA-256. A training run can start from one in `weights/`
+(`train.init_from`). This is not a stage of the pipeline: DVC tracks the contents of `weights/`, not
+their origin.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
         tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
         if tokenizer.n_vocab != config.vocab_size:
             raise ValueError(
-                f"vocab_size is {config.vocab_size}, the tokenizer has {tokenizer.n_vocab} tokens"
+                f"vocab_size is {config.vocab_size}, but the tokenizer has {tokenizer.n_vocab} "
+                "tokens"
             )
     if tokenizer_name is None:
         check_vocabulary(folder)
@@ -82,20 +83,20 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
 
 
 def hf_folder(name: str, revision: str | None) -> tuple[Path, dict[str, str]]:
-    """Return the folder with the files of a GPT-2, downloaded if need be, and their origin."""
+    """Return the folder with the files of a GPT-2, downloaded if necessary, and their origin."""
     if name in REVISIONS:
         commit = resolve_revision(name, revision or REVISIONS[name])
         origin = {"huggingface": f"openai-community/{name}", "revision": commit}
         return download_gpt2(name, commit), origin
     if revision is not None:
-        raise ValueError(f"--revision is for {', '.join(REVISIONS)}; {name} is none of them")
+        raise ValueError(f"--revision is only for {', '.join(REVISIONS)}, not for {name}")
     missing = [file for file in HF_FILES if not Path(name, file).is_file()]
     if Path(name, HF_INDEX).is_file():  # sharded weights
         missing = [file for file in missing if file != HF_WEIGHTS]
     if missing:
         raise ValueError(
-            f"{name} is none of {', '.join(REVISIONS)}, and no folder as transformers' "
-            f"`save_pretrained` writes it: {', '.join(missing)} missing"
+            f"{name} is not one of {', '.join(REVISIONS)}, nor a folder as written by "
+            f"transformers' `save_pretrained`: {', '.join(missing)} missing"
         )
     return Path(name), {"folder": name}
 
@@ -142,7 +143,7 @@ def nanogpt_tokenizer(
         size = len(tokenizer.characters)
     if size != vocab_size:
         raise ValueError(
-            f"vocab_size is {vocab_size}, {file} has {size} characters; name the one that this "
+            f"vocab_size is {vocab_size}, but {file} has {size} characters; name the one that this "
             "model was trained on"
         )
     return tokenizer, [file]
@@ -154,7 +155,8 @@ def to_hf(folder: Path, out: Path) -> None:
     tokenizer = own_tokenizer(folder / "tokenizer")
     if tokenizer.n_vocab != config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model {config.vocab_size}"
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, but the model has "
+            f"{config.vocab_size}"
         )
     with prefix_errors(folder / "config.json"):
         hf_config = config_to_hf(config, eot_token=tokenizer.eot_token)
@@ -211,12 +213,12 @@ def hub_errors(name: str, revision: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         reason, status = " ".join(str(error).split()), error.response.status_code
         if 400 <= status < 500 and status != 429:
-            raise ValueError(f"the hub has no {name} at revision {revision}: {reason}") from None
-        raise ConnectionError(f"the Hugging Face hub did not give {name}: {reason}") from None
+            raise ValueError(f"the Hub has no {name} at revision {revision}: {reason}") from None
+        raise ConnectionError(f"the Hugging Face Hub could not provide {name}: {reason}") from None
     except (ConnectionError, LocalEntryNotFoundError, httpx2.TransportError) as error:
         raise ConnectionError(
-            f"the Hugging Face hub did not give {name} ({error.__cause__ or error}); try again, or "
-            "name a folder with its files"
+            f"the Hugging Face Hub could not provide {name} ({error.__cause__ or error}); try "
+            "again, or name a folder with its files"
         ) from None
 
 
@@ -274,19 +276,21 @@ def read_json(file: Path) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and their arguments."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    hf = commands.add_parser("from-hf", help="GPT-2 of Hugging Face into a model folder")
+    hf = commands.add_parser("from-hf", help="convert a Hugging Face GPT-2 to a model folder")
     hf.add_argument("source", help=f"{', '.join(REVISIONS)}, or a folder with its files")
-    hf.add_argument("--revision", help="of the hub: a commit, a tag, a branch; pinned by default")
-    nanogpt = commands.add_parser("from-nanogpt", help="nanoGPT's ckpt.pt into a model folder")
-    nanogpt.add_argument("source", type=Path, help="the ckpt.pt")
+    hf.add_argument("--revision", help="Hub revision: commit, tag or branch (default: pinned)")
+    nanogpt = commands.add_parser(
+        "from-nanogpt", help="convert nanoGPT's ckpt.pt to a model folder"
+    )
+    nanogpt.add_argument("source", type=Path, help="path of the ckpt.pt")
     folder = "gpt2, or a folder such as models/gpt/tokenizer"
     hf.add_argument("--tokenizer", help=folder)
     vocabulary = nanogpt.add_mutually_exclusive_group()
     vocabulary.add_argument("--tokenizer", help=f"{folder}, or nanoGPT's data/NAME/meta.pkl")
     vocabulary.add_argument(
-        "--text", type=Path, help="the text whose characters it learned: nanoGPT's input.txt"
+        "--text", type=Path, help="the text it was trained on: nanoGPT's input.txt"
     )
-    out = commands.add_parser("to-hf", help="a model folder into one for transformers")
+    out = commands.add_parser("to-hf", help="export a model folder for transformers")
     out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
     for command in (hf, nanogpt, out):
         command.add_argument("out", type=Path, help="a new folder")

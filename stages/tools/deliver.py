@@ -1,4 +1,4 @@
-"""Deliver to MLflow what earlier stages could not deliver."""
+"""Upload to MLflow what earlier stages could not."""
 
 import argparse
 
@@ -16,4 +16,4 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:
-        raise ConnectionError(f"{shown_uri()} did not accept everything")
+        raise ConnectionError(f"{shown_uri()} did not accept all entries")

@@ -1,4 +1,4 @@
-"""Download GPT-2's vocabulary while there is a network, unless it is already here."""
+"""Download GPT-2's vocabulary for later use offline, unless it is already cached."""
 
 import argparse
 

@@ -60,23 +60,23 @@ CONTROL_CHARACTERS = {**SYMBOLS, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0)
 
 
 def escape_control_characters(text: str) -> str:
-    """Replace control characters by their symbols: a text must not control the terminal."""
+    """Replace control characters with symbols, so that a document cannot control the terminal."""
     return text.translate(CONTROL_CHARACTERS)
 
 
 class Printer:
-    """A printer of tokens: in alternating colours on a terminal, separated by `|` elsewhere."""
+    """A printer of tokens: in alternating colors on a terminal, separated by `|` elsewhere."""
 
     def __init__(self, console: Console, tokenizer: Tokenizer, *, ids: bool) -> None:
         self.console, self.tokenizer, self.ids = console, tokenizer, ids
 
     def tokens(self, tokens: Sequence[int]) -> None:
-        """Print tokens as text, and with `ids` as numbers too."""
-        coloured = self.console.color_system is not None and not self.console.no_color
+        """Print tokens as text and, with `ids`, their token IDs."""
+        colored = self.console.color_system is not None and not self.console.no_color
         shown = Text()
         for number, piece in enumerate(pieces(tokens, self.tokenizer)):
             is_end = self.tokenizer.eot_token in piece.tokens
-            shown.append("" if coloured or not number else "|")
+            shown.append("" if colored or not number else "|")
             shown.append(
                 escape_control_characters(piece.text), MARK if is_end else STYLES[number % 2]
             )
@@ -162,24 +162,22 @@ def windows(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--split", choices=("train", "val"), default="train")
-    parser.add_argument(
-        "--documents", type=non_negative, default=2, metavar="N", help="2 by default"
-    )
-    parser.add_argument("--windows", type=non_negative, default=2, metavar="N", help="2 by default")
+    parser.add_argument("--documents", type=non_negative, default=2, metavar="N", help="default: 2")
+    parser.add_argument("--windows", type=non_negative, default=2, metavar="N", help="default: 2")
     parser.add_argument(
         "--seed",
         type=int,
         metavar="S",
-        help="draw documents and windows by this number; without "
-        "it other documents each time, and the first windows",
+        help="random seed for choosing documents and windows; without it, documents vary and the "
+        "first windows are shown",
     )
-    parser.add_argument("--ids", action="store_true", help="the tokens' numbers too")
+    parser.add_argument("--ids", action="store_true", help="also print token IDs")
 
 
 def non_negative(text: str) -> int:
-    """Parse a number from 0 on."""
+    """Parse a non-negative integer."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a non-negative integer")
     return int(text)
 
 

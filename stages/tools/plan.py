@@ -1,6 +1,6 @@
-"""What a run will take, before anything runs: `python -m stages plan [PRESET] [--hardware NAME]`.
+"""Estimate the memory, time, disk and cost of a run before starting it.
 
-For params.yaml or a preset: parameters, tokens, FLOPs, memory per GPU, disk, time and cost. On this
+`python -m stages plan [PRESET] [--hardware NAME]` does so for params.yaml or a preset. On this
 machine, updates of that very model are timed for two seconds. `nanogpt/estimate.py` says what is
 exact and what is not.
 """
@@ -48,20 +48,20 @@ MACHINES: dict[str, tuple[int, str, float, float | None, str]] = {
     "8xH200": (8, "H200", 139.8, None, ""),
     "RTX-4090": (1, "RTX 4090", 23.6, None, ""),
 }
-USABLE = 0.95  # of a GPU's memory; CUDA itself and fragments take the rest
+USABLE = 0.95  # of a GPU's memory; CUDA itself and fragmentation take the rest
 
 # Of the data sheets' peak. One H100 reached 0.46 with GPT-2 124M (docs/lab-notes.md, 2026-11-28),
 # eight GPUs, by their authors' times, 0.29 (nanoGPT, A100), 0.50 (nanochat, H100, 2026-01) and 0.60
 # (llm.c, A100, 2024-05). More than one GPU has not been measured here.
 MFU = 0.4
-# A small model waits for its kernels to be started: what 6 layers of 384 took on that H100.
+# A small model waits for kernel launches: 6 layers of width 384 took this long on that H100.
 LEAST_UPDATE_SECONDS = 0.017
 
 TRAIN_TOKENS = {  # by GPT-2's tokenizer: the data set's card, nanoGPT's data/openwebtext
     ("HuggingFaceFW/fineweb-edu", "sample-10BT"): 10_000_000_000,
     ("Skylion007/openwebtext", "plain_text"): 9_035_582_198,
 }
-UNKNOWN = "epochs, and the size of a vocabulary that is learned, are known once there are shards"
+UNKNOWN = "the number of epochs and a learned vocabulary's size are known once the shards exist"
 N_VOCAB = {"gpt2": 50_257, "bytes": 257, "char": 100, "auto": 2048}  # the last two are guesses
 TEXT_BYTES = 3.9  # of a token of GPT-2's, in prose (docs/scale.md)
 DATA = ("corpus", "clean", "tokenize", "split", "shard")  # the sections that decide the shards
@@ -70,9 +70,10 @@ CORPUS_SHARE = 0.55  # of the text's bytes, compressed (docs/scale.md)
 
 
 def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
-    """Return the size of the vocabulary, the tokens to train on, all tokens, and bytes of text.
+    """Return the size of the vocabulary, the training tokens, all tokens, and the bytes of text.
 
-    As the shards say, if they were made with these params, else as published, else 0.
+    They come from the shards if those were made with these params, else from TRAIN_TOKENS; else
+    they are 0.
     """
     made: dict[str, Any] = {}
     if LOCK.exists() and (SHARDS / "manifest.json").exists():
@@ -93,7 +94,7 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
 
 
 def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
-    """Yield what does not depend on the machine; `known` tokens are one epoch."""
+    """Yield the rows that do not depend on the machine; `known` tokens are one epoch."""
     tokens, flops = train.batch_tokens * train.max_steps, size.flops_per_token
     yield "parameters", f"{size.n_params:,}, with a vocabulary of {size.config.vocab_size:,} tokens"
     yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
@@ -106,12 +107,15 @@ def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
 
 
 def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
-    """Yield places on the disk, their bytes, and what is there."""
+    """Yield folders, their size on disk, and what they hold."""
     token_bytes = tokens * token_dtype(size.config.vocab_size)().itemsize
     model, checkpoint = size.weights_file, size.weights_file + size.optimizer_file
     places = {
         "data/corpus": (CORPUS_SHARE * text_bytes, "the text, compressed"),
-        "data/tokens": (2 * token_bytes, "and again in DVC's cache, which links to all else"),
+        "data/tokens": (
+            2 * token_bytes,
+            "counted twice: DVC's cache holds a copy (everything else is linked)",
+        ),
         "data/shards": (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
         "runs": (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
         "models/gpt": (model, "the model"),
@@ -119,13 +123,13 @@ def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
     }
     for place, (n_bytes, what) in places.items():
         yield place, decimal(round(n_bytes)) if n_bytes else "?", what
-    yield "together", decimal(round(sum(n for n, _ in places.values()))), "as far as known"
+    yield "total", decimal(round(sum(n for n, _ in places.values()))), "known parts only"
 
 
 def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -> "list[Runtime]":
-    """Return how a process may train on a machine: ddp and, where that is another way, fsdp.
+    """Return the ways to train on a machine: ddp and, where possible, fsdp.
 
-    An update's windows must divide by the GPUs.
+    The number of GPUs must divide the windows of an update.
     """
     import torch
 
@@ -141,27 +145,27 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
         distributed=gpus > 1,
         recompute=recompute,
     )
-    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs whole matrices
+    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs full matrices
     return [ddp, replace(ddp, parallel="fsdp")] if shardable else [ddp]
 
 
-def memory(
+def memory_row(
     size: "ModelSize", batch_tokens: int, most: int | None, name: str, runtime: "Runtime"
 ) -> Row:
-    """Return GiB on each GPU by purpose, of the largest micro-batch that fits or the smallest."""
+    """Return GiB per GPU by purpose, for the largest micro-batch that fits or the smallest."""
     from nanogpt.estimate import fitted_memory
 
-    there = MACHINES[name][2]
-    rows, found = fitted_memory(size, batch_tokens, runtime, most, USABLE * there * GIB)
-    gib = [n_bytes / GIB for n_bytes in (*found.values(), sum(found.values()))]
-    room = f"{'over ' if gib[-1] > USABLE * there else ''}{there}"
-    return name, runtime.parallel, f"{rows}", *(f"{x:.2f}" for x in gib), room
+    capacity = MACHINES[name][2]
+    rows, memory = fitted_memory(size, batch_tokens, runtime, most, USABLE * capacity * GIB)
+    gib = [n_bytes / GIB for n_bytes in (*memory.values(), sum(memory.values()))]
+    limit = f"{'over ' if gib[-1] > USABLE * capacity else ''}{capacity}"
+    return name, runtime.parallel, f"{rows}", *(f"{x:.2f}" for x in gib), limit
 
 
 def gpu_speed(
     size: "ModelSize", batch_tokens: int, name: str, runtime: "Runtime", mfu: float
 ) -> tuple[float, float]:
-    """Return the seconds of an update and of a token; NaN where no peak of the GPU is known."""
+    """Return the seconds per update and per token; NaN if the GPU's peak is unknown."""
     from nanogpt.flops import peak_flops
 
     peak = peak_flops(MACHINES[name][1], runtime.dtype) or math.nan
@@ -170,7 +174,7 @@ def gpu_speed(
 
 
 def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple[float, float]:
-    """Return the seconds of an update and of a token on this machine; NaN where memory lacks."""
+    """Return the seconds per update and per token on this machine; NaN if memory is too small."""
     from nanogpt.estimate import measure_updates
     from nanogpt.runtime import Runtime, choose_device, fastest_dtype
     from stages.train.worker import DTYPES, train_config
@@ -187,21 +191,19 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     optim, most = train_config(train).optim, settings.micro_batch_tokens
     arguments = size.config, optim, train.batch_tokens, runtime, most
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        with (
-            environment_defaults(KEEP_FREED_MEMORY),
-            sigint_blocked(),
-        ):  # as a training's are started
+        # the environment in which a training run starts its workers
+        with environment_defaults(KEEP_FREED_MEMORY), sigint_blocked():
             speed = process.submit(measure_updates, *arguments)
         return speed.result()
 
 
 def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
-    """Return how long a machine trains, evaluations included, how fast, and at which cost."""
+    """Return the time of a training run on a machine, evaluations included, its speed and cost."""
     update, token = speed
     evaluated = math.ceil(train.max_steps / train.eval_interval) * train.eval_tokens
     seconds = train.max_steps * update + evaluated * token / 3  # no backward pass: a third
     if math.isnan(seconds):
-        return name, "too large" if name == HERE else f"no peak known in {train.precision}"
+        return name, "too large" if name == HERE else f"peak FLOPS unknown for {train.precision}"
     units = {"days": 86_400, "h": 3600, "min": 60}
     unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "s")
     tokens = train.batch_tokens * train.max_steps
@@ -228,20 +230,20 @@ def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the arguments."""
     presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     machines, add = [*MACHINES, HERE], parser.add_argument
-    default = f"{PARAMS_FILE} if not given, else {', '.join(presets)}"
+    default = f"one of {', '.join(presets)}; default: {PARAMS_FILE}"
     add("preset", metavar="PRESET", nargs="?", choices=presets, help=default)
     add("--hardware", metavar="NAME", choices=machines, help=", ".join(machines))
-    add("--mfu", type=float, default=MFU, help=f"share of a GPU's peak, {MFU} if not given")
-    add("--price", type=float, help="US dollars for an hour of one GPU")
+    add("--mfu", type=float, default=MFU, help=f"fraction of the GPU's peak FLOPS (default: {MFU})")
+    add("--price", type=float, help="US dollars per hour of one GPU")
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages plan [PRESET] [--hardware NAME]`."""
+    """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
     if not 0 < options.mfu <= 1:
-        raise ValueError(f"--mfu {options.mfu} is not a share, such as {MFU}")
+        raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
     file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
     content = preset_content(file) if options.preset else read_params(file)
     sections = check_content(content, file)
@@ -265,7 +267,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         windows = train.batch_tokens // model.block_size
         runtimes = gpu_runtimes(name, train, windows, settings.recompute)
         most = settings.micro_batch_tokens
-        memories += [memory(size, train.batch_tokens, most, name, one) for one in runtimes]
+        memories += [memory_row(size, train.batch_tokens, most, name, one) for one in runtimes]
         speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
     show(["GiB per GPU", "", "micro-batch", *purposes], memories)
@@ -273,4 +275,4 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         ["training", "time", "s per update", "tokens/s", "cost", ""],
         (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
     )
-    print(f"times of GPUs are of an MFU of {options.mfu:g}; {HERE} is measured, on one device")
+    print(f"GPU times assume an MFU of {options.mfu:g}; `{HERE}` is measured, on one device")

@@ -1,9 +1,9 @@
-"""`make use PRESET=name [KEEP=corpus,sample]`: one of presets/ becomes params.yaml.
+"""`make use PRESET=name [KEEP=corpus,sample]`: write a preset to params.yaml.
 
-presets/shakespeare.yaml is complete, each other preset has what differs from it. The comments in
-params.yaml are the descriptions of the keys. The sections to keep stay as they are in params.yaml,
-comments and all: they are moved as text. What was edited is kept next to it, and nothing is written
-before the whole has been checked.
+presets/shakespeare.yaml is complete; every other preset has only what differs from it. The comments
+in params.yaml are the descriptions of the keys. The sections to keep stay as they are in
+params.yaml, comments included: they are copied as text. An edited params.yaml is saved next to the
+new one, and nothing is written until the result has been validated.
 """
 
 import argparse
@@ -27,16 +27,16 @@ BASE = "shakespeare"  # the preset that is complete
 
 
 def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Path | None:
-    """Put a preset in place, but for the sections to keep.
+    """Write a preset to the params file, except for the sections to keep.
 
-    Returns where params that equal no preset were moved to, if there were any. Raises ValueError
-    when there is no such preset or section, and when the whole is not valid.
+    Returns the file to which edited params were saved, if any. Raises ValueError if there is no
+    such preset or section, or if the result is not valid.
     """
     known = {file.stem: file for file in sorted(presets.glob("*.yaml"))}
     if name not in known:
-        raise ValueError(f"PRESET={name!r} is none of {', '.join(known)}")
+        raise ValueError(f"PRESET={name!r} is not one of {', '.join(known)}")
     if unknown := [section for section in keep if section not in SECTIONS]:
-        raise ValueError(f"KEEP={','.join(unknown)!r} is none of {', '.join(SECTIONS)}")
+        raise ValueError(f"KEEP={','.join(unknown)!r} is not one of {', '.join(SECTIONS)}")
     text = preset_text(known[name])
     if keep:
         text = with_kept(text, params, keep)
@@ -52,18 +52,18 @@ def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Pat
 
 
 def preset_content(file: Path) -> dict[str, Any]:
-    """Return the params that a preset stands for. Raises ParamsError when they are not valid."""
+    """Return the complete params of a preset. Raises ParamsError if they are not valid."""
     own, content = read_params(file), read_params(file.with_name(f"{BASE}.yaml"))
     for section, values in own.items():
         if not isinstance(values, dict):
-            raise ParamsError(f"{file}: {section} is {values!r}, where a section should be")
+            raise ParamsError(f"{file}: {section} must be a mapping, not {values!r}")
         content[section] = {**content.get(section, {}), **values}
     check_content(content, file)
     return content
 
 
 def preset_text(file: Path) -> str:
-    """Return the params file that a preset stands for; raises as `preset_content` does."""
+    """Return the params file of a preset as text; raises as `preset_content` does."""
     header = "".join(takewhile(lambda line: line[:1] == "#", file.open(encoding="utf-8")))
     return render(header, preset_content(file), SECTIONS)
 
@@ -71,7 +71,7 @@ def preset_text(file: Path) -> str:
 def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:
     """Return the text of a preset with some sections as they are in another file.
 
-    Raises ParamsError when that file does not have them, or not on lines of their own.
+    Raises ParamsError if that file lacks one, or does not have it on lines of its own.
     """
     mine = read_params(params)
     if missing := [section for section in keep if section not in mine]:
@@ -82,21 +82,21 @@ def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:
     text = "\n\n".join(filter(None, merged.values())) + "\n"
     expected = {name: mine[name] if name in keep else theirs[name] for name in theirs}
     try:
-        found = parse_params(text, params)
-    except ParamsError:  # an anchor that is in another section, say
-        found = {}
-    if found == expected:
+        content = parse_params(text, params)
+    except ParamsError:  # for example, an anchor in another section
+        content = {}
+    if content == expected:
         return text
     raise ParamsError(
-        f"{params}: {', '.join(keep)} cannot be taken out by lines; begin each section on a line "
-        "of its own, and use no anchors"
+        f"{params}: {', '.join(keep)} cannot be copied line by line; start each section on a "
+        "line of its own, and use no anchors"
     )
 
 
 def section_texts(text: str) -> dict[str, str]:
     """Return the lines of each top-level key, with the comments right above it.
 
-    What comes before all of them is under the key "".
+    The text before the first key is under the key "".
     """
     lines = text.split("\n")
     content = YAML(pure=True).load(text)
@@ -112,21 +112,21 @@ def section_texts(text: str) -> dict[str, str]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the command line."""
+    """Add the arguments."""
     parser.add_argument("preset", metavar="NAME", help=f"a file in {PRESETS}/, without .yaml")
     parser.add_argument(
         "--keep",
         default="",
         metavar="SECTIONS",
-        help=f"what stays as it is in {PARAMS_FILE}, for example corpus,sample",
+        help=f"sections to leave as they are in {PARAMS_FILE}, for example corpus,sample",
     )
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages preset NAME [--keep SECTIONS]`."""
+    """Run `python -m stages preset NAME [--keep SECTIONS]`."""
     keep = [section.strip() for section in options.keep.split(",") if section.strip()]
     saved = use(options.preset, PRESETS, PARAMS_FILE, keep)
-    but = f" but for your {', '.join(keep)}" if keep else ""
-    print(f"preset: {PARAMS_FILE} is now {PRESETS / options.preset}.yaml{but}")
+    kept = f" except your {', '.join(keep)}" if keep else ""
+    print(f"preset: {PARAMS_FILE} is now {PRESETS / options.preset}.yaml{kept}")
     if saved:
-        print(f"preset: your edited params are in {saved}")
+        print(f"preset: your edited params were saved to {saved}")

@@ -1,4 +1,4 @@
-"""The closing report of `make run`: what was built, how good it is, what to type next."""
+"""Report on a finished run: what was built, how good it is, what to do next."""
 
 import argparse
 import json
@@ -22,43 +22,44 @@ from stages.statistics.stage import contamination_line
 
 DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
-FEW_DOCUMENTS = 10  # held back: below this, which ones they are decides the figure
+ADAPTIVE = "this model, adaptive"
+FEW_DOCUMENTS = 10  # held out: with fewer, the metrics depend on which ones
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc and python commands
-python -m stages sample --prompt "…" what the model makes of a beginning of yours
-make ui                              browse the run: curves, figures, samples, the model
-dvc metrics show                     the figures; dvc plots show: the pictures
+python -m stages sample --prompt "…" continue a prompt of your own
+make ui                              browse the run: curves, metrics, samples, the model
+dvc metrics show                     the metrics; dvc plots show: the plots
 dvc exp run -S train.max_steps=2000  train longer; only train, evaluate and sample run again
 your own text: put files into texts/, make use PRESET=own-text, make run"""
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file's object. Raises ValueError when it is not there."""
+    """Return the JSON object in a file. Raises ValueError if the file is missing."""
     if not file.is_file():
-        raise ValueError(f"{file} is missing; `dvc repro` makes it")
+        raise ValueError(f"{file} is missing; run `dvc repro` to create it")
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 
 
 def scores_table(metrics: dict[str, Any]) -> Table:
-    """Return the model's figures below its baselines', and what each sees."""
-    columns = ("", "loss (nats)", "perplexity", "bits per byte", "sees before each token")
+    """Return the metrics of the baselines and the model, and the context that each sees."""
+    columns = ("", "loss (nats)", "perplexity", "bits per byte", "context")
     table = Table(*columns, box=None, header_style="bold")
     own = f"up to {metrics['context']} tokens"
-    sees = {**SEES, "this model": own, "learning": f"{own}, has learned from all before"}
+    sees = {**SEES, "this model": own, ADAPTIVE: f"{own}, plus everything read so far"}
     rows = [*metrics["baselines"].items(), ("this model", metrics)]
     if "adaptive" in metrics:
-        rows.append(("learning", metrics["adaptive"]))
+        rows.append((ADAPTIVE, metrics["adaptive"]))
     for name, scores in rows:
-        figures = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
-        style = "bold green" if name in ("this model", "learning") else None
-        shown = (f"{figure:,.3f}" for figure in figures)
+        values = (scores["val_loss"], scores["perplexity"], scores["bits_per_byte"])
+        style = "bold green" if name in ("this model", ADAPTIVE) else None
+        shown = (f"{value:,.3f}" for value in values)
         table.add_row(name, *shown, sees[name] + partly(scores), style=style)
     return table
 
 
 def partly(scores: dict[str, float]) -> str:
-    """Return how much of the training text a baseline read, when that is not all."""
+    """Return how much of the training text a baseline read, if not all of it."""
     if "train_tokens" in scores:
         return f" (counted in the last {scores['train_tokens']:,} tokens of training text)"
     if "train_bytes" in scores:
@@ -67,18 +68,18 @@ def partly(scores: dict[str, float]) -> str:
 
 
 def few_documents(n: int) -> str | None:
-    """Return a warning when n documents held back are too few to say much, else None."""
+    """Return a warning if n held-out documents are too few for stable metrics, else None."""
     if n >= FEW_DOCUMENTS:
         return None
-    held_back = "1 document says" if n == 1 else f"{n} documents say"
+    held_out = "1 held-out document" if n == 1 else f"{n} held-out documents"
     return (
-        f"{held_back} little: another split.seed moves the figure; "
-        "add texts or set corpus.separator"
+        f"only {held_out}: metrics depend strongly on split.seed; add documents or set "
+        "corpus.separator"
     )
 
 
 def data_line(statistics: dict[str, Any]) -> str:
-    """Return what the text is like, in two lines."""
+    """Return two lines that describe the corpus."""
     return (
         f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
         f"{statistics['bytes_per_token']:.2f} bytes per token; "
@@ -88,7 +89,7 @@ def data_line(statistics: dict[str, Any]) -> str:
 
 
 def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str, Any]) -> Table:
-    """Sizes and times."""
+    """Return the sizes and times of a run."""
     table = Table.grid(padding=(0, 2))
     table.add_row("the text", data_line(read_json(STATISTICS / "statistics.json")))
     train, val = manifest["splits"]["train"], manifest["splits"]["val"]
@@ -100,13 +101,13 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
     files = {stage: TIMES / f"{stage}.json" for stage in read_params(DAG)["stages"]}
     seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
     table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
-    table.add_row("together", f"{sum(seconds.values()):.0f} s")
-    table.add_row("standard error", f"{metrics['standard_error']:.3f} nats, over its windows")
+    table.add_row("total", f"{sum(seconds.values()):.0f} s")
+    table.add_row("standard error", f"{metrics['standard_error']:.3f} nats, over windows")
     return table
 
 
 def first_sample() -> str:
-    """The beginning of the first sample."""
+    """Return the beginning of the first sample."""
     line = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[0]
     sample = json.loads(line)
     lines = f"{sample['prompt']}{sample['text']}".splitlines()
@@ -114,15 +115,15 @@ def first_sample() -> str:
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages report`."""
+    """Run `python -m stages report`."""
     metrics, manifest = read_json(RESULT), read_json(SHARDS / "manifest.json")
     console = Console(width=96)
     console.print()
-    console.print(Panel(scores_table(metrics), title="predicting unseen text", expand=False))
+    console.print(Panel(scores_table(metrics), title="loss on held-out text", expand=False))
     if warning := few_documents(manifest["splits"]["val"]["documents"]):
         console.print(Text(warning, "yellow"))
     console.print(facts_table(metrics, manifest, read_json(MODEL / "lineage.json")))
     console.print(
         Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")
     )
-    console.print(Panel(Text(NEXT), title="what to type next", expand=False))
+    console.print(Panel(Text(NEXT), title="next steps", expand=False))

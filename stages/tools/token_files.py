@@ -5,10 +5,10 @@
     from-nanogpt FOLDER OUT     such files as a folder like data/shards
     from-llmc FOLDER OUT        *train*.bin and *val*.bin, as llm.c's scripts write them
 
-nanoGPT's files are nothing but 16-bit token ids, with an end-of-text token after each document;
-llm.c's have a header of 256 numbers, and an end-of-text token before each document. This is not a
-stage of the pipeline; how to use imported tokens in it, and how to set up nanoGPT for exported
-ones: docs/decisions/0021.
+nanoGPT's files contain only 16-bit token IDs, with an end-of-text token after each document;
+llm.c's have a header of 256 integers, and an end-of-text token before each document. This is not a
+stage of the pipeline; docs/decisions/0021 says how to use imported tokens in it, and how to set up
+nanoGPT for exported ones.
 """
 
 import argparse
@@ -42,9 +42,10 @@ TOKEN_DTYPE = np.dtype("<u2")
 HEADER_DTYPE = np.dtype("<i4")
 HEADER_BYTES = 256 * HEADER_DTYPE.itemsize
 MAGIC, LLMC_VERSION = 20240520, 1
-LLAMA_MAGIC = 20240801  # llm.c's files of 32-bit token ids
+LLAMA_MAGIC = 20240801  # llm.c's files of 32-bit token IDs
 
 Format = Literal["nanogpt", "llmc"]
+NAMES: dict[Format, str] = {"nanogpt": "nanoGPT", "llmc": "llm.c"}
 
 
 def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
@@ -52,8 +53,8 @@ def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
     n_vocab = shards.n_vocab
     if shards.manifest["dtype"] != "uint16":
         raise ValueError(
-            f"{shards.folder} has {n_vocab:,} ids, these files hold {1 << 16:,} at most; tokenize "
-            "with a smaller vocabulary"
+            f"{shards.folder} has a vocabulary of {n_vocab:,} tokens, but these files allow "
+            f"{1 << 16:,} at most; tokenize with a smaller vocabulary"
         )
     with atomic_dir(out) as folder:
         for split in SPLITS:
@@ -65,7 +66,7 @@ def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
     print(f"token_files: {out} holds {shards.split('train').tokens:,} tokens")
     if n_vocab != GPT2_VOCAB_SIZES[0]:
         print(
-            f"token_files: the {n_vocab:,} ids are not GPT-2's, which nanoGPT and llm.c assume; "
+            f"token_files: the {n_vocab:,} tokens are not GPT-2's, which nanoGPT and llm.c assume; "
             "docs/decisions/0021 says how to set up nanoGPT"
         )
 
@@ -100,7 +101,7 @@ def write_llmc(folder: Path, split: str, stream: TokenStream, eot_token: int) ->
 def import_files(folder: Path, file_format: Format, tokenizer: Tokenizer, out: Path) -> None:
     """Convert another program's files to a shards folder. Raises ValueError for invalid files."""
     if tokenizer.n_vocab > 1 << 16:
-        raise ValueError(f"the tokenizer has {tokenizer.n_vocab:,} ids, more than 16 bits hold")
+        raise ValueError(f"the tokenizer has {tokenizer.n_vocab:,} tokens, too many for 16 bits")
     files = {split: find_files(folder, split, file_format) for split in SPLITS}
     with atomic_dir(out) as draft:
         splits = {
@@ -134,7 +135,7 @@ def find_files(folder: Path, split: str, file_format: Format) -> list[Path]:
     pattern = f"{split}.bin" if file_format == "nanogpt" else f"*{split}*.bin"
     files = sorted(folder.glob(pattern))
     if not files:
-        raise ValueError(f"{folder} holds no {pattern}, which {file_format} would train on")
+        raise ValueError(f"{folder} holds no {pattern}, which {NAMES[file_format]} would train on")
     return files
 
 
@@ -182,8 +183,8 @@ def read_chunks(file: Path, file_format: Format, n_vocab: int) -> Iterator[NDArr
         while len(tokens := np.fromfile(content, TOKEN_DTYPE, CHUNK_TOKENS)):
             if tokens.max() >= n_vocab:
                 raise ValueError(
-                    f"{file} holds id {tokens.max()}, the tokenizer ends at {n_vocab - 1}; name "
-                    "the one it was made with by --tokenizer"
+                    f"{file} contains token ID {tokens.max()}, but the vocabulary ends at "
+                    f"{n_vocab - 1}; name the tokenizer it was made with by --tokenizer"
                 )
             yield tokens
 
@@ -193,18 +194,22 @@ def checked_header(file: Path, file_format: Format) -> int:
     size = file.stat().st_size
     if file_format == "nanogpt":
         if size % TOKEN_DTYPE.itemsize:
-            raise ValueError(f"{file} has {size:,} bytes, an odd number; it is cut short")
+            raise ValueError(f"{file} has {size:,} bytes, an odd number; it is truncated")
         return 0
     header = np.fromfile(file, HEADER_DTYPE, HEADER_BYTES // HEADER_DTYPE.itemsize).tolist()
     if header[:1] == [LLAMA_MAGIC]:
-        raise ValueError(f"{file} holds 32-bit ids of Llama 3, only 16-bit ids are read")
+        raise ValueError(
+            f"{file} contains 32-bit token IDs of Llama 3; only 16-bit ones can be read"
+        )
     if size < HEADER_BYTES or header[0] != MAGIC:
-        raise ValueError(f"{file} is not a file of llm.c: it does not begin with {MAGIC}")
+        raise ValueError(f"{file} is not an llm.c file: it does not begin with {MAGIC}")
     if header[1] != LLMC_VERSION:
         raise ValueError(f"{file} has version {header[1]}, not {LLMC_VERSION}")
     expected = HEADER_BYTES + header[2] * TOKEN_DTYPE.itemsize
     if size != expected:
-        raise ValueError(f"{file} has {size:,} bytes, by its header {expected:,}; it is damaged")
+        raise ValueError(
+            f"{file} has {size:,} bytes, but {expected:,} by its header; it is damaged"
+        )
     return HEADER_BYTES
 
 
@@ -222,9 +227,9 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
         name = str(folder / "tokenizer")
     if name is None and (folder / "meta.pkl").exists():
         raise ValueError(
-            f"{folder / 'meta.pkl'} says that these ids are not GPT-2's, and is not read: a pickle "
-            "can run anything; name their tokenizer by --tokenizer, a folder such as "
-            "models/gpt/tokenizer"
+            f"{folder / 'meta.pkl'} says that these tokens are not GPT-2's, and is not read, "
+            "because a pickle can run any code; name their tokenizer by --tokenizer, a folder such "
+            "as models/gpt/tokenizer"
         )
     return chosen_tokenizer(name, GPT2_VOCAB_SIZES[0])
 
@@ -232,13 +237,13 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and their arguments."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for file_format in ("nanogpt", "llmc"):
-        out = commands.add_parser(f"to-{file_format}", help=f"shards as {file_format} reads them")
-        out.add_argument("--shards", type=Path, default=SHARDS, help="a folder of shards")
-        into = commands.add_parser(
-            f"from-{file_format}", help=f"a folder of {file_format}'s files as shards"
+    for file_format, name in NAMES.items():
+        out = commands.add_parser(f"to-{file_format}", help=f"export shards in {name}'s format")
+        out.add_argument(
+            "--shards", type=Path, default=SHARDS, help="shards folder (default: data/shards)"
         )
-        into.add_argument("folder", type=Path, help="where the .bin files are")
+        into = commands.add_parser(f"from-{file_format}", help=f"import {name} files as shards")
+        into.add_argument("folder", type=Path, help="folder with the .bin files")
         into.add_argument("--tokenizer", help="gpt2, or a folder such as models/gpt/tokenizer")
         for command in (out, into):
             command.add_argument("out", type=Path, help="a new folder")

@@ -1,4 +1,4 @@
-"""`make ui`: an MLflow server for the store in which runs are recorded.
+"""`make ui`: browse the recorded runs in MLflow.
 
 `python -m stages ui PORT` serves `mlflow.db`, or the database that MLFLOW_BACKEND_URI or
 MLFLOW_TRACKING_URI names, at http://127.0.0.1:PORT.

@@ -1,8 +1,8 @@
-"""Is everything still as it was written? `python -m stages verify` reads all there is and reports.
+"""Verify that every file is still exactly as it was written: `python -m stages verify`.
 
-Corpus to model: every file is compared with the sha256 in its folder's manifest, every manifest
-with what the next folder says it was made from, and the params and code it names with dvc.lock.
-What is not there yet is no failure.
+From corpus to model, every file is compared with the sha256 in its folder's manifest, every
+manifest with what the next folder says it was made from, and the params and code it names with
+dvc.lock. Outputs that do not exist yet are not errors.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from stages.tools.check import SECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """A folder of the pipeline, the file in it that describes the others, the stage it is from."""
+class Artifact:
+    """An output folder: the file in it that describes the others, and the stage that writes it."""
 
     name: str
     folder: str
@@ -37,65 +37,67 @@ class Room:
 
     @property
     def remedy(self) -> str:
-        """What makes the folder again."""
+        """Return how to rebuild the folder."""
         command = "python -m stages token-files" if self.imported else f"dvc repro -f {self.stage}"
-        return f"`{command}` makes it again"
+        return f"run `{command}` to rebuild it"
 
 
-ROOMS = (
-    Room(name="corpus", folder="data/corpus", manifest="manifest.json", stage="download"),
-    Room(name="clean", folder="data/clean", manifest="manifest.json", stage="clean"),
-    Room(name="tokens", folder="data/tokens", manifest="manifest.json", stage="tokenize"),
-    Room(name="shards", folder="data/shards", manifest="manifest.json", stage="shard"),
-    Room(name="model", folder="models/gpt", manifest="lineage.json", stage="train"),
+ARTIFACTS = (
+    Artifact(name="corpus", folder="data/corpus", manifest="manifest.json", stage="download"),
+    Artifact(name="clean", folder="data/clean", manifest="manifest.json", stage="clean"),
+    Artifact(name="tokens", folder="data/tokens", manifest="manifest.json", stage="tokenize"),
+    Artifact(name="shards", folder="data/shards", manifest="manifest.json", stage="shard"),
+    Artifact(name="model", folder="models/gpt", manifest="lineage.json", stage="train"),
 )
 
 
 def verify(root: Path) -> list[str]:
-    """Print a line for each room; all that is wrong. Raises ValueError when there is nothing."""
-    present = [room for room in ROOMS if (root / room.folder).is_dir()]
+    """Print a line per folder and return all problems. Raises ValueError if there is none."""
+    present = [artifact for artifact in ARTIFACTS if (root / artifact.folder).is_dir()]
     if not present:
-        folders = ", ".join(room.folder for room in ROOMS)
-        raise ValueError(f"there is nothing to verify: no {folders}; `dvc repro` makes them")
+        folders = ", ".join(artifact.folder for artifact in ARTIFACTS)
+        raise ValueError(
+            f"there is nothing to verify: no {folders}; run `dvc repro` to create them"
+        )
     locked = locked_stages(root)
-    found = []
-    for room in ROOMS:
-        if room not in present:
-            print(f"{room.name:8}not there yet")
+    all_problems = []
+    for artifact in ARTIFACTS:
+        if artifact not in present:
+            print(f"{artifact.name:8}not built yet")
             continue
-        problems = room_problems(room, root, locked.get(room.stage, {}))
-        files = [file for file in (root / room.folder).rglob("*") if file.is_file()]
+        problems = artifact_problems(artifact, root, locked.get(artifact.stage, {}))
+        files = [file for file in (root / artifact.folder).rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         state = f"{len(problems)} wrong" if problems else "as written"
-        print(f"{room.name:8}{len(files):,} files, {size:,} bytes: {state}", flush=True)
-        found += problems
-    return found + chain_problems(locked)
+        print(f"{artifact.name:8}{len(files):,} files, {size:,} bytes: {state}", flush=True)
+        all_problems += problems
+    return all_problems + chain_problems(locked)
 
 
-def room_problems(room: Room, root: Path, locked: Mapping[str, Any]) -> list[str]:
-    """What is wrong in a folder that is there."""
-    folder = root / room.folder
-    file = folder / room.manifest
+def artifact_problems(artifact: Artifact, root: Path, locked: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong in an existing folder."""
+    folder = root / artifact.folder
+    file = folder / artifact.manifest
     if not file.is_file():
-        return [f"{file} is missing; {room.remedy}"]
+        return [f"{file} is missing; {artifact.remedy}"]
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        room = replace(room, imported="imported" in manifest)
-        changed = file_problems(room, folder, described(room, manifest))
+        artifact = replace(artifact, imported="imported" in manifest)
+        changed = file_problems(artifact, folder, described(artifact, manifest))
         return [
             *changed,
-            *tokenizer_problems(room, folder, manifest),
-            *link_problems(room, root, manifest),
-            *lock_problems(room, folder, manifest, locked),
-            *([] if changed else model_problems(room, folder)),
+            *tokenizer_problems(artifact, folder, manifest),
+            *link_problems(artifact, root, manifest),
+            *lock_problems(artifact, folder, manifest, locked),
+            *([] if changed else model_problems(artifact, folder)),
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"{file} is not as it was written ({error!r}); {room.remedy}"]
+        return [f"{file} is not as it was written ({error!r}); {artifact.remedy}"]
 
 
-def described(room: Room, manifest: dict[str, Any]) -> dict[str, str]:
-    """The sha256 of each file by name, as the manifest gives it."""
-    if room.name != "shards":
+def described(artifact: Artifact, manifest: dict[str, Any]) -> dict[str, str]:
+    """Return the sha256 of each file by name, as in the manifest."""
+    if artifact.name != "shards":
         return {file["name"]: file["sha256"] for file in manifest["files"]}
     sha256: dict[str, str] = {}
     for name, split in manifest["splits"].items():
@@ -104,71 +106,71 @@ def described(room: Room, manifest: dict[str, Any]) -> dict[str, str]:
     return sha256
 
 
-def file_problems(room: Room, folder: Path, sha256: dict[str, str]) -> list[str]:
-    """Files that are missing, changed, or not in the manifest."""
+def file_problems(artifact: Artifact, folder: Path, sha256: dict[str, str]) -> list[str]:
+    """Return the files that are missing, changed, or not in the manifest."""
     problems = []
     for name, expected in sha256.items():
         file = folder / name
         if not file.is_file():
-            problems.append(f"{file} is missing; {room.remedy}")
-        elif (found := file_sha256(file)) != expected:
-            problems.append(f"{file} has sha256 {found}, not {expected}; {room.remedy}")
-    known = {*sha256, room.manifest}
+            problems.append(f"{file} is missing; {artifact.remedy}")
+        elif (actual := file_sha256(file)) != expected:
+            problems.append(f"{file} has sha256 {actual}, not {expected}; {artifact.remedy}")
+    known = {*sha256, artifact.manifest}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         if file.is_file() and name not in known and not name.startswith("tokenizer/"):
-            problems.append(f"{file} is not in {room.manifest}; remove it")
+            problems.append(f"{file} is not in {artifact.manifest}; remove it")
     return problems
 
 
-def tokenizer_problems(room: Room, folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """A tokenizer that has another fingerprint than the one it had."""
-    about = manifest["data"] if room.name == "model" else manifest
-    if room.name in ("corpus", "clean"):
+def tokenizer_problems(artifact: Artifact, folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Return whether the tokenizer has changed, as a list of problems."""
+    about = manifest["data"] if artifact.name == "model" else manifest
+    if artifact.name in ("corpus", "clean"):
         return []
     if files_fingerprint(read_files(folder / "tokenizer")) == about["tokenizer_fingerprint"]:
         return []
-    return [f"{folder / 'tokenizer'} has another fingerprint than it had; {room.remedy}"]
+    return [f"{folder / 'tokenizer'} does not match its recorded fingerprint; {artifact.remedy}"]
 
 
 def read_files(folder: Path) -> dict[str, str]:
-    """Names and contents, of whatever kind they are."""
+    """Return the names and contents of a folder's files, whatever their encoding."""
     return {file.name: file.read_bytes().decode("utf-8", "replace") for file in folder.glob("*")}
 
 
-def link_problems(room: Room, root: Path, manifest: dict[str, Any]) -> list[str]:
-    """Folders that are there but are not the ones this one was made from."""
-    about = manifest["data"] if room.name == "model" else manifest
+def link_problems(artifact: Artifact, root: Path, manifest: dict[str, Any]) -> list[str]:
+    """Return the existing folders that this one was not made from, as problems."""
+    about = manifest["data"] if artifact.name == "model" else manifest
     problems = []
-    for source in ROOMS:
-        said = about.get(f"{source.name}_manifest_sha256")  # null where tokens were brought in
+    for source in ARTIFACTS:
+        recorded = about.get(f"{source.name}_manifest_sha256")  # null if imported
         file = root / source.folder / source.manifest
-        if said and file.is_file() and file_sha256(file) != said:
+        if recorded and file.is_file() and file_sha256(file) != recorded:
             problems.append(
-                f"{root / room.folder} was not made from the {root / source.folder} that is there; "
-                f"`dvc repro {room.stage}` makes them agree"
+                f"{root / artifact.folder} was not made from the current {root / source.folder}; "
+                f"run `dvc repro {artifact.stage}` to bring them back in sync"
             )
     return problems
 
 
 def lock_problems(
-    room: Room, folder: Path, manifest: dict[str, Any], locked: Mapping[str, Any]
+    artifact: Artifact, folder: Path, manifest: dict[str, Any], locked: Mapping[str, Any]
 ) -> list[str]:
-    """What dvc.lock records otherwise; nothing of a folder that no stage made."""
-    if room.imported:
+    """Return the differences from dvc.lock; none for an imported folder."""
+    if artifact.imported:
         return []
-    is_model = room.name == "model"
+    is_model = artifact.name == "model"
     problems = params_problems(locked, manifest["params"] if is_model else manifest, SECTIONS)
     if is_model:
         problems += code_problems(
             locked, manifest["code"].get("files_md5", {}), read_accepted(folder.parents[1])
         )
-    return [f"{folder} was {problem}; {room.remedy}" for problem in problems]
+    return [f"{folder} was {problem}; {artifact.remedy}" for problem in problems]
 
 
-def model_problems(room: Room, folder: Path) -> list[str]:
-    """A model that cannot be loaded."""
-    if room.name != "model":
+def model_problems(artifact: Artifact, folder: Path) -> list[str]:
+    """Return the error of a model that cannot be loaded."""
+    if artifact.name != "model":
         return []
     import torch
 
@@ -177,11 +179,11 @@ def model_problems(room: Room, folder: Path) -> list[str]:
     try:
         load_model(folder, torch.device("cpu"))
     except ValueError as error:
-        return [f"{error}; {room.remedy}"]
+        return [f"{error}; {artifact.remedy}"]
     return []
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages verify`."""
+    """Run `python -m stages verify`."""
     if problems := verify(Path()):
         raise ValueError("\n".join(problems))

@@ -1,7 +1,7 @@
-"""`make watch`: links to the live curves of the running training, and MLflow to serve them.
+"""`make watch`: link to the live curves of the current training run, and serve them by MLflow.
 
-`python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow by COMMAND, unless a server
-already answers at that address or runs are recorded on an MLflow server.
+`python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow using COMMAND, unless a
+server already answers at that address or runs are recorded on an MLflow server.
 """
 
 import argparse
@@ -25,16 +25,16 @@ def page(server: str, experiment_id: str, run_id: str, tab: str) -> str:
 
 
 def links(server: str) -> list[str]:
-    """Return the lines to print: links to the running training, else to the newest run."""
+    """Return the lines to print: links to the current training run, else to the newest run."""
     run = newest_run()
     if run is None:
-        return ["nothing has been recorded yet; once a training runs, type make watch again"]
+        return ["nothing has been recorded yet; rerun `make watch` once training has started"]
     experiment_id, run_id, is_running = run
     curves = page(server, experiment_id, run_id, "model-metrics")
     samples = page(server, experiment_id, run_id, f"artifacts/{SAMPLES}")
     if is_running:
         return [f"live curves: {curves}", f"samples: {samples}"]
-    return [f"no training is running; the newest: {curves}"]
+    return [f"no training run is active; the newest run: {curves}"]
 
 
 def answers(server: str) -> bool:

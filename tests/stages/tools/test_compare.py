@@ -4,13 +4,13 @@ import json
 from typing import Any
 
 
-def test_params_and_figures_that_differ_are_shown_side_by_side(copy_of_built: Any) -> None:
+def test_params_and_metrics_that_differ_are_shown_side_by_side(copy_of_built: Any) -> None:
     project = copy_of_built
     project.run("git", "add", "dvc.lock")
     project.run("git", "commit", "-qm", "first run")
     assert project.run("python", "-m", "stages", "compare", "HEAD").stdout.splitlines() == [
         "params: the same in HEAD and workspace",
-        "figures: the same in HEAD and workspace",
+        "metrics: the same in HEAD and workspace",
     ]
     file = project.folder / "metrics/evaluate.json"
     metrics = json.loads(file.read_text())

@@ -279,7 +279,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
     refused("from-nanogpt", "ckpt.pt", "out", words=f"vocab_size is {ids}, GPT-2's is 50257; name")
     refused("from-nanogpt", "ckpt.pt", "out", words="--tokenizer data/NAME/meta.pkl")
     Path("less.txt").write_text(TEXT.replace("K", "k"))
-    words = f"vocab_size is {ids}, less.txt has {ids - 1} characters"
+    words = f"vocab_size is {ids}, but less.txt has {ids - 1} characters"
     refused("from-nanogpt", "ckpt.pt", "out", "--text", "less.txt", words=words)
     arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer")
     refused(*arguments, "none.pkl", words="No such file or directory: 'none.pkl'")
@@ -314,7 +314,7 @@ def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(
     tiny_gpt2(Path("theirs"), vocab_size=301)
     own = model / "tokenizer"
     refused("from-hf", "theirs", "out", words="vocab_size is 301, GPT-2's is 50257; name")
-    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, the tokenizer has 300")
+    refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, but the tokenizer has 300")
     refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer like")
     refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer like")
     torch.save({"model": {}, "model_args": {"vocab_size": 65}}, "ckpt.pt")
@@ -322,8 +322,8 @@ def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(
 
 
 def test_an_unsupported_import_is_refused(refused: Callable[..., None], workspace: Path) -> None:
-    refused("from-hf", "gpt3", "out", words="gpt3 is none of gpt2, gpt2-medium")
-    refused("from-hf", "theirs", "out", "--revision", "main", words="--revision is for gpt2")
+    refused("from-hf", "gpt3", "out", words="gpt3 is not one of gpt2, gpt2-medium")
+    refused("from-hf", "theirs", "out", "--revision", "main", words="--revision is only for gpt2")
     tiny_gpt2(Path("theirs"), activation_function="relu")
     refused("from-hf", "theirs", "out", words="theirs/config.json: activation_function is 'relu'")
     Path("theirs/config.json").write_text("{")
@@ -505,9 +505,9 @@ def test_the_hubs_files_come_from_one_commit_which_is_noted(
 @pytest.mark.usefixtures("hub")
 def test_a_revision_that_the_hub_does_not_have_is_refused(refused: Callable[..., None]) -> None:
     pinned = REVISIONS["gpt2"]
-    refused("from-hf", "gpt2", "out", words=f"the hub has no gpt2 at revision {pinned}")
+    refused("from-hf", "gpt2", "out", words=f"the Hub has no gpt2 at revision {pinned}")
     arguments = ("from-hf", "gpt2", "out", "--revision", "none")
-    refused(*arguments, words="the hub has no gpt2 at revision none")
+    refused(*arguments, words="the Hub has no gpt2 at revision none")
 
 
 @pytest.mark.parametrize("revision", [REVISIONS["gpt2"], "main"])
@@ -522,7 +522,7 @@ def test_an_unreachable_hub_exits_with_75(
     with pytest.raises(SystemExit) as caught:
         convert("from-hf", "gpt2", "out", "--revision", revision)
     assert caught.value.code == 75
-    assert "convert: the Hugging Face hub did not give gpt2" in capsys.readouterr().err
+    assert "convert: the Hugging Face Hub could not provide gpt2" in capsys.readouterr().err
     assert not Path("out").exists()
 
 

@@ -161,7 +161,7 @@ def test_without_a_known_peak_there_is_no_time(
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("precision: auto ", "precision: float32 "))
     planned(None, "H100", price=2.0)
-    assert "no peak known in float32" in capsys.readouterr().out
+    assert "peak FLOPS unknown for float32" in capsys.readouterr().out
 
 
 def test_a_model_too_large_for_this_machine_is_not_measured(
@@ -195,7 +195,7 @@ def test_the_command_measures_this_machine_and_leaves_nothing(
     [
         (["mine"], ("'mine'", "own-text", "shakespeare-char")),
         (["--hardware", "abacus"], ("'abacus'", "8xA100-40GB", "RTX-4090", "here")),
-        (["--mfu", "40"], ("--mfu 40.0 is not a share",)),
+        (["--mfu", "40"], ("--mfu 40.0 must be in (0, 1]",)),
     ],
 )
 def test_what_is_not_known_is_refused_with_what_is(

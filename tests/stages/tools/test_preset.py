@@ -61,7 +61,7 @@ def test_edited_params_are_kept_next_to_it(params: Path) -> None:
 @pytest.mark.parametrize("name", ["shakspeare", "", "shakespeare.yaml", "../params"])
 def test_an_unknown_preset_is_refused_and_nothing_touched(params: Path, name: str) -> None:
     params.write_text("mine: {}\n")
-    with pytest.raises(ValueError, match="is none of") as caught:
+    with pytest.raises(ValueError, match="is not one of") as caught:
         use(name, PRESETS, params)
     for known in PRESETS.glob("*.yaml"):
         assert known.stem in str(caught.value)
@@ -164,7 +164,7 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(params: Path, keep: 
         "corpus": "corpus.encoding: 'utf-99' is no encoding",
         "sample": "has no section sample to keep",
         "split": "train.batch_tokens is missing",
-        "x": f"KEEP='x' is none of {', '.join(SECTIONS)}",
+        "x": f"KEEP='x' is not one of {', '.join(SECTIONS)}",
     }[keep[0]]
     with pytest.raises(ValueError) as caught:
         use("own-text", PRESETS, params, keep)
@@ -182,7 +182,7 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(params: Path, keep: 
 )
 def test_sections_that_cannot_be_taken_out_are_refused(params: Path, content: str) -> None:
     params.write_text(content)
-    with pytest.raises(ParamsError, match="split cannot be taken out by lines"):
+    with pytest.raises(ParamsError, match="split cannot be copied line by line"):
         use("shakespeare", PRESETS, params, ["split"])
     assert params.read_text() == content
 
@@ -205,7 +205,7 @@ def test_the_command_keeps_what_it_is_told(run_python: Run, workspace: Path) -> 
     (workspace / "params.yaml").write_text(OWN)
     done = run_python("-m", "stages", "preset", "own-text", "--keep", "corpus, split")
     assert done.returncode == 0, done.stderr
-    assert "params.yaml is now presets/own-text.yaml but for your corpus, split" in done.stdout
+    assert "params.yaml is now presets/own-text.yaml except your corpus, split" in done.stdout
     assert "# since May" in (workspace / "params.yaml").read_text()
 
 

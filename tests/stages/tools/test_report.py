@@ -36,7 +36,7 @@ def shown(metrics: dict[str, Any]) -> str:
 
 def test_the_table_says_what_each_predictor_sees() -> None:
     heading, *rows = shown(METRICS).splitlines()
-    assert "sees before each token" in heading
+    assert "context" in heading
     assert [row.split()[0] for row in rows] == [*SEES, "this"]
     for row, sees in zip(rows, [*SEES.values(), "up to 128 tokens"], strict=True):
         assert row.rstrip().endswith(sees)
@@ -52,11 +52,11 @@ def test_the_table_says_who_read_a_part_of_the_training_text() -> None:
     assert "training text" not in shown(METRICS)
 
 
-@pytest.mark.parametrize(("n", "words"), [(1, "1 document says"), (9, "9 documents say")])
-def test_few_documents_held_back_are_warned_of(n: int, words: str) -> None:
+@pytest.mark.parametrize(("n", "words"), [(1, "1 held-out document"), (9, "9 held-out documents")])
+def test_few_held_out_documents_are_warned_of(n: int, words: str) -> None:
     warning = few_documents(n)
     assert warning is not None
-    assert warning.startswith(f"{words} little: another split.seed moves the figure")
+    assert warning.startswith(f"only {words}: metrics depend strongly on split.seed")
     assert "corpus.separator" in warning
 
 

@@ -203,13 +203,17 @@ GOOD = llmc_bytes([EOT, 1, 2])
     [
         ("nanogpt", b"123", "has 3 bytes, an odd number"),
         ("nanogpt", b"", "holds no tokens"),
-        ("nanogpt", np.array([1, 60_000], np.uint16).tobytes(), "holds id 60000"),
+        ("nanogpt", np.array([1, 60_000], np.uint16).tobytes(), "contains token ID 60000"),
         ("llmc", llmc_bytes([1], magic=20240522), "does not begin with 20240520"),
-        ("llmc", llmc_bytes([1], magic=20240801), "32-bit ids of Llama 3"),
+        ("llmc", llmc_bytes([1], magic=20240801), "32-bit token IDs of Llama 3"),
         ("llmc", llmc_bytes([1], version=2), "has version 2, not 1"),
-        ("llmc", llmc_bytes([1, 50_257]), "holds id 50257, the tokenizer ends at 50256"),
-        ("llmc", GOOD[:-1], "has 1,029 bytes, by its header 1,030"),
-        ("llmc", GOOD + b"12", "has 1,032 bytes, by its header 1,030"),
+        (
+            "llmc",
+            llmc_bytes([1, 50_257]),
+            "contains token ID 50257, but the vocabulary ends at 50256",
+        ),
+        ("llmc", GOOD[:-1], "has 1,029 bytes, but 1,030 by its header"),
+        ("llmc", GOOD + b"12", "has 1,032 bytes, but 1,030 by its header"),
         ("llmc", GOOD[:1000], "does not begin with"),
         ("llmc", b"", "does not begin with"),
         ("llmc", llmc_bytes([]), "holds no tokens"),
@@ -259,7 +263,9 @@ def test_ids_of_more_than_16_bits_are_refused(
     file.write_text(json.dumps({**json.loads(file.read_text()), **wide}))
     params = ShardParams(shard_tokens=1024, weights=None, max_repetition=1)
     shard.run(params, split, tmp_path / "tokens", tmp_path / "shards")
-    with pytest.raises(ValueError, match="has 65,537 ids, these files hold 65,536 at most"):
+    with pytest.raises(
+        ValueError, match="a vocabulary of 65,537 tokens, but these files allow 65,536 at most"
+    ):
         command("to-nanogpt", "out", "--shards", tmp_path / "shards")
 
 

@@ -75,7 +75,7 @@ def test_one_changed_byte_is_found(root: Path, name: str, stage: str) -> None:
     assert problems
     for problem in problems:
         assert problem.startswith(str(place))
-        assert problem.endswith(f"; `dvc repro -f {stage}` makes it again")
+        assert problem.endswith(f"; run `dvc repro -f {stage}` to rebuild it")
 
 
 @pytest.mark.parametrize(("name", "stage"), FILES)
@@ -108,15 +108,15 @@ def test_a_damaged_manifest_is_named(root: Path, name: str, content: str) -> Non
 def test_a_missing_manifest_is_named(root: Path) -> None:
     file = root / "data/tokens/manifest.json"
     file.unlink()
-    assert verify(root) == [f"{file} is missing; `dvc repro -f tokenize` makes it again"]
+    assert verify(root) == [f"{file} is missing; run `dvc repro -f tokenize` to rebuild it"]
 
 
 def test_a_folder_made_from_another_is_found(root: Path) -> None:
     params = CleanParams(**{**clean_params(root), "unicode": "NFC"})
     clean.run(params, root / "data/corpus", root / "data/clean")
     assert verify(root) == [
-        f"{root / 'data/tokens'} was not made from the {root / 'data/clean'} that is there; "
-        "`dvc repro tokenize` makes them agree"
+        f"{root / 'data/tokens'} was not made from the current {root / 'data/clean'}; "
+        "run `dvc repro tokenize` to bring them back in sync"
     ]
 
 
@@ -130,8 +130,8 @@ def test_a_model_from_other_shards_is_found(root: Path) -> None:
     manifest = root / "data/shards/manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
     assert verify(root) == [
-        f"{root / 'models/gpt'} was not made from the {root / 'data/shards'} that is there; "
-        "`dvc repro train` makes them agree"
+        f"{root / 'models/gpt'} was not made from the current {root / 'data/shards'}; "
+        "run `dvc repro train` to bring them back in sync"
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_model_that_no_longer_fits_the_code_is_found(root: Path) -> None:
     lineage.write_text(json.dumps(about))
     (problem,) = verify(root)
     assert "model.safetensors does not fit the model's config" in problem
-    assert problem.endswith("; `dvc repro -f train` makes it again")
+    assert problem.endswith("; run `dvc repro -f train` to rebuild it")
 
 
 def test_imported_shards_are_imported_again(root: Path) -> None:
@@ -157,7 +157,7 @@ def test_imported_shards_are_imported_again(root: Path) -> None:
     assert verify(root) == []  # made from none of the tokens that are there
     (shards / "val/ends.npy").unlink()
     assert verify(root) == [
-        f"{shards / 'val/ends.npy'} is missing; `python -m stages token-files` makes it again"
+        f"{shards / 'val/ends.npy'} is missing; run `python -m stages token-files` to rebuild it"
     ]
 
 
@@ -169,8 +169,8 @@ def test_what_is_not_there_yet_is_no_failure(
     capsys.readouterr()
     assert verify(root) == []
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "tokens  not there yet"
-    assert lines[4] == "model   not there yet"
+    assert lines[2] == "tokens  not built yet"
+    assert lines[4] == "model   not built yet"
 
 
 def test_nothing_at_all_is_a_failure(tmp_path: Path) -> None:

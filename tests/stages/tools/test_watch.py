@@ -68,13 +68,13 @@ def test_without_a_running_training_the_newest_is_shown() -> None:
     found = newest_run()
     assert found is not None
     assert found[1:] == (newest, False)
-    assert links(SERVER)[0].startswith(f"no training is running; the newest: {SERVER}/#/")
+    assert links(SERVER)[0].startswith(f"no training run is active; the newest run: {SERVER}/#/")
 
 
 def test_an_empty_store_is_reported() -> None:
     assert newest_run() is None
     assert links(SERVER) == [
-        "nothing has been recorded yet; once a training runs, type make watch again"
+        "nothing has been recorded yet; rerun `make watch` once training has started"
     ]
 
 
