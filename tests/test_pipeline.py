@@ -158,7 +158,7 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
     assert out_of_date(project) == {"sample"}
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 0, done.stdout
-    assert "every file is the same; recorded for sample" in done.stdout
+    assert "all outputs are identical; recorded for sample" in done.stdout
     assert out_of_date(project) == set()
     (entry,) = json.loads((project.folder / "accepted.json").read_text())
     assert entry["path"] == "nanogpt/generate"
@@ -168,12 +168,14 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
     code.write_text(text.replace("sampling.temperature == 0", "sampling.temperature >= 0"))
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert "the code of now makes other bytes: samples/samples.jsonl, samples/" in done.stdout
+    assert (
+        "the current code produces different output: samples/samples.jsonl, samples/" in done.stdout
+    )
     code.write_text(text)
     project.set_params(temperature="0.5")
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert "sample is out of date for more than its code" in done.stdout
+    assert "sample is out of date for reasons other than edited code" in done.stdout
     assert (project.folder / "dvc.lock").read_text() == recorded
 
 

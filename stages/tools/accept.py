@@ -28,9 +28,16 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from nanogpt.files import write_json
-from stages.formats.dvc_lock import ACCEPTED, folder_md5, locked_stages, read_accepted
+from stages.formats.dvc_lock import (
+    ACCEPTED,
+    folder_md5,
+    locked_stages,
+    read_accepted,
+    run_dvc,
+)
 from stages.runtime.errors import Crashed
-from stages.runtime.settings import Settings
+from stages.runtime.inputs import folder_files
+from stages.runtime.settings import PREFIX, Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 CODE = ("nanogpt", "stages")
@@ -40,12 +47,12 @@ ENVIRONMENT = {"NANOGPT_TRACKING": "false", "NANOGPT_DEVICE": "cpu", "OMP_NUM_TH
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """`python -m stages accept`.
+    """Run `python -m stages accept`.
 
-    Raises ValueError where more than code was changed, where no commit has the code that dvc.lock
-    records, or where an output of the miniature differs.
+    Raises ValueError if more than code was changed, if no commit has the code that dvc.lock
+    records, or if an output of the miniature differs.
     """
-    stages = edited_stages(json.loads(command("dvc", "status", "--json")))
+    stages = edited_stages(json.loads(run_dvc("status", "--json")))
     if not stages:
         print("accept: no stage is out of date")
         return
@@ -53,30 +60,36 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         folder = Path(name)
         commit = code_of_lock(folder / "before/code", stages)
         for part in CODE:
-            copy_tree(Path(part), folder / "now/code" / part)
-        print(f"accept: {', '.join(stages)} by the code of {commit[:12]} and of now", flush=True)
-        differing = compared(folder / "before", folder / "now", stages)
+            copy_files(Path(part), folder / "now/code" / part)
+        print(
+            f"accept: comparing {', '.join(stages)} at {commit[:12]} with the current code",
+            flush=True,
+        )
+        differing = compare_outputs(folder / "before", folder / "now", stages)
     if differing:
         files = ", ".join(differing)
-        raise ValueError(f"the code of now makes other bytes: {files}; `dvc repro` runs it")
+        raise ValueError(f"the current code produces different output: {files}; run `dvc repro`")
     locked = locked_stages(Path())
-    command("dvc", "commit", "--force", *stages)
+    run_dvc("commit", "--force", *stages)
     record(stages, locked)
-    print(f"accept: every file is the same; recorded for {', '.join(stages)}")
+    print(f"accept: all outputs are identical; recorded for {', '.join(stages)}")
 
 
-def compared(before: Path, now: Path, stages: Collection[str]) -> list[str]:
-    """Run some stages of the miniature by the code in two folders; which files differ.
+def compare_outputs(before: Path, now: Path, stages: Collection[str]) -> list[str]:
+    """Run some stages of the miniature by the code in two folders; return which files differ.
 
-    What they depend on is made once, by the code before.
+    The stages they depend on run only once, by the code before.
     """
     pipeline = read_params(Path("dvc.yaml"))["stages"]
     prepare(before)
-    run_stages(needed(pipeline, stages), before)
-    for folder in ("texts", "data", "models", "metrics", "plots", "samples", "statistics"):
-        copy_tree(before / folder, now / folder)
-    shutil.copy(before / PARAMS_FILE, now)
-    run_stages([stage for stage in pipeline if stage in stages], now)
+    order = needed(pipeline, stages)
+    run_stages(order, before)
+    prepare(now)
+    for stage in order:
+        if stage not in stages:  # what is compared must be made
+            for out in outs_of(pipeline[stage]):
+                copy_files(before / out, now / out)
+    run_stages([stage for stage in order if stage in stages], now)
     outs = [out for stage in stages for out in outs_of(pipeline[stage])]
     old, new = (
         {file: md5 for out in outs for file, md5 in md5_of_out(folder, out).items()}
@@ -86,12 +99,14 @@ def compared(before: Path, now: Path, stages: Collection[str]) -> list[str]:
 
 
 def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the code that was changed since each stage ran, from what `dvc status` says.
+    """Return the code that was changed since each stage ran, from what `dvc status` prints.
 
-    Raises ValueError naming a stage that is out of date for anything else.
+    Raises ValueError naming a stage that is out of date for any other reason.
     """
+    locked = locked_stages(Path())
     found = {}
     for stage, reasons in status.items():
+        known = {dep["path"] for dep in locked.get(stage, {}).get("deps", [])}
         changed = [
             (kind, path)
             for reason in reasons
@@ -101,12 +116,12 @@ def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
         others = [
             f"{kind} {path}".strip()
             for kind, path in changed
-            if kind != "changed deps" or path.split("/")[0] not in CODE
+            if kind != "changed deps" or path.split("/")[0] not in CODE or path not in known
         ]
         if others:
             raise ValueError(
-                f"{stage} is out of date for more than its code ({', '.join(others)}); "
-                "`dvc repro` runs what must run"
+                f"{stage} is out of date for reasons other than edited code "
+                f"({', '.join(others)}); run `dvc repro`"
             )
         found[stage] = [path for _, path in changed]
     return found
@@ -115,7 +130,7 @@ def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
 def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
     """Put the code that made what dvc.lock records into a folder, and return its commit.
 
-    Raises ValueError where none of the last commits has it.
+    Raises ValueError if none of the last commits has it.
     """
     locked = locked_stages(Path())
     wanted = {
@@ -124,44 +139,45 @@ def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
         for dep in locked[stage]["deps"]
         if dep["path"] in stages[stage]
     }
-    commits = command("git", "rev-list", f"--max-count={COMMITS}", "HEAD", "--", *CODE).split()
+    listed = git("rev-list", f"--max-count={COMMITS}", "HEAD", "--", *CODE)
+    commits = listed.decode().split() if listed else []
     for commit in commits:
-        archive = subprocess.run(
-            ["git", "archive", commit, "--", *CODE], capture_output=True, check=True
-        ).stdout
+        archive = git("archive", commit, "--", *CODE)
+        if archive is None:  # of a time before these folders
+            continue
         with TemporaryDirectory() as name:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(name, filter="data")
             if all(md5_at(Path(name, path)) == md5 for path, md5 in wanted.items()):
                 for part in CODE:
-                    copy_tree(Path(name, part), folder / part)
+                    copy_files(Path(name, part), folder / part)
                 return commit
     raise ValueError(
-        f"none of the last {len(commits)} commits has the code that made what dvc.lock records: "
-        "commit code before you run it; `dvc repro` runs the stages again"
+        f"none of the last {len(commits)} commits contains the code that dvc.lock records: commit "
+        "code before running it, or run `dvc repro` to rebuild"
     )
 
 
+def git(*arguments: str) -> bytes | None:
+    """Return the output of a git command; None if it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    return None if done.returncode else done.stdout
+
+
 def md5_at(path: Path) -> str | None:
-    """Return the MD5 that DVC gives a file or folder of code; None where there is none."""
+    """Return the MD5 that DVC gives a file or folder of code; None if there is none."""
     if path.is_file():
         return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in code_files(path)}
+    files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in folder_files(path)}
     return folder_md5(files) if files else None
 
 
-def code_files(folder: Path) -> list[Path]:
-    """Return the files that DVC sees in a folder of code."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file for file in files if "__pycache__" not in file.parts)
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder of code."""
-    for file in code_files(source):
-        copy = target / file.relative_to(source)
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a file, or the files of a folder."""
+    for file in [source] if source.is_file() else folder_files(source):
+        copy = target / file.relative_to(source) if file != source else target
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
+        shutil.copyfile(file, copy)
 
 
 def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
@@ -169,7 +185,7 @@ def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
     found = set(stages)
     for stage in reversed(pipeline):  # dvc.yaml has them in that order
         outs = outs_of(pipeline[stage])
-        deps = [dep for later in found for dep in pipeline[later]["deps"]]
+        deps = [dep for later in found for dep in pipeline[later].get("deps", [])]
         if any(dep == out or dep.startswith(f"{out}/") for out in outs for dep in deps):
             found.add(stage)
     return [stage for stage in pipeline if stage in found]
@@ -177,7 +193,7 @@ def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
     """Return the outputs that dvc.yaml declares of a stage, its metrics included."""
-    return [*stage["outs"], *stage.get("metrics", [])]
+    return [*stage.get("outs", []), *stage.get("metrics", [])]
 
 
 def prepare(folder: Path) -> None:
@@ -189,16 +205,17 @@ def prepare(folder: Path) -> None:
 
 def run_stages(stages: Iterable[str], folder: Path) -> None:
     """Run stages in a folder by the code in it. Raises Crashed when one fails."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
     for stage in stages:
         done = subprocess.run(
             [sys.executable, "-m", "stages", stage],
             cwd=folder,
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder / "code")},
+            env={**own, **ENVIRONMENT, "PYTHONPATH": str(folder / "code")},
             capture_output=True,
             text=True,
         )
         if done.returncode:
-            raise Crashed(f"the miniature fails with the code of {folder.name}: {done.stderr}")
+            raise Crashed(f"the miniature run failed with the {folder.name} code: {done.stderr}")
 
 
 def md5_of_out(folder: Path, out: str) -> dict[str, str]:
@@ -236,7 +253,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     params["model"]["ngram_table"] = min(params["model"]["ngram_table"], 64)
     params["train"] |= {"init_from": None, "batch_tokens": 256, "max_steps": 6}
     params["train"] |= {"warmup": 1, "decay": 3, "eval_interval": 3, "eval_tokens": 256}
-    params["evaluate"]["context"] = None
+    params["evaluate"] |= {"context": None, "stride": 0.5}
     params["sample"] |= {"prompts": ["the king"], "samples_per_prompt": 1, "max_new_tokens": 8}
     params["sample"]["stop"] = []
     return params
@@ -268,12 +285,3 @@ def record(stages: dict[str, list[str]], before: dict[str, Any]) -> None:
             {"path": path, "made_by": md5[0][path], "accepted": md5[1][path]} for path in paths
         ]
     write_json(ACCEPTED, [dict(entry) for entry in {tuple(e.items()): e for e in entries}.values()])
-
-
-def command(*arguments: str) -> str:
-    """Return what a command prints. Raises ValueError with what it says when it fails."""
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ValueError(f"`{' '.join(arguments)}` failed: {said[-1] if said else ''}")
-    return done.stdout
