@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -51,7 +52,7 @@ def differences(kind: str, a: str, b: str) -> dict[str, dict[str, Any]]:
 
 def table(title: str, changes: dict[str, dict[str, Any]], a: str, b: str) -> Table:
     """Return the changes as a table with one row per key."""
-    made = Table(title, Text(a), Text(b), "change", box=None, header_style="bold")
+    made = Table(title, escape(a), escape(b), "change", box=None, header_style="bold")
     for key, change in sorted(changes.items()):
         difference = change.get("diff")
         cells = (
