@@ -56,7 +56,7 @@ experiments: setup  ## the runs that DVC knows, each with its figures and the pa
 
 .PHONY: compare
 compare: setup  ## two commits or experiments, side by side: make compare A=main [B=exp-name]
-	@python -m stages compare '$(A)' $(if $(B),'$(B)')
+	@python -m stages compare $(if $(A),'$(A)') $(if $(B),'$(B)')
 
 .PHONY: accept
 accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it

@@ -7,12 +7,12 @@ that was saved before an option existed still means the same model.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """The values that a number may have. pydantic checks it where a section is read."""
+    """The values that a number may have."""
 
     ge: float | None = None
     gt: float | None = None
@@ -20,17 +20,8 @@ class Range:
     lt: float | None = None
     zero_or: float | None = None  # the smallest usable value above 0
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        """Add the bounds to the schema of the number (pydantic's protocol for annotations)."""
-        bounds = {name: getattr(self, name) for name in ("ge", "gt", "le", "lt")}
-        schema = {**handler(source), **{k: v for k, v in bounds.items() if v is not None}}
-        if self.zero_or is None:
-            return schema
-        function = {"type": "no-info", "function": self.check}
-        return {"type": "function-after", "schema": schema, "function": function}
-
     def check(self, value: float) -> float:
-        """Return a value. Raises ValueError when it is above 0 and too small."""
+        """Return a value. Raises ValueError if it is above 0 and too small."""
         if self.zero_or and 0 < value < self.zero_or:
             raise ValueError(
                 f"{value!r} is too small to calculate with; give 0, or {self.zero_or} or more"

@@ -8,6 +8,7 @@ A stage is a folder with a `stage.py`, which has `run_stage(settings)`; a tool i
 import argparse
 import ast
 import gc
+import os
 import sys
 from functools import partial
 from importlib import import_module
@@ -117,3 +118,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:  # before `run_command`, which would report it
         sys.exit(EXIT_CODES["interrupted"])
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

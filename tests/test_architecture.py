@@ -126,7 +126,9 @@ def test_the_command_line_knows_the_same_stages() -> None:
 
 
 def test_every_section_belongs_to_a_stage() -> None:
-    used = {key.split(".")[0] for stage in DVC["stages"].values() for key in stage["params"]}
+    used = {
+        key.split(".")[0] for stage in DVC["stages"].values() for key in stage.get("params", [])
+    }
     assert used == set(SECTIONS)
 
 

@@ -168,14 +168,12 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
     code.write_text(text.replace("sampling.temperature == 0", "sampling.temperature >= 0"))
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert (
-        "the current code produces different output: samples/samples.jsonl, samples/" in done.stdout
-    )
+    assert "the current code produces different output: samples/samples.jsonl" in done.stdout
     code.write_text(text)
     project.set_params(temperature="0.5")
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2
-    assert "sample is out of date for reasons other than its code" in done.stdout
+    assert "sample is out of date for reasons other than edited code" in done.stdout
     assert (project.folder / "dvc.lock").read_text() == recorded
 
 

@@ -16,6 +16,7 @@ from stages.download.file_streams import READABLE, is_hidden, is_readable, skip_
 from stages.download.params import CorpusParams
 from stages.lib.reasons import and_left_out
 
+GITKEEP = ".gitkeep"  # keeps an empty folder in git; nobody wonders where its text went
 MAX_LISTED = 20  # files in one message
 
 
@@ -54,8 +55,9 @@ def text_files(root: Path, glob: str, skipped: Counter[str]) -> list[TextFile]:
         if len(files) < len(paths):
             skipped["broken link or device"] += len(paths) - len(files)
     visible = [path for path in files if not is_hidden(path.relative_to(root))]
-    if len(visible) < len(files):
-        skipped["hidden file"] += len(files) - len(visible)
+    hidden = [path for path in files if is_hidden(path.relative_to(root))]
+    if counted := sum(path.name != GITKEEP for path in hidden):
+        skipped["hidden file"] += counted
     skipped.update(skip_reason(path.name) for path in visible if not is_readable(path.name))
     return [
         TextFile(name=path.name if path == root else name_in(root, path), path=path)

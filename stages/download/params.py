@@ -56,7 +56,7 @@ IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 def outputs() -> list[str]:
     """Return what the stages write, none of which can be a dependency of the first one."""
     stages = read_params(PIPELINE)["stages"].values() if PIPELINE.exists() else ()
-    return [out for stage in stages for out in (*stage["outs"], *stage.get("metrics", []))]
+    return [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
 
 
 class Package(Section):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,17 @@ from stages.runtime.yaml_files import PARAMS_FILE, read_params
 LOCK_FILE = Path("dvc.lock")
 ACCEPTED = Path("accepted.json")  # code that `make accept` recorded, and in the place of which
 PINNED = ".huggingface.revision"  # may be a branch in the params, but a commit in the manifest
+
+
+def run_dvc(*arguments: str) -> str:
+    """Run a DVC command and return its output. Raises ValueError with DVC's words if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise ValueError(f"`dvc {' '.join(arguments)}` failed: {lines[-1]}")
+    return done.stdout
 
 
 def locked_stages(root: Path) -> dict[str, Any]:

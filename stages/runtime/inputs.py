@@ -59,9 +59,9 @@ def inputs_of(stage: str) -> Inputs | None:
         return None
     content = read_params()
     flat = dict(leaves(content))
-    keys = [key for key in flat for name in declared["params"] if is_within(key, name)]
+    keys = [key for key in flat for name in declared.get("params", []) if is_within(key, name)]
     files: dict[str, str] = {}
-    for dependency in declared["deps"]:
+    for dependency in declared.get("deps", []):
         files |= file_states(Path(interpolate(dependency, flat)))
     return Inputs(params={key: flat[key] for key in keys}, files=files)
 
@@ -114,19 +114,24 @@ def interpolate(dependency: str, params: dict[str, Any]) -> str:
 
 
 def file_states(path: Path) -> dict[str, str]:
-    """Return the state of a file, or of each file in a folder but hidden ones, by path.
+    """Return the state of a file, or of each file in a folder, by path."""
+    if not path.is_dir():
+        return {path.as_posix(): file_state(path)} if path.exists() else {}
+    return {file.as_posix(): file_state(file) for file in folder_files(path)}
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Return the files in a folder, sorted, without hidden ones and bytecode, as DVC sees code.
 
     No stage reads hidden files.
     """
-    if not path.is_dir():
-        return {path.as_posix(): file_state(path)} if path.exists() else {}
-    files = (file for file in path.rglob("*") if file.is_file())
-    return {
-        file.as_posix(): file_state(file)
-        for file in files
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
         and "__pycache__" not in file.parts
-    }
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 def file_state(file: Path) -> str:

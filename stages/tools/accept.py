@@ -28,9 +28,16 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from nanogpt.files import write_json
-from stages.formats.dvc_lock import ACCEPTED, folder_md5, locked_stages, read_accepted
+from stages.formats.dvc_lock import (
+    ACCEPTED,
+    folder_md5,
+    locked_stages,
+    read_accepted,
+    run_dvc,
+)
 from stages.runtime.errors import Crashed
-from stages.runtime.settings import Settings
+from stages.runtime.inputs import folder_files
+from stages.runtime.settings import PREFIX, Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 CODE = ("nanogpt", "stages")
@@ -45,7 +52,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     Raises ValueError if more than code was changed, if no commit has the code that dvc.lock
     records, or if an output of the miniature differs.
     """
-    stages = edited_stages(json.loads(command("dvc", "status", "--json")))
+    stages = edited_stages(json.loads(run_dvc("status", "--json")))
     if not stages:
         print("accept: no stage is out of date")
         return
@@ -53,7 +60,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         folder = Path(name)
         commit = code_of_lock(folder / "old/code", stages)
         for part in CODE:
-            copy_tree(Path(part), folder / "current/code" / part)
+            copy_files(Path(part), folder / "current/code" / part)
         print(
             f"accept: comparing {', '.join(stages)} at {commit[:12]} with the current code",
             flush=True,
@@ -63,7 +70,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         files = ", ".join(differing)
         raise ValueError(f"the current code produces different output: {files}; run `dvc repro`")
     locked = locked_stages(Path())
-    command("dvc", "commit", "--force", *stages)
+    run_dvc("commit", "--force", *stages)
     record(stages, locked)
     print(f"accept: all outputs are identical; recorded for {', '.join(stages)}")
 
@@ -71,15 +78,18 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
 def compare_outputs(old: Path, current: Path, stages: Collection[str]) -> list[str]:
     """Run stages of the miniature with the code in two folders and return the files that differ.
 
-    Their inputs are made once, by the old code.
+    The stages they depend on run only once, with the old code.
     """
     pipeline = read_params(Path("dvc.yaml"))["stages"]
     prepare(old)
-    run_stages(needed(pipeline, stages), old)
-    for folder in ("texts", "data", "models", "metrics", "plots", "samples", "statistics"):
-        copy_tree(old / folder, current / folder)
-    shutil.copy(old / PARAMS_FILE, current)
-    run_stages([stage for stage in pipeline if stage in stages], current)
+    order = needed(pipeline, stages)
+    run_stages(order, old)
+    prepare(current)
+    for stage in order:
+        if stage not in stages:  # what is compared must run
+            for out in outs_of(pipeline[stage]):
+                copy_files(old / out, current / out)
+    run_stages([stage for stage in order if stage in stages], current)
     outs = [out for stage in stages for out in outs_of(pipeline[stage])]
     a, b = (
         {file: md5 for out in outs for file, md5 in md5_of_out(folder, out).items()}
@@ -93,8 +103,10 @@ def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
 
     Raises ValueError naming a stage that is out of date for any other reason.
     """
+    locked = locked_stages(Path())
     edited = {}
     for stage, reasons in status.items():
+        known = {dep["path"] for dep in locked.get(stage, {}).get("deps", [])}
         changed = [
             (kind, path)
             for reason in reasons
@@ -104,12 +116,12 @@ def edited_stages(status: dict[str, Any]) -> dict[str, list[str]]:
         others = [
             f"{kind} {path}".strip()
             for kind, path in changed
-            if kind != "changed deps" or path.split("/")[0] not in CODE
+            if kind != "changed deps" or path.split("/")[0] not in CODE or path not in known
         ]
         if others:
             raise ValueError(
-                f"{stage} is out of date for reasons other than its code ({', '.join(others)}); "
-                "run `dvc repro`"
+                f"{stage} is out of date for reasons other than edited code "
+                f"({', '.join(others)}); run `dvc repro`"
             )
         edited[stage] = [path for _, path in changed]
     return edited
@@ -127,17 +139,18 @@ def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
         for dep in locked[stage]["deps"]
         if dep["path"] in stages[stage]
     }
-    commits = command("git", "rev-list", f"--max-count={COMMITS}", "HEAD", "--", *CODE).split()
+    listed = git("rev-list", f"--max-count={COMMITS}", "HEAD", "--", *CODE)
+    commits = listed.decode().split() if listed else []
     for commit in commits:
-        archive = subprocess.run(
-            ["git", "archive", commit, "--", *CODE], capture_output=True, check=True
-        ).stdout
+        archive = git("archive", commit, "--", *CODE)
+        if archive is None:  # older than these folders
+            continue
         with TemporaryDirectory() as name:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(name, filter="data")
             if all(md5_at(Path(name, path)) == md5 for path, md5 in wanted.items()):
                 for part in CODE:
-                    copy_tree(Path(name, part), folder / part)
+                    copy_files(Path(name, part), folder / part)
                 return commit
     raise ValueError(
         f"none of the last {len(commits)} commits contains the code that dvc.lock records: commit "
@@ -145,26 +158,26 @@ def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
     )
 
 
+def git(*arguments: str) -> bytes | None:
+    """Return the output of a git command; None if it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    return None if done.returncode else done.stdout
+
+
 def md5_at(path: Path) -> str | None:
     """Return DVC's MD5 of a file or folder of code, None if it does not exist."""
     if path.is_file():
         return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in code_files(path)}
+    files = {file.relative_to(path).as_posix(): md5_at(file) or "" for file in folder_files(path)}
     return folder_md5(files) if files else None
 
 
-def code_files(folder: Path) -> list[Path]:
-    """Return the files in a folder of code that DVC tracks."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(file for file in files if "__pycache__" not in file.parts)
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder of code."""
-    for file in code_files(source):
-        copy = target / file.relative_to(source)
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a file, or the files of a folder."""
+    for file in [source] if source.is_file() else folder_files(source):
+        copy = target / file.relative_to(source) if file != source else target
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
+        shutil.copyfile(file, copy)
 
 
 def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
@@ -172,7 +185,7 @@ def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
     selected = set(stages)
     for stage in reversed(pipeline):  # dvc.yaml lists them in the order they run
         outs = outs_of(pipeline[stage])
-        deps = [dep for later in selected for dep in pipeline[later]["deps"]]
+        deps = [dep for later in selected for dep in pipeline[later].get("deps", [])]
         if any(dep == out or dep.startswith(f"{out}/") for out in outs for dep in deps):
             selected.add(stage)
     return [stage for stage in pipeline if stage in selected]
@@ -180,7 +193,7 @@ def needed(pipeline: dict[str, Any], stages: Collection[str]) -> list[str]:
 
 def outs_of(stage: dict[str, Any]) -> list[str]:
     """Return the outputs that dvc.yaml declares of a stage, its metrics included."""
-    return [*stage["outs"], *stage.get("metrics", [])]
+    return [*stage.get("outs", []), *stage.get("metrics", [])]
 
 
 def prepare(folder: Path) -> None:
@@ -192,11 +205,12 @@ def prepare(folder: Path) -> None:
 
 def run_stages(stages: Iterable[str], folder: Path) -> None:
     """Run stages in a folder with the code in it. Raises Crashed if one fails."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
     for stage in stages:
         done = subprocess.run(
             [sys.executable, "-m", "stages", stage],
             cwd=folder,
-            env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(folder / "code")},
+            env={**own, **ENVIRONMENT, "PYTHONPATH": str(folder / "code")},
             capture_output=True,
             text=True,
         )
@@ -239,7 +253,7 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
     params["model"]["ngram_table"] = min(params["model"]["ngram_table"], 64)
     params["train"] |= {"init_from": None, "batch_tokens": 256, "max_steps": 6}
     params["train"] |= {"warmup": 1, "decay": 3, "eval_interval": 3, "eval_tokens": 256}
-    params["evaluate"]["context"] = None
+    params["evaluate"] |= {"context": None, "stride": 0.5}
     params["sample"] |= {"prompts": ["the king"], "samples_per_prompt": 1, "max_new_tokens": 8}
     params["sample"]["stop"] = []
     return params
@@ -273,12 +287,3 @@ def record(stages: dict[str, list[str]], before: dict[str, Any]) -> None:
             {"path": path, "made_by": md5[0][path], "accepted": md5[1][path]} for path in paths
         ]
     write_json(ACCEPTED, [dict(entry) for entry in {tuple(e.items()): e for e in entries}.values()])
-
-
-def command(*arguments: str) -> str:
-    """Return the output of a command. Raises ValueError with its last line if it fails."""
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ValueError(f"`{' '.join(arguments)}` failed: {lines[-1] if lines else ''}")
-    return done.stdout

@@ -6,12 +6,14 @@ A is compared with the working tree. `make compare A=… B=…` runs this.
 
 import argparse
 import json
-import subprocess
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from stages.formats.dvc_lock import run_dvc
 from stages.runtime.settings import Settings
 
 NOW = "workspace"
@@ -26,43 +28,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """Run `python -m stages compare A [B]`. Raises ValueError if git or DVC does not know one."""
+    """Run `python -m stages compare A [B]`.
+
+    Raises ValueError if git or DVC does not know one of them.
+    """
     console = Console()
     for kind in ("params", "metrics"):
         changes = differences(kind, options.a, options.b)
         if changes:
             console.print(table(kind, changes, options.a, options.b))
         else:
-            console.print(f"{kind}: the same in {options.a} and {options.b}")
+            console.print(Text(f"{kind}: no difference between {options.a} and {options.b}"))
 
 
 def differences(kind: str, a: str, b: str) -> dict[str, dict[str, Any]]:
-    """Return the changes that DVC finds, by key: `old`, `new` and, for numbers, `diff`.
-
-    Raises ValueError with DVC's message if it cannot compare.
-    """
+    """Return the changes that DVC finds, by key: `old`, `new` and, for numbers, `diff`."""
     revisions = [a] if b == NOW else [a, b]
-    done = subprocess.run(
-        ["dvc", kind, "diff", "--json", *revisions], capture_output=True, text=True
+    files: dict[str, dict[str, dict[str, Any]]] = json.loads(
+        run_dvc(kind, "diff", "--json", *revisions)
     )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise ValueError(f"{a} and {b} cannot be compared: {lines[-1] if lines else 'DVC failed'}")
-    files: dict[str, dict[str, dict[str, Any]]] = json.loads(done.stdout)
     return {key: change for file in files.values() for key, change in file.items()}
 
 
 def table(title: str, changes: dict[str, dict[str, Any]], a: str, b: str) -> Table:
-    """Return the changes as a table with a row per key."""
-    rows = Table(title, a, b, "change", box=None, header_style="bold")
+    """Return the changes as a table with one row per key."""
+    rows = Table(title, escape(a), escape(b), "change", box=None, header_style="bold")
     for key, change in sorted(changes.items()):
         difference = change.get("diff")
-        rows.add_row(
+        cells = (
             key,
             shown(change.get("old")),
             shown(change.get("new")),
             "" if difference is None else f"{difference:+.4g}",
         )
+        rows.add_row(*map(Text, cells))  # as text: a value may look like rich's markup
     return rows
 
 

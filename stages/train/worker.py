@@ -90,6 +90,11 @@ class TrainWorker:
         self.params = TrainParams(**self.identity["train"])
         shape = ModelParams(**self.identity["model"]).model_dump()
         self.config = GPTConfig(vocab_size=shards.n_vocab, **shape)
+        if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
+            raise ValueError(
+                f"{shards.folder} ends documents with token {shards.eot_token}, a model with the "
+                f"last of its {shards.n_vocab}"
+            )
 
     def run(self) -> Ended:
         """Train; in rank 0 also record, and at the end write the model."""

@@ -155,6 +155,14 @@ def test_the_folders_that_no_corpus_may_lie_in_are_those_of_the_pipeline() -> No
     assert sorted(IGNORED) == sorted([*anchored, ".dvc", ".git"])
 
 
+def test_hidden_files_are_counted_but_for_the_one_that_keeps_a_folder_in_git() -> None:
+    for name in ("a.txt", ".gitkeep", ".draft.txt"):
+        write(f"texts/{name}")
+    skipped: Counter[str] = Counter()
+    assert names("texts", skipped=skipped) == ["a.txt"]
+    assert skipped == {"hidden file": 1}
+
+
 # --- what DVC cannot watch -----------------------------------------------------------------------
 
 
