@@ -1,4 +1,4 @@
-# The targets below are all one needs; `make` lists them.
+# The targets below are all you need; `make` lists them.
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
@@ -18,10 +18,10 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(STAMP)  ## build .venv with all that running needs (skipped when nothing changed)
+setup: $(STAMP)  ## build .venv with everything needed to run (skipped when nothing changed)
 
 .PHONY: setup-dev
-setup-dev: $(STAMP_DEV)  ## the same with tests, linters and every extra
+setup-dev: $(STAMP_DEV)  ## the same plus tests, linters and all extras
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
@@ -39,31 +39,31 @@ $(STAMP_DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(STAMP) $@
 
 .PHONY: run
-run: setup  ## train what params.yaml says and report: text in, a measured GPT out
+run: setup  ## run the pipeline in params.yaml and print a report
 	@test -e .git || git rev-parse --git-dir > /dev/null 2>&1 || test "$$(dvc config core.no_scm)" = true || \
-	  { echo 'This is no git repository, as code from an archive is none: run "git init", or "$(BIN)/dvc config --local core.no_scm true" to use DVC without git.' >&2; exit 2; }
+	  { echo 'This is not a git repository, perhaps because it was downloaded as an archive: run "git init", or "$(BIN)/dvc config --local core.no_scm true" to use DVC without git.' >&2; exit 2; }
 	python -m stages check
 	dvc repro
 	python -m stages report
 
 .PHONY: use
-use: setup  ## put a preset into params.yaml: make use PRESET=own-text KEEP=corpus,sample
+use: setup  ## write a preset to params.yaml: make use PRESET=own-text KEEP=corpus,sample
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: experiments
-experiments: setup  ## the runs that DVC knows, each with its figures and the params that differ
+experiments: setup  ## the runs that DVC knows, with their metrics and the params that differ
 	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error'
 
 .PHONY: compare
-compare: setup  ## two commits or experiments, side by side: make compare A=main [B=exp-name]
+compare: setup  ## show how two commits or experiments differ: make compare A=main [B=exp-name]
 	@python -m stages compare $(if $(A),'$(A)') $(if $(B),'$(B)')
 
 .PHONY: accept
-accept: setup  ## keep what the stages made although their code was edited, once a miniature proves it
+accept: setup  ## keep existing outputs after a code edit that does not change them
 	python -m stages accept
 
 .PHONY: plan
-plan: setup  ## what a run will take, before it runs: make plan PRESET=own-text HARDWARE=8xH100
+plan: setup  ## estimate memory, time, disk and cost of a run: make plan PRESET=own-text HARDWARE=8xH100
 	@python -m stages plan $(if $(PRESET),'$(PRESET)') $(if $(HARDWARE),--hardware '$(HARDWARE)')
 
 .PHONY: ui
@@ -71,7 +71,7 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	python -m stages ui $(UI_PORT)
 
 .PHONY: watch
-watch: setup  ## the live curves of the running training, in MLflow
+watch: setup  ## the live curves of the current training run, in MLflow
 	@python -m stages watch http://127.0.0.1:$(UI_PORT) -- python -m stages ui $(UI_PORT)
 
 .PHONY: server
@@ -79,7 +79,7 @@ server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200
 	prefect server start --host 127.0.0.1 --port 4200
 
 .PHONY: worker
-worker: setup  ## deploy the pipeline to that server and work for it
+worker: setup  ## deploy the pipeline to that server and run it
 	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} infra/worker.sh
 
 .PHONY: test
@@ -87,7 +87,7 @@ test: setup-dev  ## the whole suite: unit tests and real miniature pipelines
 	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
 
 .PHONY: fuzz
-fuzz: setup-dev  ## look for files that the readers cannot take, until Ctrl-C
+fuzz: setup-dev  ## look for files that break the readers, until Ctrl-C
 	HYPOTHESIS_PROFILE=long python -m pytest -x -n3 --dist=load --timeout=0 tests/stages/download/test_fuzz_readers.py
 
 .PHONY: check
@@ -102,7 +102,7 @@ format: setup-dev  ## fix what can be fixed automatically
 	ruff format .
 
 .PHONY: clean
-clean:  ## remove the environment and what the pipeline made, but not texts, params or MLflow runs
+clean:  ## remove the environment and the pipeline's outputs, but not texts, params or MLflow runs
 	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples statistics
 	test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,7 +35,7 @@ def test_an_archive_must_become_a_repository_or_do_without(archive: Path) -> Non
     refused = make_run()
     assert refused.returncode == 2
     assert refused.stdout == ""
-    assert refused.stderr.startswith("This is no git repository, as code from an archive is none")
+    assert refused.stderr.startswith("This is not a git repository")
     for command in (["git", "init", "-q"], refused.stderr.split('"')[3].split()):
         subprocess.run(command, cwd=archive, check=True)
         assert make_run().stdout.startswith("python -m stages check\n")
