@@ -112,7 +112,7 @@ def build(target: str | None = None, force: bool = False) -> None:
     for stage in stages:
         stage_task(stage)(stage.name, force=force)
     if {"evaluate", "sample"} <= {stage.name for stage in stages}:
-        create_markdown_artifact(result_markdown(), key="result", description="figures and samples")
+        create_markdown_artifact(result_markdown(), key="result", description="metrics and samples")
 
 
 def main() -> None:

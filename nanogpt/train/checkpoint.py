@@ -201,7 +201,7 @@ def load_state(
     }
     if differing:
         shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
-        raise ValueError(f"{checkpoint} belongs to another training: {shown}")
+        raise ValueError(f"{checkpoint} belongs to a different run: {shown}")
     load_weights(model, checkpoint / "model.safetensors")
     restore_optimizers(optimizers, load_file(checkpoint / "optimizer.safetensors"))
     return Progress(**state["progress"]), state["scaler"]

@@ -30,8 +30,8 @@ def check_no_password(url: str) -> str:
     """Return the URL. Raises ValueError if it holds a user name or a password."""
     if "@" in urlsplit(url).netloc:
         raise ValueError(
-            f"{url} holds a user or a password, which params.yaml and dvc.lock would show to all "
-            "who read them; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
+            f"{url} contains a username or password, which would be exposed in params.yaml and "
+            "dvc.lock; put `machine HOST login USER password PASSWORD` into ~/.netrc instead"
         )
     return url
 
@@ -200,7 +200,7 @@ class CorpusParams(Section):
             "mixture": self.mixture is None and "mixture",
         }.get(self.source)
         if missing:
-            raise ValueError(f"source is {self.source}, but corpus.{missing} says nothing")
+            raise ValueError(f"source is {self.source}, but corpus.{missing} is not set")
         return self
 
     @model_validator(mode="after")
@@ -214,7 +214,8 @@ class CorpusParams(Section):
             if part.source == "files" and not inside:
                 raise ValueError(
                     f"mixture.{name}.path {part.path!r} is outside of corpus.path {self.path!r}, "
-                    "which is what DVC watches; move it there, or make corpus.path wider"
+                    "which is what DVC watches; move it there, or set corpus.path to a parent "
+                    "folder"
                 )
         return self
 

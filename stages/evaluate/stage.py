@@ -36,8 +36,8 @@ def check_tokenizer(model: Path, shards: Shards) -> None:
 
     if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
         raise ValueError(
-            f"{model} was trained with another tokenizer than {shards.folder} was made with; "
-            "`dvc repro` makes them agree"
+            f"{model} was trained with a different tokenizer than {shards.folder} uses; "
+            "run `dvc repro` to bring them back in sync"
         )
 
 
@@ -201,5 +201,5 @@ def run_stage(settings: Settings) -> None:
     )
     if "adaptive" in result:
         score = result["adaptive"]["bits_per_byte"]
-        print(f"evaluate: {score:.4f} bits per byte where it learns from what it has read")
+        print(f"evaluate: {score:.4f} bits per byte with dynamic evaluation")
     record(result, MODEL, enabled=settings.tracking)

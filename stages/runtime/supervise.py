@@ -109,8 +109,8 @@ def exclusive_lock(lock: Path) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     holder = lock.read_text().strip() or "a process that is just starting"
                     raise Busy(
-                        f"another training is running here ({holder}, which holds {lock}); "
-                        "wait for it to end, or stop it"
+                        f"another training run is active here ({holder}, which holds {lock}); "
+                        "wait for it to finish or stop it"
                     ) from None
                 time.sleep(POLL_SECONDS)
         file.truncate(0)

@@ -155,8 +155,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
     """
     if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
         raise ValueError(
-            f"{shards.folder} was not made from {tokens}, so that there are no statistics of it; "
-            "`dvc repro -f shard` makes it again"
+            f"{shards.folder} was not made from {tokens}; run `dvc repro -f shard` to rebuild it"
         )
     totals, cleaned = read_json(tokens / "manifest.json"), read_json(clean / "manifest.json")
     tokenizer = load_tokenizer(shards.tokenizer_folder)
@@ -218,6 +217,6 @@ def run_stage(settings: Settings) -> None:
     """Run `python -m stages statistics`."""
     result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
     print(
-        f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} ids never occur; "
-        f"{contamination_line(result['leak'])}"
+        f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} tokens in the "
+        f"vocabulary never occur; {contamination_line(result['leak'])}"
     )

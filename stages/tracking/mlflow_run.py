@@ -77,7 +77,7 @@ class Tracker:
         self.thread.join()
         if self.problem:
             log(
-                f"{shown_uri()} did not accept everything ({self.problem}); the rest is kept in "
+                f"{shown_uri()} did not accept all entries ({self.problem}); the rest is kept in "
                 f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
 

@@ -181,15 +181,15 @@ def start_lines(plan: Plan, event: Started) -> list[str]:
         f"{plan.batch_tokens:,} tokens"
     ]
     if event.step == plan.max_steps:
-        lines.append("trained before; its model is written again")
+        lines.append("already trained; rewriting its model")
     elif event.step:
         lines.append(f"continuing after step {event.step}")
     among = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
     if event.accumulation > 1:
         lines.append(
-            f"each update reads its tokens in {event.accumulation} passes of "
-            f"{event.micro_batch} sequences{among}"
+            f"gradient accumulation: {event.accumulation} micro-batches of "
+            f"{event.micro_batch} sequences per step{among}"
         )
     if event.too_large:
-        lines.append(f"there is not enough memory for {event.too_large} sequences in one pass")
+        lines.append(f"a micro-batch of {event.too_large} sequences does not fit in memory")
     return lines

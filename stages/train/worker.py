@@ -55,7 +55,7 @@ def main() -> None:
     """`-m stages.train.worker STATE SHARDS OUT` under torchrun."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.train.worker",
-        description=f"{__doc__} `python -m stages train` is the command to start a training with.",
+        description=f"{__doc__} `python -m stages train` is the command to start a training run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name in ("state", "shards", "out"):
@@ -141,7 +141,9 @@ class TrainWorker:
         model_id = model_id_of(self.folder)
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
         if problem := origin["code"]["git_problem"]:
-            print(f"train: lineage.json lacks what git knows of the code: {problem}", flush=True)
+            print(
+                f"train: lineage.json has no git information about the code: {problem}", flush=True
+            )
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
             describe(
                 tracker,
@@ -227,13 +229,13 @@ class TrainWorker:
 
 
 def number_format_line(runtime: Runtime) -> str:
-    """Say what matrices are multiplied in and, where that is emulated, what it costs."""
+    """Return a line that names the number format and, where it is emulated, the cost."""
     name = str(runtime.dtype).removeprefix("torch.")
-    line = f"train: on {device_name(runtime.device)}, multiplying in {name}"
+    line = f"train: on {device_name(runtime.device)}, computing in {name}"
     if runtime.dtype == torch.bfloat16 and is_emulated(runtime.dtype, runtime.device):
         times = 1 / bfloat16_gain(runtime.device)
         line += (
-            f", as `train.precision` asks; this processor emulates it, {times:.0f} times slower "
+            f", as set by `train.precision`; this processor emulates it, {times:.0f} times slower "
             "than float32, which `auto` would choose"
         )
     return line
