@@ -221,7 +221,7 @@ def test_two_files_of_another_encoding_are_both_named_and_auto_reads_all(
     run(files(encoding="auto"), OUT)
     assert texts() == list(written.values())
     assert manifest()["guessed_encodings"] == {"cp1252": ["07.txt", "31.txt"]}
-    assert "; read by a guess: cp1252 (2)" in capsys.readouterr().out
+    assert "; encoding guessed: cp1252 (2)" in capsys.readouterr().out
 
 
 def test_an_encoding_given_by_force_does_not_garble_the_files_that_are_utf8() -> None:
@@ -463,14 +463,14 @@ def test_files_of_a_package_are_read(index: Any) -> None:
 
 def test_a_package_with_another_sha256_is_refused(index: Any) -> None:
     index.add_wheel("poems", "1.0", {"poems/a.txt": b"one"})
-    refused(package("0" * 64, "*.txt"), "another sha256")
+    refused(package("0" * 64, "*.txt"), "a different sha256")
 
 
 def test_a_package_index_that_does_not_answer_is_a_connection_error(
     dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"{dead_url}/simple/")
-    refused(package("0" * 64, "*.txt"), "did not give poems==1.0", error=ConnectionError)
+    refused(package("0" * 64, "*.txt"), "could not provide poems==1.0", error=ConnectionError)
 
 
 def test_a_text_of_a_package_that_is_not_utf8_is_refused(index: Any) -> None:
@@ -561,9 +561,9 @@ def test_a_mixture_comes_back_from_its_own_manifest() -> None:
     [
         ({"source": "files", "path": "elsewhere"}, "'elsewhere' is outside of corpus.path"),
         ({"source": "files", "path": "texts/../a"}, "is outside of corpus.path 'texts'"),
-        ({"source": "mixture"}, "source is mixture, but corpus.mixture says nothing"),
+        ({"source": "mixture"}, "source is mixture, but corpus.mixture is not set"),
         ({"source": "mixture", "mixture": {"a": {"source": "files"}}}, "is a mixture itself"),
-        ({"source": "url"}, "source is url, but corpus.urls says nothing"),
+        ({"source": "url"}, "source is url, but corpus.urls is not set"),
         ({"path": "texts"}, "mixture.mine.source\n  Field required"),
         ({"source": "files", "pathe": "texts"}, "mixture.mine.pathe\n  Extra inputs"),
     ],
