@@ -42,7 +42,7 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return one or two optimizers that together hold every parameter of `model` once.
 
-    `dtype` is that of the training's matrix products. Muon uses it too, except float16, whose range
+    `dtype` is that of the matrix products in training. Muon uses it too, except float16, whose range
     is too small for it, and shares its matrices among the `workers` threads of `pool`.
     """
     named = list(model.named_parameters())

@@ -146,7 +146,7 @@ def train(
         progress = Progress(step=0, best_step=None, best_loss=None)
         if written := checkpoints(folder):
             progress, scaler_state = load_state(written[-1], model, optimizers, identity)
-            if scaler_state:  # empty if the training has not used float16 until now
+            if scaler_state:  # empty if the run has not used float16 until now
                 scaler.load_state_dict(scaler_state)
         check_same_step(progress.step, runtime)
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from nanogpt.files import file_sha256, is_whole
+from nanogpt.files import file_sha256, is_intact
 from stages.runtime.progress import ProgressBar
 from stages.runtime.retry import Retries
 
@@ -23,7 +23,7 @@ TRANSIENT = (408, 425, 429)  # of the 4xx; the others mean that the URL is wrong
 
 
 class RetryableResponse(requests.RequestException):
-    """Raised for a response without content that is worth another try."""
+    """Raised for a response without content that is worth a retry."""
 
 
 def fetch(url: str, sha256: str, file: Path) -> Path:
@@ -32,12 +32,12 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
     Raises ValueError if the URL is wrong or the content has another sha256, ConnectionError or
     TimeoutError if the retries are used up.
     """
-    if is_whole(file, sha256):
+    if is_intact(file, sha256):
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
     try:
-        if not is_whole(partial, sha256):  # complete if a kill came just before the rename
+        if not is_intact(partial, sha256):  # complete if a kill came just before the rename
             download(url, partial)
         if (actual := file_sha256(partial)) != sha256:
             partial.unlink()

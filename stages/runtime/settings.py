@@ -26,7 +26,7 @@ class Settings(BaseModel):
     torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
     join: bool = Field(default=False, description="join a training run that another machine leads")
     parallel: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="each process holds the whole model, or a part of it"
+        default="ddp", description="each process holds the full model, or a shard of it"
     )
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     recompute: bool = Field(

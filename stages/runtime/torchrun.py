@@ -1,4 +1,4 @@
-"""Start the processes of a training on this machine by torchrun: as many as set, or one per GPU.
+"""Start the processes of a training run on this machine by torchrun: as set, or one per GPU.
 
 This runs in a process of its own, so that the launcher need not import torch, which takes seconds.
 """

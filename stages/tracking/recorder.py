@@ -50,7 +50,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The size of a training, known before its first step."""
+    """The size of a training run, known before its first step."""
 
     n_params: int
     max_steps: int
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Recorder:
-    """The handler of one training's events.
+    """The handler of one run's events.
 
     Every `interval` steps it records metrics. Without `samples` the model writes no samples.
     `losses` returns the losses of all earlier steps, with which the displayed curve begins.
@@ -100,7 +100,7 @@ class Recorder:
             self.display.close()
 
     def handle_start(self, event: Started) -> None:
-        """Print the size of the training, and start the display."""
+        """Print the size of the run, and start the display."""
         self.table.start_after(event.step)
         for line in start_lines(self.plan, event):
             self.display.log(line)
@@ -175,7 +175,7 @@ class Clock:
 
 
 def start_lines(plan: Plan, event: Started) -> list[str]:
-    """Return the lines that a training prints at its start."""
+    """Return the lines that a training run prints at its start."""
     lines = [
         f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
         f"{plan.batch_tokens:,} tokens"

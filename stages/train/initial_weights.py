@@ -1,7 +1,7 @@
-"""Initial weights: a training starts from them if `train.init_from` names a folder in `weights/`.
+"""Initial weights: training starts from them if `train.init_from` names a folder in `weights/`.
 
 Such a folder is a model folder: `stages/tools/convert.py` makes one from GPT-2, and a copy of
-`models/gpt` is one. It is checked against params and shards before a training, and loaded at its
+`models/gpt` is one. It is checked against params and shards before training, and loaded at its
 start. torch is imported late, since the launcher checks the params without it.
 """
 

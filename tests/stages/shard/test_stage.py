@@ -243,7 +243,7 @@ def test_parts_written_concurrently_make_one_stream(tmp_path: Path, n_parts: int
 
 
 @pytest.mark.parametrize(("n", "order"), [(1, "abcde"), (2, "adbec"), (9, "abcde")])
-def test_neighbours_are_spread_out(n: int, order: str) -> None:
+def test_neighbors_are_spread_out(n: int, order: str) -> None:
     assert "".join(spread_out("abcde", n)) == order
 
 
