@@ -1,4 +1,4 @@
-"""Tokens per second of training: whole updates on random tokens, medians after a warm-up.
+"""Tokens per second of training: full training steps on random tokens, medians after a warm-up.
 
     python -m benchmarks.train_speed --shape gpt2 --batch-tokens 491520 --peer-nanogpt ../nanoGPT
 

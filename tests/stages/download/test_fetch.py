@@ -42,7 +42,7 @@ def test_an_address_that_is_wrong_is_refused_at_once(
     site: Any, pauses: list[float], make_answer: Make, status: int
 ) -> None:
     address = site.put("/a.txt", make_answer(status))
-    with pytest.raises(ValueError, match=f"{address} answers {status}"):
+    with pytest.raises(ValueError, match=f"{address} returned HTTP {status}"):
         fetch(address, sha256(b""), FILE)
     assert site.asked == ["/a.txt"]
     assert pauses == []

@@ -310,8 +310,8 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
         ("a.txt", b"good\xe9", ["a.txt is not UTF-8", "byte 4: 0xe9"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', ["a.jsonl, line 2 is not JSON"]),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
-        ("a.pdf", b"%PDF", ["a.pdf cannot be read", "whole"]),
-        ("a.docx", b"PK", ["a.docx cannot be read", "whole"]),
+        ("a.pdf", b"%PDF", ["a.pdf cannot be read", "intact copy"]),
+        ("a.docx", b"PK", ["a.docx cannot be read", "intact copy"]),
         ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
         (
             "a.doc",
@@ -422,7 +422,7 @@ def test_another_sha256_is_refused_with_the_found_one(site: Any) -> None:
 def test_an_address_with_a_password_is_refused_without_showing_it(who: str) -> None:
     urls = [{"url": f"https://{who}@example.org/a.txt", "sha256": "0" * 64}]
     content = {**BASE.model_dump(), "source": "url", "urls": urls}
-    with pytest.raises(ParamsError, match=r"example\.org/a\.txt holds a user.*~/\.netrc") as caught:
+    with pytest.raises(ParamsError, match=r"example\.org/a\.txt contains a username.*~/\.netrc") as caught:
         parse_section("corpus", CorpusParams, content, PARAMS_FILE)
     assert "alice" not in str(caught.value)
 
