@@ -54,7 +54,7 @@ def pip_error(requirement: str, stderr: str) -> Exception:
         got = [line.split()[-1] for line in stderr.splitlines() if "Got" in line]
         return ValueError(
             f"{requirement} has a different sha256 than expected"
-            f"{f': {got[0]}' if got else ''}; correct it or do not trust the file"
+            f"{f': it is {got[0]}' if got else ''}; correct it or do not trust the file"
         )
     if "from versions: " in stderr and "from versions: none" not in stderr:
         known = stderr.split("from versions: ")[1].split(")")[0]

@@ -422,7 +422,9 @@ def test_another_sha256_is_refused_with_the_found_one(site: Any) -> None:
 def test_an_address_with_a_password_is_refused_without_showing_it(who: str) -> None:
     urls = [{"url": f"https://{who}@example.org/a.txt", "sha256": "0" * 64}]
     content = {**BASE.model_dump(), "source": "url", "urls": urls}
-    with pytest.raises(ParamsError, match=r"example\.org/a\.txt contains a username.*~/\.netrc") as caught:
+    with pytest.raises(
+        ParamsError, match=r"example\.org/a\.txt contains a username.*~/\.netrc"
+    ) as caught:
         parse_section("corpus", CorpusParams, content, PARAMS_FILE)
     assert "alice" not in str(caught.value)
 

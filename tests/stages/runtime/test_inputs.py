@@ -70,7 +70,7 @@ def test_each_change_is_named(bakery: Path, change: Callable[[], object], named:
     start = inputs_of("bake")
     assert start is not None
     change()
-    with pytest.raises(ValueError, match="its result is not recorded") as raised:
+    with pytest.raises(ValueError, match="its output was not recorded") as raised:
         check_unchanged("bake", start)
     assert f"  {named}" in str(raised.value) or f": {named}" in str(raised.value)
 
