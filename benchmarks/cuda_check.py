@@ -77,7 +77,7 @@ def train_small(
 
 
 def largest_difference(losses: list[float], expected: list[float]) -> float:
-    """Return the largest difference between the losses of two trainings, update by update."""
+    """Return the largest difference between the losses of two training runs, update by update."""
     return max(abs(a - b) for a, b in zip(losses, expected, strict=True))
 
 

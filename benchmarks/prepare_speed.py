@@ -166,7 +166,7 @@ def measure(who: str, texts: Path, workers: int) -> dict[str, Any]:
 
 
 def row_of(who: str, runs: Sequence[dict[str, Any]], megabytes: float) -> dict[str, Any]:
-    """Return the figures of one side: medians over its runs."""
+    """Return the metrics of one side: medians over its runs."""
     low, high = spread(runs, "seconds")
     stages = {stage: [run["parts"][stage] for run in runs] for stage in runs[0]["parts"]}
     return {

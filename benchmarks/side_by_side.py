@@ -51,11 +51,11 @@ def take_turns(sides: Mapping[str, Sequence[str]], rounds: int) -> dict[str, lis
 
 
 def median_of(results: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Return the median of one figure."""
+    """Return the median of one metric."""
     return float(median(result[key] for result in results))
 
 
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """Return the minimum and maximum of one figure."""
+    """Return the minimum and maximum of one metric."""
     values = [result[key] for result in results]
     return [min(values), max(values)]

@@ -57,7 +57,7 @@ PEER_STEPS = {"cpu": 2000, "gpu": 5000}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The model and the hyperparameters of one training of ours."""
+    """The model and the hyperparameters of one training run of ours."""
 
     block_size: int
     n_layer: int
@@ -275,7 +275,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peer-nanogpt", type=Path, metavar="PATH", help="your clone of it")
     parser.add_argument("--peer-rounds", type=int, default=3, help="at most one for each seed")
-    parser.add_argument("--measure", choices=("ours", "peer"), help="one training, here")
+    parser.add_argument("--measure", choices=("ours", "peer"), help="one training run, here")
     parser.add_argument("--length", choices=lengths, help="of ours, with --measure")
     parser.add_argument("--seed", type=int, default=1, help="of ours, with --measure")
     return parser.parse_args()

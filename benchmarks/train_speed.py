@@ -1,4 +1,4 @@
-"""Tokens per second of training: whole updates on random tokens, medians after a warm-up.
+"""Tokens per second of training: full training steps on random tokens, medians after a warm-up.
 
     python -m benchmarks.train_speed --shape gpt2 --batch-tokens 491520 --peer-nanogpt ../nanoGPT
 
@@ -177,7 +177,7 @@ def peer_updates(options: argparse.Namespace, device: torch.device) -> tuple[lis
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()  # synchronises with the device, as its loop does for every line it logs
+        loss.item()  # synchronizes with the device, as its loop does for every line it logs
         seconds.append(time.perf_counter() - started)
     return seconds[WARM_UP:], peak_memory_bytes(device)
 

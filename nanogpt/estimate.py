@@ -1,8 +1,8 @@
-"""What a training needs, known before it runs: parameters, memory, bytes on disk, seconds.
+"""Estimates of what a training run needs: parameters, memory, bytes on disk, seconds.
 
 Exact are weights, gradients, optimizer state and checkpoints; activations are a model of what a
-compiled training keeps on a GPU, within 3 % of the peaks in docs/lab-notes.md (2026-11-28); seconds
-on this machine are measured. No stage depends on this.
+compiled training run keeps on a GPU, within 3 % of the peaks in docs/lab-notes.md (2026-11-28);
+seconds on this machine are measured. No stage depends on this.
 """
 
 import json
@@ -145,7 +145,7 @@ def fitted_memory(
 def measure_updates(
     config: GPTConfig, optim: OptimConfig, batch_tokens: int, runtime: Runtime, most: int | None
 ) -> tuple[float, float]:
-    """Time updates on random tokens for some two seconds, as one process of a training makes them.
+    """Time updates on random tokens for some two seconds, as one process of a training run does.
 
     Returns the seconds of an update and, per token, of the forward and backward pass. A batch that
     takes longer is extrapolated from its passes and one step of the optimizers.

@@ -106,6 +106,6 @@ def flushed_sha256(path: Path) -> str:
     return sha256
 
 
-def is_whole(path: Path, sha256: str) -> bool:
+def is_intact(path: Path, sha256: str) -> bool:
     """Return whether a file exists and has this SHA-256."""
     return path.is_file() and file_sha256(path) == sha256

@@ -81,7 +81,7 @@ def retry_on(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]]
 def stage_task(stage: Stage) -> Task[..., None]:
     """Return a stage as a task, with retries for the failures that may pass.
 
-    A lock becomes free and a network recovers; an interrupted training resumes from its checkpoint.
+    A lock becomes free and a network recovers; an interrupted run resumes from its checkpoint.
     Invalid params or data fail however often they are tried, and a full disk needs a person.
     """
     kinds: set[Kind] = {"busy"}
@@ -112,7 +112,7 @@ def build(target: str | None = None, force: bool = False) -> None:
     for stage in stages:
         stage_task(stage)(stage.name, force=force)
     if {"evaluate", "sample"} <= {stage.name for stage in stages}:
-        create_markdown_artifact(result_markdown(), key="result", description="figures and samples")
+        create_markdown_artifact(result_markdown(), key="result", description="metrics and samples")
 
 
 def main() -> None:

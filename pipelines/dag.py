@@ -55,7 +55,7 @@ def open_repo(root: Path) -> Repo:
         return Repo(str(root))
     except SCMError:
         raise ValueError(
-            f"{root} is no git repository, as code from an archive is none: run `git init`, or "
+            f"{root} is not a git repository (nor is code from an archive): run `git init`, or "
             "`dvc config --local core.no_scm true` to use DVC without git"
         ) from None
     except NotDvcRepoError:

@@ -25,7 +25,7 @@ def failure(status: Path, output: Sequence[str]) -> tuple[Kind, str]:
         reported = json.loads(status.read_text())
         return reported["kind"], reported["message"]
     if holders := dvc_holders(output):
-        return "busy", f"DVC is at work here: {holders}; wait for it to end, or stop it"
+        return "busy", f"DVC is at work here: {holders}; wait for it to finish or stop it"
     errors = [line for line in output if line.startswith("ERROR: ")]
     message = errors[-1].removeprefix("ERROR: ") if errors else "died; see its log"
     return ("full" if reports_full_disk(message) else "crash"), message

@@ -57,7 +57,8 @@ def relay(reader: IO[str], log: Callable[[str], None]) -> None:
 def stop(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
     """Send SIGTERM to the command's process group; after GRACE_SECONDS kill all descendants left.
 
-    The launcher of a training belongs to that group; it lets its ranks write a checkpoint first.
+    The launcher of a training run belongs to that group; it lets its ranks write a checkpoint
+    first.
     """
     if process.poll() is None:
         children.update(descendants(process.pid))

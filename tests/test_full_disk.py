@@ -85,7 +85,7 @@ def test_a_model_that_finds_no_space_is_written_by_the_next_run(
     assert list((project.folder / "models-after").iterdir()) == []
     again = project.run("python", "-m", "stages", "train", NANOGPT_TRACKING="false", **QUIET)
     assert again.returncode == 0, again.stdout
-    assert "trained before; its model is written again" in again.stdout
+    assert "already trained; rewriting its model" in again.stdout
 
 
 def test_another_stage_says_it_and_leaves_nothing_half_made(

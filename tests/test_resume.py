@@ -92,7 +92,7 @@ def test_a_second_training_during_a_living_one_is_refused(new_project: Callable[
     wait_for_step(process, 2)
     second = project.run("python", "-m", "stages", "train", **QUIET)
     assert second.returncode == 16
-    named = r"another training is running here \(process (\d+) on \S+: python -m stages train, "
+    named = r"another training run is active here \(process (\d+) on \S+: python -m stages train, "
     holder = re.search(named, second.stdout)
     assert holder, second.stdout
     assert int(holder[1]) in {launcher.pid for launcher in members(project)["launcher"]}

@@ -153,17 +153,17 @@ def config_from_nanogpt(model_args: Mapping[str, Any], vocab_size: int) -> GPTCo
     )
     if model_args["vocab_size"] not in (vocab_size, config.padded_vocab_size):
         raise ValueError(
-            f"vocab_size is {model_args['vocab_size']}, the tokenizer has {vocab_size} ids "
+            f"vocab_size is {model_args['vocab_size']}, the tokenizer has {vocab_size} tokens "
             f"({config.padded_vocab_size} when padded)"
         )
     return config
 
 
 def size_of(config: Mapping[str, Any], key: str) -> int:
-    """Return the value of a key, an integer from 1. Raises ValueError naming the key."""
+    """Return the value of a key, a positive integer. Raises ValueError naming the key."""
     value = config.get(key)
     if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}, not a whole number from 1")
+        raise ValueError(f"{key} is {value!r}, not a positive integer")
     return value
 
 
@@ -178,19 +178,19 @@ def rate_of(config: Mapping[str, Any], key: str) -> float:
 def read_nanogpt(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read (model_args, weights) from nanoGPT's ckpt.pt without running any code in it.
 
-    Raises ValueError when it is damaged or no such checkpoint.
+    Raises ValueError when it is damaged or not such a checkpoint.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         raise ValueError(  # torch's own message advises weights_only=False, which runs its code
-            f"{file} is damaged or no checkpoint of nanoGPT: it must be a ckpt.pt as nanoGPT's "
+            f"{file} is damaged or not a nanoGPT checkpoint: it must be a ckpt.pt as nanoGPT's "
             "train.py writes it, which holds tensors and plain values and no code; nothing in it "
             "was run"
         ) from None
     for key in ("model_args", "model"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):
-            raise ValueError(f"{file} is no checkpoint of nanoGPT: it has no `{key}`")
+            raise ValueError(f"{file} is not a nanoGPT checkpoint: it has no `{key}`")
     return content["model_args"], content["model"]
 
 

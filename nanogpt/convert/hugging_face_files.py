@@ -41,5 +41,5 @@ def read_index(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index} is damaged: it has no `weight_map` of names and files") from None
     if outside := sorted(str(name) for name in names if name.name != str(name)):
-        raise ValueError(f"{index} names {outside[0]!r}, which is no file in its folder")
+        raise ValueError(f"{index} names {outside[0]!r}, which is not a file in its folder")
     return dict(weight_map)

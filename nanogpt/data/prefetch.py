@@ -13,7 +13,7 @@ def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: 
     """Yield work(item) for each item, in order, computed by the pool up to `ahead` items early.
 
     At most `ahead` + 1 items and results are held at a time. When the iterator is closed or an
-    error ends it, work that has not begun is cancelled.
+    error ends it, work that has not begun is canceled.
     """
     pending: deque[Future[R]] = deque()
     try:

@@ -18,7 +18,9 @@ class TokenStream:
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
         if len({shard.dtype for shard in shards}) > 1:
-            raise ValueError("the files of a split hold ids of different types; shard them again")
+            raise ValueError(
+                "the files of a split hold tokens of different types; shard them again"
+            )
         self.shards = list(shards)
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])  # (shards + 1,)
         self.bytes = [shard.view(np.uint8).data for shard in self.shards]

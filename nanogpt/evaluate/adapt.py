@@ -3,7 +3,7 @@
 Compressors such as PPMd learn as they read, so a fair comparison lets the model do so too (Krause
 et al. 2018, "Dynamic Evaluation of Neural Sequence Models"). Windows follow each other in the order
 of the text, and each is predicted before the model is updated on it. The weights drift towards the
-text; the figure describes a model that reads it once, not the weights that are saved.
+text; the metric describes a model that reads it once, not the weights that are saved.
 """
 
 from collections.abc import Iterator

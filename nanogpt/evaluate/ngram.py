@@ -1,6 +1,6 @@
 """Uniform, unigram and bigram baselines, which a model must beat.
 
-Counts come from the training split, losses from the whole validation split, in nats per token.
+Counts come from the training split, losses from the full validation split, in nats per token.
 Both are read in chunks: memory depends on the validation split and the vocabulary, never on the
 size of the training split.
 """
@@ -48,7 +48,7 @@ def bigram_loss(
     """Return the loss of bigrams, smoothed with a Dirichlet prior around the unigrams.
 
     p(w|h) = (c(h,w) + m p(w)) / (c(h) + m), MacKay and Peto 1995. The one free parameter m is
-    chosen on the validation split itself, in the baseline's favour. c(h) counts h wherever it
+    chosen on the validation split itself, in the baseline's favor. c(h) counts h wherever it
     occurs, so the training stream should end with the end-of-text token, as ours do.
     """
     vocab_size = len(token_counts)

@@ -57,7 +57,7 @@ def attend(
 
 
 def allowed_kernels(q: Tensor, mask: Tensor | None) -> AbstractContextManager[None]:
-    """Exclude cuDNN's kernel, PyTorch's first choice on new GPUs, where it does badly.
+    """Exclude cuDNN's kernel, PyTorch's first choice on recent GPUs, in cases it handles poorly.
 
     Under a mask its gradients may be NaN (pytorch/pytorch#196678), and in decoding it builds a new
     plan for each number of keys.

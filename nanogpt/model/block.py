@@ -1,4 +1,4 @@
-"""One transformer layer: normalisation, causal self-attention and the MLP.
+"""One transformer layer: normalization, causal self-attention and the MLP.
 
 Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C / H).
 """
@@ -60,7 +60,7 @@ class CausalSelfAttention(nn.Module):
             self.c_attn(x)
             .view(B, T, 3 * self.n_head, -1)
             .split((2 * self.n_head, self.n_head), dim=2)
-        )  # (B, T, 2H, D) and (B, T, H, D): queries and keys are rotated and normalised together
+        )  # (B, T, 2H, D) and (B, T, H, D): queries and keys are rotated and normalized together
         if cos_sin is not None:
             qk = apply_rotary(qk, cos_sin[0].to(qk.dtype), cos_sin[1].to(qk.dtype))
         if self.qk_norm:
@@ -95,7 +95,7 @@ def relu2(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between, four times as wide inside."""
+    """Two linear layers with an activation in between; the hidden width is 4C."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class KVCache:
         """
         start, end = min(self.lengths), max(self.lengths) + n_tokens
         if end > self.block_size:
-            raise ValueError(f"{end} tokens do not fit into block_size {self.block_size}")
+            raise ValueError(f"sequence length {end} exceeds block_size {self.block_size}")
         self.slots = self.block_size if all_slots else end
         if equal := end - start == n_tokens and not all_slots:
             self.positions = torch.arange(start, end, device=self.device)

@@ -1,12 +1,12 @@
-"""Counter-based dropout: masks that depend on the window and the place in the model alone.
+"""Counter-based dropout: masks that depend only on the window and the position in the model.
 
 A stateful generator hands out its numbers in the order of the calls, so its masks change with the
 micro-batch, the number of processes and the device. Here every number is a hash (a counter-based
-generator, Salmon et al. 2011) of the window's key, the place in the model and the position in the
-tensor. It takes integer arithmetic alone, so every device draws the same masks, compiled or not,
+generator, Salmon et al. 2011) of the window's key, the position in the model and the index in the
+tensor. It takes only integer arithmetic, so every device draws the same masks, compiled or not,
 and a backward pass that recomputes activations draws them again.
 
-Shapes: B windows, P places, N numbers per window, W = N / 2 words of two numbers each.
+Shapes: B windows, P positions in the model, N numbers per window, W = N / 2 words of two numbers.
 """
 
 import torch

@@ -46,7 +46,7 @@ def read_config(folder: Path) -> GPTConfig:
     try:
         return GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is no model's of ours: {error}") from None
+        raise ValueError(f"{folder / 'config.json'} is not a valid model config: {error}") from None
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -1,8 +1,9 @@
 """A GPT, in two families behind one config.
 
 `gpt2` is GPT-2 exactly (Radford et al. 2019): learned positions, pre-LayerNorm, GELU, biases, tied
-head. `modern` is what the nanoGPT speedruns proved on any hardware: rotary positions, RMSNorm,
-normalised queries and keys, squared ReLU, zero-initialised projections, a soft cap on the logits.
+head. `modern` collects the techniques of the nanoGPT speedruns that work on any hardware: rotary
+positions, RMSNorm, normalized queries and keys, squared ReLU, zero-initialized projections, a soft
+cap on the logits.
 There is no switch between them: every choice is its own field of `GPTConfig`.
 
 Shapes: B batch, T time, C channels (n_embd), D head size, V padded vocabulary, L layers.
@@ -57,7 +58,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise as GPT-2: normal(0, 0.02), residual projections scaled by 1 / sqrt(2 L).
+        """Initialize as GPT-2: normal(0, 0.02), residual projections scaled by 1 / sqrt(2 L).
 
         With zero_init_proj the residual projections are zero, and the n-gram tables always are.
         """
@@ -90,8 +91,8 @@ class GPT(nn.Module):
 
         With targets (B, T), return the loss in nats instead: the mean, or (B, T) with reduction
         "none". With a cache, idx continues the tokens the cache has seen. Training with dropout
-        needs dropout_keys (B,), random int64: what is dropped of a sequence depends on its own key
-        alone.
+        needs dropout_keys (B,), random int64: a sequence's dropout mask depends only on its own
+        key.
         """
         if cache is not None:
             cache.advance(idx.size(1))
@@ -115,7 +116,7 @@ class GPT(nn.Module):
         """
         n_tokens, block_size = idx.size(1), self.config.block_size
         if n_tokens > block_size:
-            raise ValueError(f"{n_tokens} tokens do not fit into block_size {block_size}")
+            raise ValueError(f"sequence length {n_tokens} exceeds block_size {block_size}")
         positions = torch.arange(n_tokens, device=idx.device) if cache is None else cache.positions
         x = self.wte(idx)  # (B, T, C)
         if self.wpe is not None:
@@ -147,7 +148,9 @@ class GPT(nn.Module):
         if not (self.training and self.config.dropout):
             return [None] * n_places
         if dropout_keys is None:
-            raise ValueError("training with dropout takes keys: a random int64 for each sequence")
+            raise ValueError(
+                "training with dropout requires dropout_keys: one random int64 per sequence"
+            )
         return place_keys(dropout_keys, n_places).unbind()
 
     def ngram_embedding(self, idx: Tensor, cache: KVCache | None) -> Tensor:
@@ -173,7 +176,7 @@ def ngram_hashes(tokens: Sequence[Tensor], n_rows: int) -> list[Tensor]:
     """Return the table row (B, T) of the n-gram that ends at each token, for n = 2, 3, ….
 
     tokens[k] (B, T) holds the token k positions before each. The hash is polynomial modulo 2^64,
-    its high bits mixed into the low ones (the finaliser of MurmurHash3, Appleby 2011); n-grams may
+    its high bits mixed into the low ones (the finalizer of MurmurHash3, Appleby 2011); n-grams may
     share a row.
     """
     rows, hashed = [], tokens[0]

@@ -35,7 +35,7 @@ def check_numbers(weights: Mapping[str, Any], source: Path) -> None:
             kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
             raise ValueError(
                 f"{source}: {name} is of type {kind}, not float16, bfloat16, float32 or float64; "
-                "of a quantised model, convert the one that it was made from"
+                "of a quantized model, convert the one that it was made from"
             )
         if odd := int((~value.float().isfinite()).sum()):
             raise ValueError(

@@ -1,6 +1,6 @@
 """Muon (Jordan et al. 2024), batched over matrices of the same shape.
 
-`torch.optim.Muon` orthogonalises one matrix after another: for small models that is hundreds of
+`torch.optim.Muon` orthogonalizes one matrix after another: for small models that is hundreds of
 small kernels per update, and a GPU waits for their launches. Here matrices of one shape form one
 batch. The computation and the state are PyTorch's with its own settings, apart from the number
 format: PyTorch multiplies in bfloat16 everywhere, which most CPUs emulate.
@@ -55,24 +55,24 @@ class Muon(torch.optim.Muon):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
         lr, (rows, columns) = group["lr"], matrices[0].shape
-        orthogonalise_batch = partial(
-            orthogonalise,
+        orthogonalize_batch = partial(
+            orthogonalize,
             coefficients=group["ns_coefficients"],
             steps=group["ns_steps"],
             eps=group["eps"],
         )
         stacked = torch.stack(updates).to(self.dtype)
         if self.pool is None:
-            orthogonal = orthogonalise_batch(stacked)
+            orthogonal = orthogonalize_batch(stacked)
         else:  # one batch per thread; one matrix at a time, the interpreter's share would be larger
             batches = stacked.tensor_split(min(self.workers, len(matrices)))
-            orthogonal = torch.cat(list(self.pool.map(orthogonalise_batch, batches)))
+            orthogonal = torch.cat(list(self.pool.map(orthogonalize_batch, batches)))
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
         directions = orthogonal.to(matrices[0]).unbind()
         torch._foreach_add_(matrices, directions, alpha=-lr * max(1, rows / columns) ** 0.5)
 
 
-def orthogonalise(
+def orthogonalize(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
     """Map each matrix U S Vᵀ of (N, R, C) approximately to U Vᵀ, by Newton-Schulz iterations.

@@ -42,8 +42,8 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return one or two optimizers that together hold every parameter of `model` once.
 
-    `dtype` is that of the training's matrix products. Muon uses it too, except float16, whose range
-    is too small for it, and shares its matrices among the `workers` threads of `pool`.
+    `dtype` is that of the matrix products in training. Muon uses it too, except float16, whose
+    range is too small for it, and shares its matrices among the `workers` threads of `pool`.
     """
     named = list(model.named_parameters())
     hidden = [p for name, p in named if p.ndim == 2 and name.startswith("h.")]

@@ -72,8 +72,8 @@ def check_optimizer(config: OptimConfig, runtime: Runtime) -> None:
     """Raise ValueError when an optimizer that needs full matrices would get shards."""
     if runtime.sharded and config.optimizer == "muon":
         raise ValueError(
-            "optimizer muon needs whole matrices, and NANOGPT_PARALLEL=fsdp leaves each process a "
-            "part: set NANOGPT_PARALLEL=ddp, or train.optimizer to adamw"
+            "optimizer muon needs full matrices, but NANOGPT_PARALLEL=fsdp shards them: set "
+            "NANOGPT_PARALLEL=ddp, or train.optimizer to adamw"
         )
 
 

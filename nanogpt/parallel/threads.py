@@ -3,7 +3,7 @@
 For two cores, OpenMP splits every operation in two, and its threads wait for each other a thousand
 times per update, spinning: such small pieces gain little, and when another program takes one of the
 cores, both threads wait for it. Here each thread runs complete forward and backward passes on its
-own sequences, and the threads synchronise once per update. Gradients are summed in the order of the
+own sequences, and the threads synchronize once per update. Gradients are summed in the order of the
 micro-batches, so the result depends on the number of workers alone, not on their speed.
 """
 

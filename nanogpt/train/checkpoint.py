@@ -3,7 +3,7 @@
 Tensors are safetensors, everything else is JSON; nothing is pickled. Checkpoints are written
 atomically (see `nanogpt.files`).
 
-A training state consists of weights, optimizer states, the progress of the training and its
+A training state consists of weights, optimizer states, the progress of the run and its
 identity (params and data). It holds no random state: the order of the data and dropout are
 functions of (seed, step). One process writes the full tensors, even if they are sharded, so that
 any number of processes may resume from them, under `ddp` or `fsdp` (docs/decisions/0013).
@@ -35,7 +35,7 @@ KEPT_CHECKPOINTS = 2  # the newest, and the one before in case the newest is dam
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The progress of a training. Steps count finished updates."""
+    """The progress of a training run. Steps count finished updates."""
 
     step: int
     best_step: int | None
@@ -44,7 +44,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """A copy, on the CPU, of what a training needs to resume."""
+    """A copy, on the CPU, of what a training run needs to resume."""
 
     config: GPTConfig
     weights: Mapping[str, Tensor]
@@ -123,7 +123,7 @@ def save_state(folder: Path, state: TrainingState, identity: Mapping[str, Any]) 
 class CheckpointWriter:
     """Writes checkpoints in a background thread, one at a time, while training continues.
 
-    Leaving its context waits for the one being written, whatever ended the training.
+    Leaving its context waits for the one being written, whatever ended the run.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -201,7 +201,7 @@ def load_state(
     }
     if differing:
         shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in differing.items())
-        raise ValueError(f"{checkpoint} belongs to another training: {shown}")
+        raise ValueError(f"{checkpoint} belongs to a different run: {shown}")
     load_weights(model, checkpoint / "model.safetensors")
     restore_optimizers(optimizers, load_file(checkpoint / "optimizer.safetensors"))
     return Progress(**state["progress"]), state["scaler"]

@@ -1,9 +1,9 @@
 """The training loop, as a generator of events.
 
-It yields what happened and leaves the rest to its caller: there are no callbacks, no tracker and no
-printing in here. No random state is carried from step to step: the order of the data is a function
-of (seed, step) and dropout one of (seed, window), so a run that is interrupted and resumed computes
-what an uninterrupted one does. It does so bit for bit where the device's own sums are deterministic
+It yields what happened and leaves the rest to its caller: it has no callbacks, tracking or
+printing. No random state is carried from step to step: data order is a function of (seed, step),
+and dropout is a function of (seed, window), so a run that is interrupted and resumed computes what
+an uninterrupted one does. It does so bit for bit where the device's own sums are deterministic
 (CUDA's are not in bfloat16 or compiled: docs/decisions/0005).
 """
 
@@ -96,7 +96,8 @@ def micro_batch_sizes(
     if rest or not sequences:
         raise ValueError(
             f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
-            f"({block_size} x {world_size}); set train.batch_tokens to one, or NANOGPT_PROCESSES"
+            f"({block_size} x {world_size}); set train.batch_tokens to a multiple, or change "
+            "NANOGPT_PROCESSES"
         )
     largest = min(sequences, max(1, limit_tokens // block_size))
     return [n for n in range(largest, 0, -1) if sequences % n == 0]
@@ -120,7 +121,7 @@ def train(
     Ends early, after the update during which `stop` is set in any process. Raises
     FloatingPointError when a loss or gradient is not finite, unless such updates are skipped;
     OSError when a checkpoint cannot be written; ValueError when the batch cannot be divided or does
-    not fit into memory, or when the checkpoint is damaged or belongs to another training.
+    not fit into memory, or when the checkpoint is damaged or belongs to another run.
     """
     # micro-batch: the largest that divides the batch and fits into memory
     block_size = model.config.block_size
@@ -145,7 +146,7 @@ def train(
         progress = Progress(step=0, best_step=None, best_loss=None)
         if written := checkpoints(folder):
             progress, scaler_state = load_state(written[-1], model, optimizers, identity)
-            if scaler_state:  # empty if the training has not used float16 until now
+            if scaler_state:  # empty if the run has not used float16 until now
                 scaler.load_state_dict(scaler_state)
         check_same_step(progress.step, runtime)
 

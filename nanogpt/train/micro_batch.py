@@ -55,8 +55,8 @@ def find_micro_batch_size(model: GPT, sizes: Sequence[int], runtime: Runtime) ->
     index = int(runtime.all_reduce_max(torch.tensor(float(first), device=runtime.device)).item())
     if index == len(sizes):
         raise ValueError(
-            f"not even {sizes[-1]} sequence of {model.config.block_size} tokens fits into the "
-            f"memory of {runtime.device}: set NANOGPT_RECOMPUTE=true, or a smaller model"
+            f"a single sequence of {model.config.block_size} tokens does not fit in memory on "
+            f"{runtime.device}: set NANOGPT_RECOMPUTE=true or use a smaller model"
         )
     return sizes[index]
 

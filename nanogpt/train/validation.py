@@ -101,7 +101,7 @@ def evaluate_split(
     ):
         sums.add(group, losses)
     model.train(was_training)
-    return sums.summarise(runtime)
+    return sums.summarize(runtime)
 
 
 class LossAccumulator:
@@ -123,7 +123,7 @@ class LossAccumulator:
         self.runs.index_add_(1, run, pairs[:, counted])
         self.positions[:, : len(position)] += pairs.sum(1)
 
-    def summarise(self, runtime: Runtime) -> Evaluation:
+    def summarize(self, runtime: Runtime) -> Evaluation:
         """Return the mean loss, its standard error (a ratio estimator) and the loss by position."""
         if runtime.distributed:
             for sums in (self.runs, self.positions):

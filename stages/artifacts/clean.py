@@ -42,7 +42,7 @@ class CleanPart:
                 row_verdicts = verdicts.slice(first, rows.num_rows)
                 first += rows.num_rows
                 for group in split_by_bytes(drop_rows(rows, row_verdicts)):
-                    yield group.set_column(1, "text", normalised(group.column("text"), self.form))
+                    yield group.set_column(1, "text", normalized(group.column("text"), self.form))
 
 
 def drop_rows(rows: pa.Table, verdicts: pa.Table) -> pa.Table:
@@ -69,7 +69,7 @@ def byte_lengths(texts: pa.LargeStringArray) -> NDArray[np.int64]:
     return np.diff(utf8(texts)[1])
 
 
-def normalised(texts: pa.Array, form: Form | None) -> pa.Array:
+def normalized(texts: pa.Array, form: Form | None) -> pa.Array:
     """Return texts in a normal form (Unicode Standard Annex 15), unchanged if it is None."""
     if form is None:
         return texts

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from nanogpt.config import Sampling
-from stages.lib.params import Text, section_of
+from stages.lib.config_sections import section_of
+from stages.lib.params import Text
 
 if TYPE_CHECKING:
     import torch

@@ -39,12 +39,12 @@ class Shards:
         """
         file = folder / "manifest.json"
         if not file.is_file():
-            raise ValueError(f"{file} is missing; `dvc repro shard` makes it")
+            raise ValueError(f"{file} is missing; run `dvc repro shard` to create it")
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"{file} is damaged ({error}); `dvc repro -f shard` makes it again"
+                f"{file} is damaged ({error}); run `dvc repro -f shard` to rebuild it"
             ) from None
         if manifest["version"] != VERSION:
             raise ValueError(f"{file} has version {manifest['version']}, not {VERSION}")
@@ -52,13 +52,13 @@ class Shards:
 
     @property
     def n_vocab(self) -> int:
-        """The size of the vocabulary."""
+        """Return the size of the vocabulary."""
         size: int = self.manifest["n_vocab"]
         return size
 
     @property
     def eot_token(self) -> int:
-        """The token that follows every document."""
+        """Return the end-of-text token, which follows every document."""
         token: int = self.manifest["separator"]
         return token
 
@@ -106,4 +106,4 @@ def check_file(file: Path, tokens: int, dtype: "np.dtype[Any]") -> None:
         if len(shard) == tokens and shard.dtype == dtype:
             return
         problem = f"holds {len(shard)} {shard.dtype}, the manifest says {tokens} {dtype}"
-    raise ValueError(f"{file} {problem}; `dvc repro -f shard` makes it again")
+    raise ValueError(f"{file} {problem}; run `dvc repro -f shard` to rebuild it")

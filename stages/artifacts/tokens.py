@@ -125,7 +125,8 @@ class Tokenized:
         tokens = to_numbers(lists.values)[offsets[0] : offsets[-1]]
         if len(tokens) and tokens.max() >= self.eot_token:
             raise ValueError(
-                f"{self.folder} holds id {tokens.max()}, the vocabulary ends at {self.eot_token}"
+                f"{self.folder} contains token ID {tokens.max()}, but the vocabulary ends at "
+                f"{self.eot_token}"
             )
         tokens = tokens.astype(self.dtype, copy=False)
         content = tokens.view(np.uint8).data

@@ -27,5 +27,5 @@ def check_recorded(init_from: str, recorded: Path) -> None:
     if not recorded.exists() or json.loads(recorded.read_text()) != current:
         raise ValueError(
             f"the weights in {init_from} are not those that {recorded} records; "
-            "`dvc repro weights` records these"
+            "run `dvc repro weights` to record them"
         )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.artifacts.clean import Form, byte_lengths, normalised
+from stages.artifacts.clean import Form, byte_lengths, normalized
 from stages.clean.filters import load_filter
 from stages.clean.near_duplicates import Signatures, minhash_signatures
 from stages.clean.params import CleanParams
@@ -89,7 +89,7 @@ class RuleChecker:
             return GroupResult(self.by_size(sizes), sizes, hashes, no_signatures)
         texts = in_one(rows.column("text"))
         if self.rules.form:
-            texts = normalised(texts, self.rules.form)
+            texts = normalized(texts, self.rules.form)
             sizes, hashes = byte_lengths(texts), hash_rows(map(text_hash, contents(texts)))
         verdicts = self.by_filters(self.by_size(sizes), texts, rows)
         return GroupResult(verdicts, sizes, hashes, self.signatures(verdicts, texts))

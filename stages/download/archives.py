@@ -84,8 +84,8 @@ class Budget:
         if self.bytes + n_bytes > limit:
             raise ValueError(
                 f"{self.name} has {self.packed_bytes:,} bytes and unpacks to more than {limit:,}: "
-                "no text packs that well, it may be a bomb; if you trust it, "
-                "unpack it yourself and name the folder"
+                "no text compresses that well, so it may be a decompression bomb; if you trust "
+                "it, unpack it and set corpus.path to the folder"
             )
 
 
@@ -116,8 +116,8 @@ class BudgetStream(io.RawIOBase):
             content = self.stream.read(len(view))
         except DAMAGE as error:
             raise ValueError(
-                f"{self.name} is cut short or damaged after {self.bytes:,} bytes of what it "
-                f"holds: {error}; use one that is whole"
+                f"{self.name} is truncated or damaged after {self.bytes:,} decompressed bytes: "
+                f"{error}; use an intact copy"
             ) from None
         self.bytes += len(content)
         self.budget.spend(len(content))
@@ -136,12 +136,12 @@ def decompressed(name: str, stream: io.BufferedReader, budget: Budget) -> io.Buf
     start = stream.peek(1)[: len(COMPRESSIONS[compression][0])]
     if not start:  # gzip and zstd would accept it as an empty file
         raise ValueError(
-            f"{name} has 0 bytes, which is no {compression} file; use one that is whole"
+            f"{name} has 0 bytes, so it is not a {compression} file; use an intact copy"
         )
     if not any(magic.startswith(start) for magic in COMPRESSIONS[compression]):
         raise ValueError(
-            f"{name} is no {compression} file, it begins with {start!r}; use one that is, or "
-            "give it the ending of what it is"
+            f"{name} is not a {compression} file, it begins with {start!r}; use a file that is, "
+            "or correct its extension"
         )
     return io.BufferedReader(BudgetStream(name, decompressor(compression, stream), budget), CHUNK)
 
@@ -182,7 +182,7 @@ def members(
             yield from read_members(name, file, wanted, budget)
         except (*DAMAGE, tarfile.TarError, NotImplementedError, UnicodeDecodeError) as error:
             # zipfile raises the last two at an unknown compression method or an undecodable name.
-            raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
+            raise ValueError(f"{name} cannot be read: {error}; use an intact copy") from None
 
 
 def zip_members(
@@ -218,8 +218,8 @@ def tar_members(
         file.seek(archive.offset)
         if file.read(TAR_BLOCK) != bytes(TAR_BLOCK):  # tarfile would accept this as the end
             raise ValueError(
-                f"{name} is cut short or damaged at byte {archive.offset:,} of the archive; "
-                "use one that is whole"
+                f"{name} is truncated or damaged at byte {archive.offset:,} of the archive; "
+                "use an intact copy"
             )
         check_members(name, [(info.name, tar_fault(info)) for info in archive.getmembers()])
         for path in sorted(path for path, info in infos.items() if info.isfile()):
@@ -245,8 +245,8 @@ def check_members(name: str, faults: list[tuple[str, str | None]]) -> None:
             fault = "outside of the archive's folder"
         if fault:
             raise ValueError(
-                f"{name} is refused: its member {path!r} is {fault}; unpack it yourself and name "
-                "the folder, if you trust it"
+                f"{name} is refused: its member {path!r} is {fault}; if you trust it, unpack it "
+                "and set corpus.path to the folder"
             )
     repeated = [path for path, count in Counter(path for path, _ in faults).items() if count > 1]
     if repeated:

@@ -44,8 +44,8 @@ def check_encoding(name: str) -> str:
         "a".encode(name if name != AUTO else "utf-8")
     except (LookupError, UnicodeError):
         raise ValueError(
-            f"{name!r} is no encoding of text that Python knows; there are utf-8, utf-16, cp1252, "
-            "latin-1, shift_jis, gb18030 and others, and auto to guess"
+            f"{name!r} is not a text encoding that Python knows; use utf-8, utf-16, cp1252, "
+            "latin-1, shift_jis, gb18030 or another, or auto to guess"
         ) from None
     return name
 
@@ -99,7 +99,7 @@ def decode_stream(
             if guessed is not None:
                 guessed[name] = codec
                 sample_text = excerpt(fault, codec)
-                print(f"{name}: read as {codec}, a guess: {sample_text!r}", file=sys.stderr)
+                print(f"{name}: encoding guessed as {codec}: {sample_text!r}", file=sys.stderr)
             decoder, guessing = codecs.getincrementaldecoder(codec)(), False
             text, at = decode_chunk(decoder, codec, rest, final=not chunk)
         if utf8 and (at is not None or not chunk) and utf8.is_utf8_to_the_end(stream):
@@ -236,8 +236,8 @@ def not_text_error(fault: Fault, codec: str, encoding: str) -> NotText:
     if is_utf8(codec) and ends_mid_character(fault):
         return NotText(
             fault.name,
-            f"ends in the middle of a character ({where}), is it cut short?",
-            "use one that is whole",
+            f"ends in the middle of a character ({where}); is it truncated?",
+            "use an intact copy",
         )
     likely = guess(fault)
     if likely is not None and codecs.lookup(likely).name != codecs.lookup(codec).name:
@@ -248,7 +248,7 @@ def not_text_error(fault: Fault, codec: str, encoding: str) -> NotText:
         problem = f"holds a NUL byte ({where})"
     else:
         problem = f"is not {codec.upper()} ({where}), nor text in any encoding that can be guessed"
-    return NotText(fault.name, f"{problem}, is it a binary file?", "leave it out by corpus.glob")
+    return NotText(fault.name, f"{problem}, is it a binary file?", "exclude it with corpus.glob")
 
 
 def misread_utf8_error(name: str, text: str, codec: str) -> NotText:
@@ -282,9 +282,9 @@ def combine_errors(faults: Sequence[NotText], n_files: int, encoding: str) -> Va
 
 
 def ends_mid_character(fault: Fault) -> bool:
-    """Return True if the file is UTF-8 but for a last character that is cut short.
+    """Return True if the file is UTF-8 but for a last character that is truncated.
 
-    At least one other character beyond ASCII is required, so that this is no coincidence.
+    At least one other character beyond ASCII is required, so that this is not a coincidence.
     """
     before, rest = fault.content[: fault.at], fault.content[fault.at :]
     try:

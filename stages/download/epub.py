@@ -37,7 +37,7 @@ def reading_order(package: Package) -> list[str]:
     container = Attributes("rootfile", "full-path")
     package.feed(CONTAINER, container)
     if not container.values:
-        raise ValueError(f"{package.name} is no .epub: it names no book; use one that is whole")
+        raise ValueError(f"{package.name} is not an .epub: it names no book; use an intact copy")
     root = container.values[0]
     book = Book(posixpath.dirname(root))
     package.feed(root, book)

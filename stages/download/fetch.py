@@ -1,6 +1,6 @@
 """Download of one file from the web, with retries and resume.
 
-The bytes that arrived before a connection broke, or the process was killed, are kept next to the
+The bytes that arrived before a connection was lost, or the process was killed, are kept next to the
 file. The next try resumes there if the server supports it and its file has not changed. At the end
 the sha256 is checked.
 """
@@ -13,31 +13,31 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from nanogpt.files import file_sha256, is_whole
+from nanogpt.files import file_sha256, is_intact
 from stages.runtime.progress import ProgressBar
 from stages.runtime.retry import Retries
 
 TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two reads of a response
 CHUNK_BYTES = 64 << 10
-TRANSIENT = (408, 425, 429)  # of the 4xx; the others mean that the address is wrong
+TRANSIENT = (408, 425, 429)  # of the 4xx; the others mean that the URL is wrong
 
 
 class RetryableResponse(requests.RequestException):
-    """Raised for a response without content that is worth another try."""
+    """Raised for a response without content that is worth a retry."""
 
 
 def fetch(url: str, sha256: str, file: Path) -> Path:
     """Download `url` to `file`, unless it is there already, and return `file`.
 
-    Raises ValueError if the address is wrong or the content has another sha256, ConnectionError or
+    Raises ValueError if the URL is wrong or the content has another sha256, ConnectionError or
     TimeoutError if the retries are used up.
     """
-    if is_whole(file, sha256):
+    if is_intact(file, sha256):
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.part")
     try:
-        if not is_whole(partial, sha256):  # complete if a kill came just before the rename
+        if not is_intact(partial, sha256):  # complete if a kill came just before the rename
             download(url, partial)
         if (actual := file_sha256(partial)) != sha256:
             partial.unlink()
@@ -57,7 +57,7 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
 def download(url: str, partial: Path) -> None:
     """Download the rest of `partial`; the count of retries starts again when new bytes arrive.
 
-    Raises ValueError if the address is wrong, ConnectionError or TimeoutError if the retries are
+    Raises ValueError if the URL is wrong, ConnectionError or TimeoutError if the retries are
     used up.
     """
     retries, furthest = Retries(url), size_of(partial)
@@ -69,9 +69,9 @@ def download(url: str, partial: Path) -> None:
                 save_response(response, partial)
             return
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise ValueError(f"corpus.urls: {url} is no address: {error}") from None
+            raise ValueError(f"corpus.urls: {url} is not a valid URL: {error}") from None
         except requests.TooManyRedirects:
-            raise ValueError(f"corpus.urls: {url} leads in a circle; is it right?") from None
+            raise ValueError(f"corpus.urls: {url} redirects in a loop; check the URL") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if size_of(partial) > furthest:
                 furthest = size_of(partial)
@@ -85,16 +85,16 @@ def readable_error(error: Exception, host: str) -> Exception:
         case RetryableResponse():
             return error
         case requests.ConnectTimeout():
-            return TimeoutError(f"nobody answers at {host} within {TIMEOUT_SECONDS[0]:g} s")
+            return TimeoutError(f"no response from {host} within {TIMEOUT_SECONDS[0]:g} s")
         case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
             return TimeoutError(f"{host} has sent nothing for {TIMEOUT_SECONDS[1]:g} s")
         case requests.exceptions.SSLError():
             return ConnectionError(f"no secure connection to {host}: {error}")
         case requests.exceptions.ProxyError():
-            return ConnectionError(f"the proxy on the way to {host} does not answer")
+            return ConnectionError(f"the proxy for {host} is not responding")
         case requests.ConnectionError():
-            return ConnectionError(f"nobody answers at {host}")
-    return ConnectionError(f"the connection to {host} broke")
+            return ConnectionError(f"no response from {host}")
+    return ConnectionError(f"the connection to {host} was lost")
 
 
 def size_of(file: Path) -> int:
@@ -119,17 +119,17 @@ def send_request(url: str, partial: Path) -> requests.Response:
 def save_response(response: requests.Response, partial: Path) -> None:
     """Append the content of a response to `partial`, or overwrite it if the full file comes.
 
-    Raises ValueError if the address is wrong, errors of requests or urllib3 if another try may
+    Raises ValueError if the URL is wrong, errors of requests or urllib3 if another try may
     succeed.
     """
     status, start = response.status_code, size_of(partial)
     if status == 416 or (status == 206 and not continues_at(start, response)):
         partial.unlink(missing_ok=True)  # the range does not fit: start again
-        raise RetryableResponse(f"it cannot continue at byte {start}")
+        raise RetryableResponse(f"the server cannot continue at byte {start}")
     if 400 <= status < 500 and status not in TRANSIENT:
-        raise ValueError(f"corpus.urls: {response.url} answers {status}; is it right?")
+        raise ValueError(f"corpus.urls: {response.url} returned HTTP {status}; check the URL")
     if status not in (200, 206):
-        raise RetryableResponse(f"it answers {status}")
+        raise RetryableResponse(f"the server returned HTTP {status}")
     if status == 200:
         start = 0
         partial.write_bytes(b"")

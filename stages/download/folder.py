@@ -36,7 +36,7 @@ def user_files(params: CorpusParams, skipped: Counter[str]) -> list[TextFile]:
         raise ValueError(
             f"corpus.path {params.path!r} holds no {', '.join(READABLE)} file ({packed} too) that "
             f"matches corpus.glob {params.glob!r}{and_left_out(skipped)}; put your texts there, or "
-            "name another folder"
+            "choose another folder"
         )
     return files
 
@@ -97,7 +97,9 @@ def raise_error(error: OSError) -> None:
 def check_watched(root: Path) -> None:
     """Raise ValueError naming what DVC cannot hash: it would fail unclearly or wait forever."""
     if not root.exists():
-        raise ValueError(f"there is no {str(root)!r}, which DVC watches; make it, or name another")
+        raise ValueError(
+            f"there is no {str(root)!r}, which DVC watches; create it or choose another folder"
+        )
     check_names(root)
     check_not_nested_project(root)
     for path in walk(root):
@@ -123,7 +125,7 @@ def check_not_nested_project(root: Path) -> None:
         if project in folder.parents and (folder / ".dvc").exists():
             raise ValueError(
                 f"{str(folder.relative_to(project))!r} is a DVC project of its own, into which "
-                "this one does not look; remove its .dvc, or name another folder"
+                "this one does not look; remove its .dvc, or choose another folder"
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nanogpt.files import atomic_write, is_whole
+from nanogpt.files import atomic_write, is_intact
 from stages.artifacts.corpus import VERSION
 from stages.download import corpus_writer
 from stages.download.corpus_writer import Part, with_prefix, write_parts
@@ -216,7 +216,7 @@ def read_log(entry: Path) -> list[LogEntry]:
         except json.JSONDecodeError:  # killed while writing the line
             break
         part = content["part"] and Part(**content["part"])
-        if part and not is_whole(entry / part.name, part.sha256):
+        if part and not is_intact(entry / part.name, part.sha256):
             break
         entries.append(LogEntry(part=part, place=content["place"], skipped=content["skipped"]))
     return entries

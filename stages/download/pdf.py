@@ -49,7 +49,7 @@ def pdf_text(name: str, stream: io.BufferedReader) -> str | None:
         return None
     if child.returncode:
         raise ValueError(
-            f"{name} {failure(child)}; use one that is whole, or leave it out by its name"
+            f"{name} {failure(child)}; use an intact copy, or exclude it with corpus.glob"
         )
     return child.stdout.decode("utf-8", "surrogatepass")
 

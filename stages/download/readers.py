@@ -200,8 +200,8 @@ def arrow_values(column: pa.Array | pa.ChunkedArray, prefix: str, first: int) ->
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"{prefix}{row} is not UTF-8 (byte {error.start}: "
-                    f"0x{error.object[error.start]:02x}), as texts in parquet have to be; write "
-                    "the file again from the texts decoded rightly"
+                    f"0x{error.object[error.start]:02x}), as text in parquet has to be; rewrite "
+                    "the file from correctly decoded text"
                 ) from None
         raise
     return values

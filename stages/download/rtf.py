@@ -76,7 +76,7 @@ class Group:
 
 
 def rtf_text(name: str, stream: io.BufferedReader) -> str:
-    """Return the text of an .rtf. Raises ValueError if it is no .rtf, too large or cut short."""
+    """Return the text of an .rtf. Raises ValueError if it is not one, too large or truncated."""
     content = stream.read(MAX_RTF_BYTES + 1)
     if len(content) > MAX_RTF_BYTES:
         raise ValueError(
@@ -84,7 +84,7 @@ def rtf_text(name: str, stream: io.BufferedReader) -> str:
             "save it without its pictures, or as .txt"
         )
     if not content.lstrip().startswith(b"{\\rtf"):
-        raise ValueError(f"{name} is no .rtf, it begins with {content[:8]!r}")
+        raise ValueError(f"{name} is not an .rtf, it begins with {content[:8]!r}")
     return RichText(name).read(content.lstrip())
 
 
@@ -107,7 +107,7 @@ class RichText:
         self.units: list[int] = []  # UTF-16 code units to decode
 
     def read(self, content: bytes) -> str:
-        """Parse a document and return its text. Raises ValueError if it is cut short."""
+        """Parse a document and return its text. Raises ValueError if it is truncated."""
         at = 0
         while at < len(content):
             token = TOKEN.match(content, at)
@@ -136,7 +136,7 @@ class RichText:
                 self.end_group()
                 if not self.stack:
                     return self.text()
-        raise ValueError(f"{self.name} is cut short: its last group does not end")
+        raise ValueError(f"{self.name} is truncated: its last group does not end")
 
     def text(self) -> str:
         """Return the text of the body, then the text boxes left over, then the notes."""
@@ -247,8 +247,8 @@ class RichText:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise ValueError(
-                f"{self.name} has a byte 0x{byte:02x} that is no {code_page}, which it should "
-                "be; save it again as .rtf, or as .txt"
+                f"{self.name} has a byte 0x{byte:02x} that is not valid in its code page, "
+                f"{code_page}; save it again as .rtf, or as .txt"
             ) from None
         self.bytes.clear()
 

@@ -142,8 +142,8 @@ def run(params: CorpusParams, out: Path, *, workers: int = 1) -> None:
         }
         if not parts:
             raise ValueError(
-                f"the corpus ({params.source}) holds no text{and_left_out(tally.skipped)}; give "
-                "it files or rows with words in them"
+                f"the corpus ({params.source}) holds no text{and_left_out(tally.skipped)}; add "
+                "files or rows that contain text"
             )
         write_json(folder / "manifest.json", manifest)
     for entry in entries:  # the corpus is complete
@@ -164,7 +164,7 @@ def by_encoding(guessed: Mapping[str, str]) -> dict[str, list[str]]:
 def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
     """Return the end of a message: how many files each guessed encoding was used for, or ""."""
     counts = ", ".join(f"{codec} ({len(names)})" for codec, names in encodings.items())
-    return f"; read by a guess: {counts}" if counts else ""
+    return f"; encoding guessed: {counts}" if counts else ""
 
 
 def run_stage(settings: Settings) -> None:

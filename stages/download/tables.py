@@ -58,7 +58,7 @@ def table_texts(
             else:
                 yield line, row[index]
     except csv.Error as error:
-        raise ValueError(f"{name}, line {first} is no row of a table: {error}") from None
+        raise ValueError(f"{name}, line {first} is not a valid table row: {error}") from None
     if not columns:
         raise ValueError(f"{name} is empty; a table begins with a line of column names")
     if long_fields:

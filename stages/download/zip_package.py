@@ -42,7 +42,7 @@ class Package:
     def open(self, part: str) -> Iterator[io.BufferedReader]:
         """Open a part. Raises ValueError if there is none of that name, LeftOut if encrypted."""
         if part not in self.parts:
-            raise ValueError(f"{self.name} has no part {part!r}; use a file that is whole")
+            raise ValueError(f"{self.name} has no part {part!r}; use an intact copy")
         info = self.archive.getinfo(part)
         if info.flag_bits & 1:
             raise LeftOut(ENCRYPTED)
@@ -65,7 +65,7 @@ def zip_package(name: str, stream: io.BufferedReader, budget: Budget) -> Iterato
                 yield Package(name, archive, budget)
         except (*DAMAGE, NotImplementedError, UnicodeDecodeError) as error:
             # zipfile raises the last two at an unknown compression method or an undecodable name.
-            raise ValueError(f"{name} cannot be read: {error}; use one that is whole") from None
+            raise ValueError(f"{name} cannot be read: {error}; use an intact copy") from None
 
 
 def feed(name: str, stream: BinaryIO, target: Target) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a run: how the loss fell, and how the model compares with the baselines."""
+"""The plot of a run: how the loss fell, and how the model compares with the baselines."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from stages.lib.plots import Theme, save_pictures
+from stages.lib.plots import Theme, save_plots
 
 HALF_WINDOW = 10  # updates on each side of a point of the moving mean, at least
 HALF_WINDOW_SHARE = 100  # of a long run, one in so many updates on each side
@@ -27,7 +27,7 @@ Curve = tuple[list[int], list[float]]  # steps and losses
 
 
 def baseline_style(theme: Theme, name: str) -> dict[str, Any]:
-    """Return colour and dashes of a baseline's line, which both panels show."""
+    """Return color and dashes of a baseline's line, which both panels show."""
     styles: dict[str, dict[str, Any]] = {
         "kneser_ney": {"color": theme.green, "linestyle": (0, (6, 2))},
         "ppmd": {"color": theme.purple, "linestyle": (0, (6, 1.5, 1.5, 1.5))},
@@ -51,11 +51,11 @@ def half_window(n: int) -> int:
 
 
 def moving_mean(losses: list[float]) -> list[float]:
-    """Return the centred moving mean of a curve, which lags behind it nowhere.
+    """Return the centered moving mean of a curve, which lags behind it nowhere.
 
     At the start, where the loss bends within a window, the window is narrower: a third of the
     values before, and as many after. At the end, where no values follow, it is the least-squares
-    line through the last window, which meets the mean at the window's centre (Savitzky-Golay
+    line through the last window, which meets the mean at the window's center (Savitzky-Golay
     smoothing of order 1, whose interior is the moving mean).
     """
     values, n, half = np.asarray(losses, dtype=np.float64), len(losses), half_window(len(losses))
@@ -75,14 +75,14 @@ def spread(places: list[float], gap: float) -> list[float]:
 
     Places that are too near form a group around their mean, and groups that then touch become one.
     """
-    groups: list[tuple[float, int]] = []  # (centre, size), upwards
+    groups: list[tuple[float, int]] = []  # (center, size), upwards
     for place in sorted(places):
-        centre, size = place, 1
-        while groups and centre - groups[-1][0] < gap * (size + groups[-1][1]) / 2:
+        center, size = place, 1
+        while groups and center - groups[-1][0] < gap * (size + groups[-1][1]) / 2:
             below, n = groups.pop()
-            centre, size = (below * n + centre * size) / (n + size), n + size
-        groups.append((centre, size))
-    apart = [centre + gap * (i - (n - 1) / 2) for centre, n in groups for i in range(n)]
+            center, size = (below * n + center * size) / (n + size), n + size
+        groups.append((center, size))
+    apart = [center + gap * (i - (n - 1) / 2) for center, n in groups for i in range(n)]
     order = sorted(range(len(places)), key=places.__getitem__)
     return [apart[order.index(i)] for i in range(len(places))]
 
@@ -111,7 +111,7 @@ def draw_run(train: Path, val: Path, result: dict[str, Any], file: Path) -> None
         draw_bars(right, result, theme)
         return figure
 
-    save_pictures(draw, file)
+    save_plots(draw, file)
 
 
 def draw_curves(axes: Axes, train: Curve, val: Curve, theme: Theme) -> None:

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the model's loss on the whole validation split, next to baselines.
+"""Stage `evaluate`: the model's loss on the full validation split, compared with baselines.
 
 Compare models by bits per byte, which does not depend on the tokenizer.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
-RESULT = Path("metrics/evaluation.json")  # all figures, those of the baselines included
+RESULT = Path("metrics/evaluation.json")  # all metrics, including those of the baselines
 STATISTICS = Path("statistics")  # of the training data; recorded with the model
 
 BATCH_TOKENS = 8_192  # fits any device in float32; nothing probes the memory before
@@ -36,8 +36,8 @@ def check_tokenizer(model: Path, shards: Shards) -> None:
 
     if fingerprint(load_tokenizer(model / "tokenizer")) != shards.manifest["tokenizer_fingerprint"]:
         raise ValueError(
-            f"{model} was trained with another tokenizer than {shards.folder} was made with; "
-            "`dvc repro` makes them agree"
+            f"{model} was trained with a different tokenizer than {shards.folder} uses; "
+            "run `dvc repro` to bring them back in sync"
         )
 
 
@@ -116,7 +116,7 @@ def run(
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
-    """Return the deciding figures, flat, for the columns of `dvc metrics show` and `dvc exp show`.
+    """Return the headline metrics, flat, for the columns of `dvc metrics show` and `dvc exp show`.
 
     `margin` is how many bits per byte the best baseline needs more.
     """
@@ -157,7 +157,7 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
 def draw(
     model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
 ) -> None:
-    """Draw the picture of a run, and write its data for `dvc plots`."""
+    """Draw the plot of a run, and write its data for `dvc plots`."""
     from stages.evaluate.plots import draw_run
     from stages.lib.plots import write_table
 
@@ -201,5 +201,5 @@ def run_stage(settings: Settings) -> None:
     )
     if "adaptive" in result:
         score = result["adaptive"]["bits_per_byte"]
-        print(f"evaluate: {score:.4f} bits per byte where it learns from what it has read")
+        print(f"evaluate: {score:.4f} bits per byte with dynamic evaluation")
     record(result, MODEL, enabled=settings.tracking)

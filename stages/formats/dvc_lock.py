@@ -128,7 +128,7 @@ def chain_problems(stages: Mapping[str, Any]) -> list[str]:
     }
     return [
         f"{LOCK_FILE}: {name} ran with another {dep['path']} than {outputs[dep['path']][0]} made; "
-        f"`dvc repro {name}` makes them agree"
+        f"run `dvc repro {name}` to bring them back in sync"
         for name, stage in stages.items()
         for dep in stage.get("deps", [])
         if dep["path"] in outputs and outputs[dep["path"]][1] != dep.get("md5")

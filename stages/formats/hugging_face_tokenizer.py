@@ -1,6 +1,6 @@
 """Conversion of our tokenizers to Hugging Face's `tokenizer.json`: the same tokens for every text.
 
-tiktoken has the rank of each token and merges any two neighbours that form a token; Hugging Face
+tiktoken has the rank of each token and merges any two neighbors that form a token; Hugging Face
 has one pair of parts for each token. The two agree if the bytes of every token, merged by lower
 ranks only, end up as two parts: then no other pair can be left by the time the token's own rank is
 the lowest. That is true of all ranks from byte pair training; other ranks are refused.

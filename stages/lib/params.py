@@ -4,22 +4,17 @@ Each stage declares its own sections in its `params.py`; `stages.tools.check` pu
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     ValidationError,
-    create_model,
 )
 
-from nanogpt.config import Range
 from stages.runtime.yaml_files import PARAMS_FILE, SURROGATES, ParamsError, read_params
 
 S = TypeVar("S", bound="Section")
@@ -48,36 +43,6 @@ def joined(text: object) -> object:
 
 
 Text = Annotated[str, BeforeValidator(joined)]
-
-
-def section_of(*configs: Any, without: Sequence[str] = ()) -> Any:
-    """Return a section with the fields of these dataclasses of `nanogpt.config`.
-
-    Every field is a key that must be given, whatever its default; its annotations are its range
-    and, as text, its description.
-    """
-    fields: dict[str, Any] = {}
-    for config in configs:
-        for name, annotation in get_type_hints(config, include_extras=True).items():
-            if name not in without:
-                texts = (text for text in annotation.__metadata__ if isinstance(text, str))
-                fields[name] = (with_bounds(annotation), Field(description=next(texts)))
-    return create_model("Section", __base__=Section, **fields)
-
-
-def with_bounds(annotation: Any) -> Any:
-    """Return a type whose values pydantic compares with each Range in its annotations."""
-    if get_origin(annotation) is Annotated:
-        kind, *about = get_args(annotation)
-        made = with_bounds(kind)
-        for one in about:
-            if isinstance(one, Range):
-                bounds = {name: getattr(one, name) for name in ("ge", "gt", "le", "lt")}
-                made = Annotated[made, Field(**bounds), AfterValidator(one.check)]
-        return made
-    if get_origin(annotation) is UnionType or get_origin(annotation) is Union:
-        return Union[tuple(map(with_bounds, get_args(annotation)))]  # noqa: UP007  # of a tuple
-    return annotation
 
 
 def load_section(name: str, model: type[S], file: Path = PARAMS_FILE) -> S:

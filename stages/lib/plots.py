@@ -1,7 +1,7 @@
-"""The look that all pictures share, and the tables behind them for `dvc plots`.
+"""The style that all plots share, and the tables behind them for `dvc plots`.
 
-Each picture is written twice: for pages with a light and with a dark background. The colours are
-those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any colour vision tell
+Each plot is written twice: for pages with a light and with a dark background. The colors are
+those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any color vision tell
 apart, and the backgrounds and grays are GitHub's. What carries meaning has a contrast of at least
 3:1 with its background and text one of 4.5:1 (WCAG 2.2, criteria 1.4.11 and 1.4.3), and differs
 from the rest in dashes, markers or place as well.
@@ -21,12 +21,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-DPI = 200  # of 9 inches: twice the width that GitHub gives a picture, for screens of high density
+DPI = 200  # of 9 inches: twice the width that GitHub gives an image, for screens of high density
 
 
 @dataclass(frozen=True, kw_only=True)
 class Theme:
-    """The colours of a picture by what they stand for; `suffix` ends the names of its files."""
+    """The colors of a plot by what they stand for; `suffix` ends the names of its files."""
 
     suffix: str
     background: str
@@ -100,10 +100,10 @@ def write_table(file: Path, header: tuple[str, ...], rows: Iterable[tuple[Any, .
         writer.writerows(rows)
 
 
-def save_pictures(draw: Callable[[Theme], Figure], file: Path) -> list[Path]:
-    """Write a figure in each theme, `run.png` and `run-dark.png`, and return the files.
+def save_plots(draw: Callable[[Theme], Figure], file: Path) -> list[Path]:
+    """Write a plot in each theme, `run.png` and `run-dark.png`, and return the files.
 
-    The same figures give the same bytes, whatever a matplotlibrc of the user says.
+    The same data give the same bytes, whatever the user's matplotlibrc says.
     """
     files = [file.with_stem(file.stem + theme.suffix) for theme in THEMES]
     for theme, themed in zip(THEMES, files, strict=True):

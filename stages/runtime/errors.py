@@ -79,7 +79,7 @@ def reason_of(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """Return the message to show for an expected failure."""
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; run it again, nothing is half done"
+        return "interrupted; rerun it, no partial output was left behind"
     if isinstance(error, OSError) and kind_of(error) == "full":
         return f"no space left on the disk ({reason_of(error)}); free some and run it again"
     return reason_of(error)

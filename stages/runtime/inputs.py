@@ -74,12 +74,11 @@ def check_unchanged(stage: str, start: Inputs) -> None:
         return
     if len(changes) > SHOWN:
         changes = [*changes[:SHOWN], f"and {len(changes) - SHOWN} more"]
-    kept = "; the finished training is kept until another begins" if stage == "train" else ""
+    kept = "; the finished run is kept until another starts" if stage == "train" else ""
     raise ValueError(
-        "what this stage depends on was changed while it ran, so its result is not recorded:\n"
+        "inputs of this stage changed while it was running, so its output was not recorded:\n"
         + "".join(f"  {change}\n" for change in changes)
-        + "Run it again for a result of what is there now, or undo the change first and run it "
-        f"again{kept}"
+        + f"Rerun it to use the current inputs, or revert the change and rerun it{kept}"
     )
 
 

@@ -1,6 +1,6 @@
-"""The outcome of a training, which its processes write to `ended.json` for the launcher.
+"""The outcome of a training run, which its processes write to `ended.json` for the launcher.
 
-The file can be written even on a full disk: a training reserves some space when it starts and
+The file can be written even on a full disk: a run reserves some space when it starts and
 releases it before it writes the file.
 """
 
@@ -18,7 +18,7 @@ RESERVED_BYTES = 1 << 16
 
 
 def end_file(folder: Path) -> Path:
-    """Return the path of the file that records how the training in `folder` ended."""
+    """Return the path of the file that records how the run in `folder` ended."""
     return folder / "ended.json"
 
 
@@ -41,7 +41,7 @@ def reserved(folder: Path) -> Iterator[None]:
 def write_end(
     folder: Path, *, finished: bool, step: int, code: str, error: BaseException | None = None
 ) -> None:
-    """Write how a training ended, with the hash `code` of the code that ran it."""
+    """Write how a training run ended, with the hash `code` of the code that ran it."""
     reserve_file(folder).unlink(missing_ok=True)
     content = {
         "finished": finished,
@@ -54,7 +54,7 @@ def write_end(
 
 
 def raise_unless_finished(folder: Path) -> None:
-    """Raise Full, Interrupted, or ValueError for a user error if the training ended early."""
+    """Raise Full, Interrupted, or ValueError for a user error if the run ended early."""
     outcome: dict[str, Any] = json.loads(end_file(folder).read_text())
     if outcome["kind"] == "full":
         raise disk_full_error(outcome["error"], folder)
@@ -65,7 +65,7 @@ def raise_unless_finished(folder: Path) -> None:
 
 
 def disk_full_error(error: str, folder: Path) -> Full:
-    """Return the exception for a training on a full disk; it says which checkpoint was saved."""
+    """Return the exception for a run on a full disk; it says which checkpoint was saved."""
     steps = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
     kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
     return Full(

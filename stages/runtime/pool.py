@@ -95,8 +95,8 @@ class Pool(Generic[T, R]):
             if not isinstance(error, BrokenProcessPool):
                 raise
             raise Crashed(
-                "a worker process was killed (by the system, for memory?); run again, with fewer "
-                "NANOGPT_WORKERS if it happens again"
+                "a worker process was killed (out of memory?); rerun, and lower NANOGPT_WORKERS if "
+                "it happens again"
             ) from None
 
 

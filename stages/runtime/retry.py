@@ -40,10 +40,10 @@ class Retries:
         except MaxRetryError:
             raise error_type(
                 f"{self.name} could not be fetched: {error}; check the name and your "
-                "connection, and run it again: what came is kept"
+                "connection, then rerun: the partial download is kept"
             ) from None
-        number, tries = 1 + len(self.retry.history), 1 + (POLICY.total or 0)
-        line = f"{self.name}: {error}; try {number} of {tries} follows"
+        attempt, attempts = 1 + len(self.retry.history), 1 + (POLICY.total or 0)
+        line = f"{self.name}: {error}; retrying (attempt {attempt} of {attempts})"
         print(redacted(line), flush=True)
         try:
             self.retry.sleep(answer)

@@ -24,25 +24,34 @@ class Settings(BaseModel):
         default=None, ge=1, description="on this machine; by default one, or one per visible GPU"
     )
     torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
-    join: bool = Field(default=False, description="join a training another machine leads")
+    join: bool = Field(default=False, description="join a training run that another machine leads")
     parallel: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="each process holds the whole model, or a part of it"
+        default="ddp", description="each process holds the full model, or a shard of it"
     )
     compile: bool | None = Field(default=None, description="by default on CUDA only")
     recompute: bool = Field(
-        default=False, description="activations computed again: less memory, slower"
+        default=False, description="recompute activations in the backward pass: less memory, slower"
     )
     micro_batch_tokens: int | None = Field(
-        default=None, ge=1, description="most tokens per forward pass; by default what suits"
+        default=None,
+        ge=1,
+        description="maximum tokens per forward pass (default: automatic)",
     )
     workers: int | None = Field(
-        default=None, ge=1, le=1024, description="to read, clean and tokenize; all cores"
+        default=None,
+        ge=1,
+        le=1024,
+        description="worker processes for reading, cleaning and tokenizing (default: all cores)",
     )
     runner: Literal["local", "ray"] = Field(default="local", description="where text is tokenized")
-    shared: str | None = Field(default=None, description="for ray: a folder or s3://… all see")
+    shared: str | None = Field(
+        default=None, description="for ray: a folder or s3://… URI that all machines can access"
+    )
     log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
-    tags: Json[dict[str, str]] = Field(default={}, description="more of MLflow's, a JSON object")
+    tags: Json[dict[str, str]] = Field(
+        default={}, description="additional MLflow tags, as a JSON object"
+    )
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
     status_file: Path | None = Field(default=None, description="where a failure is written as JSON")
 

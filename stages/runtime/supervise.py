@@ -109,8 +109,8 @@ def exclusive_lock(lock: Path) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     holder = lock.read_text().strip() or "a process that is just starting"
                     raise Busy(
-                        f"another training is running here ({holder}, which holds {lock}); "
-                        "wait for it to end, or stop it"
+                        f"another training run is active here ({holder}, which holds {lock}); "
+                        "wait for it to finish or stop it"
                     ) from None
                 time.sleep(POLL_SECONDS)
         file.truncate(0)
@@ -184,12 +184,12 @@ def terminate(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Pro
     Descendants that start meanwhile get the signal too: otherwise they would run until the end of
     the grace period.
     """
-    deadline, signalled = time.monotonic() + GRACE_SECONDS, set[int]()
+    deadline, signaled = time.monotonic() + GRACE_SECONDS, set[int]()
     while process.poll() is None and time.monotonic() < deadline:
         children.update(descendants(process.pid))
-        for pid in children.keys() - signalled:
+        for pid in children.keys() - signaled:
             signal_process(children[pid], signal.SIGTERM)
-            signalled.add(pid)
+            signaled.add(pid)
         with suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
     process.kill()  # harmless if it has exited

@@ -1,4 +1,4 @@
-"""Start the processes of a training on this machine by torchrun: as many as set, or one per GPU.
+"""Start the processes of a training run on this machine by torchrun: as set, or one per GPU.
 
 This runs in a process of its own, so that the launcher need not import torch, which takes seconds.
 """
@@ -20,7 +20,7 @@ def main() -> None:
     """Run `-m stages.runtime.torchrun WINDOWS STATE SHARDS OUT`; the workers get the last three."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.runtime.torchrun",
-        description=f"{__doc__} `python -m stages train` is the command to start a training with.",
+        description=f"{__doc__} `python -m stages train` is the command to start a training run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("windows", type=int, help="windows of tokens per update")
@@ -49,12 +49,13 @@ def process_count(settings: Settings, windows: int) -> int:
     if settings.processes is None:
         used = largest_divisor(windows, available)
         if used < available:
-            reason = f"{windows} windows per update cannot be shared by more"
-            print(f"train: {used} of {available} GPUs; {reason}", flush=True)
+            reason = f"more would not evenly divide {windows} windows per step"
+            print(f"train: using {used} of {available} GPUs; {reason}", flush=True)
         return used
     if on_gpu and settings.processes > available:
         raise ValueError(
-            f"NANOGPT_PROCESSES={settings.processes}, but this machine shows {available} GPUs"
+            f"NANOGPT_PROCESSES={settings.processes}, but only {available} GPUs are visible on "
+            "this machine"
         )
     return settings.processes
 

@@ -133,7 +133,7 @@ def segments(plan: Plan, tokens: Tokenized) -> Iterator[tuple[TokenizedPart, lis
 
 
 def spread_out(items: Sequence[T], n: int) -> list[T]:
-    """Return the items in another order, in which n neighbours were far from each other."""
+    """Return the items in another order, in which n neighbors were far from each other."""
     step = -(-len(items) // n)
     return [item for start in range(step) for item in items[start::step]]
 

@@ -1,1 +1,1 @@
-"""Stage `statistics`: figures and pictures of the documents."""
+"""Stage `statistics`: statistics and plots of the documents."""

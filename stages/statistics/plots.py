@@ -1,4 +1,4 @@
-"""The pictures of a corpus: how long its documents are, and how often each token occurs."""
+"""The plots of a corpus: how long its documents are, and how often each token occurs."""
 
 import math
 from functools import cache
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
-from stages.lib.plots import Theme, save_pictures
+from stages.lib.plots import Theme, save_plots
 from stages.statistics.lengths import Histogram
 
 NAMED = 25  # tokens that are shown with their text
@@ -34,7 +34,7 @@ def visible(text: str) -> str:
 
 
 def ticks(lengths: Histogram) -> list[int]:
-    """Return the edges of bins that are labelled, so many as have room.
+    """Return the edges of bins that are labeled, so many as have room.
 
     On a logarithmic axis those are 1, 2, 5, 10, 20, 50, ..., and for many decades 1, 10, 100, ...
     """
@@ -80,7 +80,7 @@ def draw_lengths(lengths: Histogram, file: Path) -> None:
         axes.legend(handles=[bars, outline])
         return figure
 
-    save_pictures(draw, file)
+    save_plots(draw, file)
 
 
 def shares(counts: list[int]) -> list[float]:
@@ -120,4 +120,4 @@ def draw_frequencies(zipf: list[tuple[int, int]], top: list[tuple[str, int]], fi
         right.set(xlabel="occurrences", title="Most frequent tokens")
         return figure
 
-    save_pictures(draw, file)
+    save_plots(draw, file)

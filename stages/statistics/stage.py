@@ -1,4 +1,4 @@
-"""Stage `statistics`: figures and pictures of the documents, to look at before training.
+"""Stage `statistics`: statistics and plots of the documents, to inspect before training.
 
 They show the lengths of documents, the frequencies of tokens, what was dropped and why, and how
 much of the validation text is in the training text. They are computed from the memory-mapped
@@ -88,7 +88,7 @@ def frequencies(counts: Counts) -> list[tuple[int, int]]:
     return list(zip(ranks.tolist(), ordered[ranks - 1].tolist(), strict=True))
 
 
-def corpus_figures(
+def corpus_statistics(
     tokens: dict[str, Any], cleaned: dict[str, Any], mixture: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
     """Return the sizes of each corpus, how much was dropped, and its share in a mixture."""
@@ -149,14 +149,13 @@ def measure_contamination(shards: Shards, tokenizer: Tokenizer) -> dict[str, Any
 
 
 def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> dict[str, Any]:
-    """Write figures, tables and pictures, and return the figures.
+    """Write statistics, tables and plots, and return the statistics.
 
     Raises ValueError if the shards were not made from these tokens.
     """
     if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
         raise ValueError(
-            f"{shards.folder} was not made from {tokens}, so that there are no statistics of it; "
-            "`dvc repro -f shard` makes it again"
+            f"{shards.folder} was not made from {tokens}; run `dvc repro -f shard` to rebuild it"
         )
     totals, cleaned = read_json(tokens / "manifest.json"), read_json(clean / "manifest.json")
     tokenizer = load_tokenizer(shards.tokenizer_folder)
@@ -178,7 +177,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
             {"split": name, **{key: described[key] for key in ("documents", "tokens", "bytes")}}
             for name, described in shards.manifest["splits"].items()
         ],
-        "corpora": corpus_figures(totals, cleaned, shards.manifest.get("mixture")),
+        "corpora": corpus_statistics(totals, cleaned, shards.manifest.get("mixture")),
         "lengths": length_quantiles(n_tokens, document_bytes(tokens)),
         "top_tokens": most_frequent(counts, tokenizer),
     }
@@ -195,7 +194,7 @@ def draw(
     result: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Draw the pictures, and write the tables behind them for `dvc plots`."""
+    """Draw the plots, and write the tables behind them for `dvc plots`."""
     from stages.lib.plots import write_table
     from stages.statistics.plots import draw_frequencies, draw_lengths
 
@@ -218,6 +217,6 @@ def run_stage(settings: Settings) -> None:
     """Run `python -m stages statistics`."""
     result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
     print(
-        f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} ids never occur; "
-        f"{contamination_line(result['leak'])}"
+        f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} tokens in the "
+        f"vocabulary never occur; {contamination_line(result['leak'])}"
     )

@@ -88,8 +88,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
     ranks = learn_ranks(texts, vocab_size)
     if len(ranks) < vocab_size - 1:
         raise ValueError(
-            f"the corpus has pairs for {len(ranks) + 1} ids only, tokenize.vocab_size asks for "
-            f"{vocab_size}; ask for fewer or for auto, or use tokenizer `char`"
+            f"the corpus yields a vocabulary of only {len(ranks) + 1} tokens, but "
+            f"tokenize.vocab_size is {vocab_size}; lower it, set it to auto, or use "
+            "tokenizer `char`"
         )
     return BpeTokenizer.of(BPE_PATTERN, ranks)
 

@@ -150,8 +150,8 @@ def run(
         write_json(folder / "manifest.json", manifest)
     prune(cache, [task.target for task in tasks])
     print(
-        f"tokenize: {tokens:,} tokens of {manifest['bytes_per_token']} bytes, "
-        f"{tokenizer.n_vocab:,} ids"
+        f"tokenize: {tokens:,} tokens ({manifest['bytes_per_token']} bytes per token), "
+        f"vocabulary size {tokenizer.n_vocab:,}"
     )
 
 

@@ -7,7 +7,7 @@ pair of the lowest rank, the leftmost among equals, until there is none left:
 
 - Any run of consecutive tokens of a text is the encoding of its own bytes: no merge crossed an end
   of the run, so the merges inside it were the same as they are without the rest.
-- If every two neighbours in a sequence of tokens are the encoding of their joint bytes, then the
+- If every two neighbors in a sequence of tokens are the encoding of their joint bytes, then the
   sequence is the encoding of all its bytes: the first merge to cross a boundary would also have
   crossed it with those two alone.
 

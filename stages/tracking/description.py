@@ -1,4 +1,4 @@
-"""The description of a training in MLflow, recorded before its first update."""
+"""The description of a training run in MLflow, recorded before its first update."""
 
 import json
 import os

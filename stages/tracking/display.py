@@ -1,4 +1,4 @@
-"""Terminal output of a training: a live progress line on a terminal, plain lines elsewhere.
+"""Terminal output of a training run: a live progress line on a terminal, plain lines elsewhere.
 
 Nothing here reads the model or records a metric. There is no thread: the training steps redraw the
 line themselves, at most once every REDRAW_SECONDS, so it costs no more at a hundred steps per
@@ -61,7 +61,7 @@ class LossCurve:
 
 
 def merge_pairs(means: list[float]) -> list[float]:
-    """Return the means of neighbouring pairs; the last of an odd number stays as it is."""
+    """Return the means of neighboring pairs; the last of an odd number stays as it is."""
     pairs = [means[i : i + 2] for i in range(0, len(means), 2)]
     return [sum(pair) / len(pair) for pair in pairs]
 
@@ -85,7 +85,7 @@ class SmoothedLoss:
 
 
 def printable(text: str, encoding: str) -> str:
-    """Replace what an encoding lacks by `?`: no character may end a training."""
+    """Replace what an encoding lacks by `?`: no character may end a run."""
     return text.encode(encoding, "replace").decode(encoding)
 
 
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """The output of one training, on a terminal or in a file."""
+    """The output of one training run, on a terminal or in a file."""
 
     def __init__(self, *, max_steps: int, interval: int) -> None:
         self.max_steps, self.interval = max_steps, interval
@@ -158,7 +158,7 @@ class Display:
             self.last_redraw = now
 
     def line(self) -> Text:
-        """Return the progress line; the curve gets the width that the figures leave."""
+        """Return the progress line; the curve gets the width that the metrics leave."""
         before, after = f"step {self.step:,}/{self.max_steps:,}  ", ""
         if self.smoothed.weight:
             after += f"  loss {self.smoothed.value:.3f}"

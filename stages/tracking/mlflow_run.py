@@ -77,7 +77,7 @@ class Tracker:
         self.thread.join()
         if self.problem:
             log(
-                f"{shown_uri()} did not accept everything ({self.problem}); the rest is kept in "
+                f"{shown_uri()} did not accept all entries ({self.problem}); the rest is kept in "
                 f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
             )
 
@@ -116,7 +116,7 @@ class Tracker:
         """Deliver every POLL_SECONDS, and once more when the tracker closes.
 
         A failed delivery is retried after a pause proportional to the CPU time it took: a store
-        that does not work must not slow down the training.
+        that does not work must not slow down training.
         """
         assert self.outbox is not None  # the thread runs only with an outbox
         self.problem = "the delivery thread died"  # overwritten by each delivery

@@ -50,7 +50,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The size of a training, known before its first step."""
+    """The size of a training run, known before its first step."""
 
     n_params: int
     max_steps: int
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Recorder:
-    """The handler of one training's events.
+    """The handler of one run's events.
 
     Every `interval` steps it records metrics. Without `samples` the model writes no samples.
     `losses` returns the losses of all earlier steps, with which the displayed curve begins.
@@ -100,7 +100,7 @@ class Recorder:
             self.display.close()
 
     def handle_start(self, event: Started) -> None:
-        """Print the size of the training, and start the display."""
+        """Print the size of the run, and start the display."""
         self.table.start_after(event.step)
         for line in start_lines(self.plan, event):
             self.display.log(line)
@@ -175,21 +175,21 @@ class Clock:
 
 
 def start_lines(plan: Plan, event: Started) -> list[str]:
-    """Return the lines that a training prints at its start."""
+    """Return the lines that a training run prints at its start."""
     lines = [
         f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
         f"{plan.batch_tokens:,} tokens"
     ]
     if event.step == plan.max_steps:
-        lines.append("trained before; its model is written again")
+        lines.append("already trained; rewriting its model")
     elif event.step:
         lines.append(f"continuing after step {event.step}")
     among = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
     if event.accumulation > 1:
         lines.append(
-            f"each update reads its tokens in {event.accumulation} passes of "
-            f"{event.micro_batch} sequences{among}"
+            f"gradient accumulation: {event.accumulation} micro-batches of "
+            f"{event.micro_batch} sequences per step{among}"
         )
     if event.too_large:
-        lines.append(f"there is not enough memory for {event.too_large} sequences in one pass")
+        lines.append(f"a micro-batch of {event.too_large} sequences does not fit in memory")
     return lines

@@ -1,6 +1,6 @@
 """Short samples written during training, to see what the model has learned so far.
 
-They do not affect the training: they have their own random numbers, the model's mode is restored,
+They do not affect training: they have their own random numbers, the model's mode is restored,
 and they take at most SHARE of the time. A sample starts at the beginning of a document and goes on
 into the next document after an end-of-text token. Its settings are constants here, not params: a
 changed prompt in the section `sample` must not retrain a model.

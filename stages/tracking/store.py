@@ -122,7 +122,10 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
         return None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
-        log(f"the experiment {EXPERIMENT} was deleted; it is restored, as a run of it continues")
+        log(
+            f"the experiment {EXPERIMENT} was deleted; restoring it, because a run in it is "
+            "being resumed"
+        )
     ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
     runs = client.search_runs([experiment.experiment_id], ours, run_view_type=ViewType.ALL)
     if not runs:
@@ -130,7 +133,7 @@ def find_run(client: "MlflowClient", model_id: str) -> str | None:
     run = min(runs, key=lambda run: run.info.lifecycle_stage != LifecycleStage.ACTIVE).info
     if run.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_run(run.run_id)
-        log(f"the run {run.run_name} was deleted; it is restored, as it continues")
+        log(f"the run {run.run_name} was deleted; restoring it, because it is being resumed")
     return str(run.run_id)
 
 
@@ -174,7 +177,7 @@ def newest_run() -> tuple[str, str, bool] | None:
             if newest:
                 return experiment.experiment_id, newest[0].info.run_id, running
     except store_errors() as error:
-        raise ConnectionError(f"{shown_uri()} does not answer: {problem_of(error)}") from None
+        raise ConnectionError(f"{shown_uri()} is not responding: {problem_of(error)}") from None
     return None
 
 

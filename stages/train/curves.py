@@ -1,4 +1,4 @@
-"""The loss curves of a training, stored with the model as `train.csv` and `val.csv`."""
+"""The loss curves of a training run, stored with the model as `train.csv` and `val.csv`."""
 
 import csv
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Initial weights: a training starts from them if `train.init_from` names a folder in `weights/`.
+"""Initial weights: training starts from them if `train.init_from` names a folder in `weights/`.
 
 Such a folder is a model folder: `stages/tools/convert.py` makes one from GPT-2, and a copy of
-`models/gpt` is one. It is checked against params and shards before a training, and loaded at its
+`models/gpt` is one. It is checked against params and shards before training, and loaded at its
 start. torch is imported late, since the launcher checks the params without it.
 """
 
@@ -24,21 +24,24 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
     check_initial_folder(folder)
     initial = vars(read_config(folder))
     differing = [
-        f"model.{key} is {model[key]!r}, its own is {initial[key]!r}"
+        f"model.{key} is {model[key]!r}, but these weights have {initial[key]!r}"
         for key in model
         if key not in FREE and model[key] != initial[key]
     ]
     if model["block_size"] > initial["block_size"]:
         differing.append(
-            f"model.block_size is {model['block_size']}, its own is {initial['block_size']}"
+            f"model.block_size is {model['block_size']}, but these weights have "
+            f"{initial['block_size']}"
         )
     if differing:
         raise ValueError(f"train.init_from {folder} is a different model: {'; '.join(differing)}")
     if tokenizer_files(folder / "tokenizer") != tokenizer_files(tokenizer):
         advice = describe_character_mismatch(folder / "tokenizer", tokenizer) or (
-            "set `tokenize` to what its tokenizer is (for GPT-2: tokenizer gpt2, vocab_size null)"
+            "set `tokenize` to its tokenizer (for GPT-2: tokenizer gpt2, vocab_size null)"
         )
-        raise ValueError(f"train.init_from {folder} has other tokens than {tokenizer}; {advice}")
+        raise ValueError(
+            f"train.init_from {folder} uses a different tokenizer than {tokenizer}; {advice}"
+        )
 
 
 def describe_character_mismatch(folder: Path, corpus: Path) -> str | None:
@@ -48,10 +51,10 @@ def describe_character_mismatch(folder: Path, corpus: Path) -> str | None:
     ]
     if any(about["kind"] != "char" for about in tokenizers):
         return None
-    known, found = (set(about["characters"]) for about in tokenizers)
+    known, used = (set(about["characters"]) for about in tokenizers)
     return (
-        f"your texts must have the characters of its alphabet and no other: they lack "
-        f"{sorted(known - found)}, and also have {sorted(found - known)}"
+        "your documents must use exactly the characters of its vocabulary; "
+        f"missing: {sorted(known - used)}, extra: {sorted(used - known)}"
     )
 
 
@@ -63,7 +66,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
 def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
     """Load the weights into a model; position embeddings are cut to its context length.
 
-    Raises ValueError if the weights do not have the hash with which the training was started, or
+    Raises ValueError if the weights do not have the hash with which the training run started, or
     are not finite.
     """
     from nanogpt.model.files import fill
@@ -72,7 +75,7 @@ def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
     file = folder / "model.safetensors"
     weights = read_weights(file)
     if weights_sha256(folder) != sha256:  # hashed after reading: what was read is what is checked
-        raise ValueError(f"{file} was changed since this training was started; run it again")
+        raise ValueError(f"{file} was changed after this training run started; rerun it")
     check_numbers(weights, file)
     if model.wpe is not None:
         weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]

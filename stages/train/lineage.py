@@ -89,7 +89,7 @@ def device_name(device: torch.device) -> str:
 
 
 def hardware(runtime: Runtime) -> dict[str, Any]:
-    """Return the hardware of a training and how it is used."""
+    """Return the hardware of a training run and how it is used."""
     return {
         "device": device_name(runtime.device),
         "processes": runtime.world_size,

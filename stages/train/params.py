@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
-from stages.lib.params import section_of
+from stages.lib.config_sections import section_of
 
 FRACTION, STEPS = "a fraction of max_steps below 1, such as 0.01", "a number of steps, such as 10"
 

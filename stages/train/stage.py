@@ -1,9 +1,9 @@
-"""Stage `train`: train a model on the shards by torchrun, resuming an interrupted training.
+"""Stage `train`: train a model on the shards by torchrun, resuming an interrupted run.
 
 This module is the launcher: it checks the inputs, holds the lock and supervises the processes.
 `stages.runtime.torchrun` decides how many there are, `stages.train.worker` is what each of them
-runs. The state of an unfinished training is in `runs/<fingerprint>`, outside of DVC: the
-fingerprint is that of data and params, so a training never resumes from a checkpoint of others.
+runs. The state of an unfinished run is in `runs/<fingerprint>`, outside of DVC: the
+fingerprint is that of data and params, so a run never resumes from another run's checkpoint.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def check_processes(settings: Settings, windows: int) -> None:
 
 
 def identity_of(model: ModelParams, train: TrainParams, shards: Path) -> dict[str, Any]:
-    """Return everything that determines the result of a training."""
+    """Return everything that determines the result of a training run."""
     return {
         "model": model.model_dump(),
         "train": train.model_dump(),
@@ -70,7 +70,7 @@ def run(
 ) -> None:
     """Train a model to the end, or resume its training.
 
-    Raises Interrupted if asked to stop earlier, Crashed if a process dies, Busy if another training
+    Raises Interrupted if asked to stop earlier, Crashed if a process dies, Busy if another run
     holds the lock, Full if the disk is full, ValueError if params, settings or data do not allow
     the training.
     """
@@ -126,7 +126,7 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
 
 
 def remove_finished(*, except_for: Path) -> None:
-    """Remove the states of finished trainings, except that of `except_for` if by the same code."""
+    """Remove the states of finished runs, except that of `except_for` if by the same code."""
     for ended in RUNS.glob("*/ended.json"):
         outcome = json.loads(ended.read_text())
         same = ended.parent == except_for and outcome["code"] == code_sha256()

@@ -1,4 +1,4 @@
-"""What each process of a training does; started by torchrun, one per device.
+"""A process of a training run; torchrun starts one per device.
 
 Only rank 0 records: curves, MLflow, the finished model.
 """
@@ -55,7 +55,7 @@ def main() -> None:
     """`-m stages.train.worker STATE SHARDS OUT` under torchrun."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.train.worker",
-        description=f"{__doc__} `python -m stages train` is the command to start a training with.",
+        description=f"{__doc__} `python -m stages train` is the command to start a training run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name in ("state", "shards", "out"):
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 class TrainWorker:
-    """One training as `stages.train.stage` asked for it in `identity.json`."""
+    """One training run as `stages.train.stage` asked for it in `identity.json`."""
 
     def __init__(
         self, folder: Path, shards: Shards, out: Path, settings: Settings, stop: threading.Event
@@ -126,7 +126,7 @@ class TrainWorker:
             return ended
 
     def events(self, model: GPT, runtime: Runtime) -> Iterator[TrainEvent]:
-        """The training itself."""
+        """Return the events of the training loop."""
         return train(
             model,
             self.shards.stream("train"),
@@ -146,7 +146,9 @@ class TrainWorker:
         model_id = model_id_of(self.folder)
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
         if problem := origin["code"]["git_problem"]:
-            print(f"train: lineage.json lacks what git knows of the code: {problem}", flush=True)
+            print(
+                f"train: lineage.json has no git information about the code: {problem}", flush=True
+            )
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
             describe(
                 tracker,
@@ -172,14 +174,14 @@ class TrainWorker:
         return event
 
     def last_hardware(self) -> dict[str, Any]:
-        """Return what the last session of this training ran on; nothing if there was none."""
+        """Return what the last session of this run ran on; nothing if there was none."""
         file = self.folder / "sessions.json"
         sessions = json.loads(file.read_text()) if file.exists() else []
         found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
         return found
 
     def recorder(self, tracker: Tracker, model: GPT, runtime: Runtime, curves: Curves) -> Recorder:
-        """What takes the events; where each process holds a part of the weights, without texts."""
+        """Return the handler of the events; it writes no samples if the weights are sharded."""
         val = self.shards.split("val")
         samples = TrainingSamples(model, self.shards.tokenizer_folder)
         return Recorder(
@@ -200,7 +202,7 @@ class TrainWorker:
         )
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
-        """Note by which code and on what hardware training continues; all such notes so far."""
+        """Record the code and hardware that training continues with; return all sessions so far."""
         file = self.folder / "sessions.json"
         earlier = json.loads(file.read_text()) if file.exists() else []
         session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
@@ -209,7 +211,7 @@ class TrainWorker:
         return sessions
 
     def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
-        """Write the model's folder. Returns another with the best checkpoint's weights alone."""
+        """Write the model's folder. Return another with only the best checkpoint's weights."""
         assert progress.best_step is not None  # the last step is always evaluated
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
@@ -232,13 +234,13 @@ class TrainWorker:
 
 
 def number_format_line(runtime: Runtime) -> str:
-    """Say what matrices are multiplied in and, where that is emulated, what it costs."""
+    """Return a line that names the number format and, where it is emulated, the cost."""
     name = str(runtime.dtype).removeprefix("torch.")
-    line = f"train: on {device_name(runtime.device)}, multiplying in {name}"
+    line = f"train: on {device_name(runtime.device)}, computing in {name}"
     if runtime.dtype == torch.bfloat16 and is_emulated(runtime.dtype, runtime.device):
         times = 1 / bfloat16_gain(runtime.device)
         line += (
-            f", as `train.precision` asks; this processor emulates it, {times:.0f} times slower "
+            f", as set by `train.precision`; this processor emulates it, {times:.0f} times slower "
             "than float32, which `auto` would choose"
         )
     return line
@@ -247,7 +249,7 @@ def number_format_line(runtime: Runtime) -> str:
 def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | None:
     """Return the number format of an earlier session on such a device; None: choose one.
 
-    What was measured once is taken up again, so that a resumed training computes the same bits. A
+    What was measured once is taken up again, so that a resumed run computes the same bits. A
     checkpoint that came to a processor which emulates its format continues in another.
     """
     if earlier.get("device") != device_name(device):
@@ -259,7 +261,7 @@ def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | No
 def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime: Runtime) -> int:
     """Return how many threads share an update: as many as in an earlier session that can.
 
-    The order of its sums depends on them, so a resumed training keeps them.
+    The order of its sums depends on them, so a resumed run keeps them.
     """
     workers = default_workers(model, params.batch_tokens, runtime)
     here = {"processes": runtime.world_size, "device": device_name(runtime.device)}
@@ -278,7 +280,7 @@ def train_config(params: TrainParams) -> TrainConfig:
 
 
 def model_id_of(folder: Path) -> str:
-    """The id of the model that comes out of this state, the same after every interruption."""
+    """Return the ID of the model that comes out of this run, the same after every resume."""
     file = folder / "model_id"
     if not file.exists():
         atomic_write(file, uuid.uuid4().hex)

@@ -67,7 +67,7 @@ def seeded() -> Callable[[GPTConfig], GPT]:
 
 @pytest.fixture
 def lively() -> Callable[[GPTConfig], GPT]:
-    """Build a model in which every weight, zero-initialised ones too, says something."""
+    """Build a model in which every weight, zero-initialized ones too, says something."""
 
     def build(config: GPTConfig) -> GPT:
         torch.manual_seed(1)

@@ -37,7 +37,7 @@ def test_code_from_an_archive_is_refused_with_the_fix(
         read_stages(tmp_path)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").touch()
-    with pytest.raises(ValueError, match=r"is no git repository.*core\.no_scm true") as caught:
+    with pytest.raises(ValueError, match=r"is not a git repository.*core\.no_scm true") as caught:
         read_stages(tmp_path)
     command = str(caught.value).split("`")[3]
     assert command == "dvc config --local core.no_scm true"

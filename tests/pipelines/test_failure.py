@@ -50,7 +50,7 @@ def test_a_stage_locked_by_another_dvc_is_busy(project: Any, holder: Any) -> Non
     assert kind == "busy"
     assert message == (
         f"DVC is at work here: process {holder.pid} (dvc repro train); "
-        "wait for it to end, or stop it"
+        "wait for it to finish or stop it"
     )
 
 

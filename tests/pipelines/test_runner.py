@@ -20,7 +20,7 @@ time.sleep(60)
 
 
 class Stop(Exception):
-    """The exception that Prefect raises in the flow's thread when a run is cancelled."""
+    """The exception that Prefect raises in the flow's thread when a run is canceled."""
 
 
 def test_output_and_exit_code_are_passed_on() -> None:

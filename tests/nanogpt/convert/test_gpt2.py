@@ -308,7 +308,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 51}, "vocab_size is 51, the tokenizer has 50 ids (64 when padded)"),
+        ({"vocab_size": 51}, "vocab_size is 51, the tokenizer has 50 tokens (64 when padded)"),
         ({"rope": True}, "rope"),
         ({"block_size": -1}, "block_size is -1"),
         ({"dropout": 1.0}, "dropout is 1.0"),
@@ -393,7 +393,7 @@ class Malicious:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {}, "model_args": {}, "config": Malicious()}, "ckpt.pt")
-    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or no checkpoint") as caught:
+    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or not a nanoGPT") as caught:
         read_nanogpt(Path("ckpt.pt"))
     assert not Path("run").exists()
     assert "it must be a ckpt.pt as nanoGPT's train.py writes it" in str(caught.value)
@@ -404,12 +404,12 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ckpt.pt"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or no checkpoint of nanoGPT"):
+    with pytest.raises(ValueError, match=r"ckpt\.pt is damaged or not a nanoGPT checkpoint"):
         read_nanogpt(file)
 
 
 @pytest.mark.parametrize("content", [{"model": {}}, {"model_args": {}}, [1], {"model": 1}])
 def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
-    with pytest.raises(ValueError, match="is no checkpoint of nanoGPT: it has no `model"):
+    with pytest.raises(ValueError, match="is not a nanoGPT checkpoint: it has no `model"):
         read_nanogpt(tmp_path / "ckpt.pt")

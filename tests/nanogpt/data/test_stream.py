@@ -50,8 +50,8 @@ def test_permute_is_a_permutation(size: int, key: int) -> None:
 def test_permute_shuffles_and_another_key_otherwise() -> None:
     shuffled = [images(500, key) for key in range(4)]
     for n, image in enumerate(shuffled):
-        neighbours = np.mean(np.abs(np.diff(image)) == 1)
-        assert neighbours < 0.05  # chance is 2 / 500
+        neighbors = np.mean(np.abs(np.diff(image)) == 1)
+        assert neighbors < 0.05  # chance is 2 / 500
         for other in [range(500), *shuffled[:n]]:
             assert abs(np.corrcoef(image, other)[0, 1]) < 0.2  # chance is 0.045
 

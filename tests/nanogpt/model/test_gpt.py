@@ -202,11 +202,11 @@ def test_more_tokens_than_the_block_are_refused(
     config: GPTConfig, lively: Callable[[GPTConfig], GPT]
 ) -> None:
     model = lively(config)
-    with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
+    with pytest.raises(ValueError, match="sequence length 17 exceeds block_size 16"):
         model(some_tokens(1, 17))
     cache = KVCache(config, 1, CPU, torch.float32)
     model(some_tokens(1, 12), cache=cache)
-    with pytest.raises(ValueError, match="17 tokens do not fit into block_size 16"):
+    with pytest.raises(ValueError, match="sequence length 17 exceeds block_size 16"):
         model(some_tokens(1, 5), cache=cache)
 
 
@@ -317,7 +317,7 @@ def test_dropout_is_for_training_alone(
     dropped, again = model(idx, dropout_keys=some), model(idx, dropout_keys=others)
     assert torch.equal(dropped[0], again[0])
     assert not torch.equal(dropped[1], again[1])
-    with pytest.raises(ValueError, match="training with dropout takes keys"):
+    with pytest.raises(ValueError, match="training with dropout requires dropout_keys"):
         model(idx)
 
 

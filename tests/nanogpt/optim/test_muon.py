@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nanogpt.optim.muon import Muon, orthogonalise
+from nanogpt.optim.muon import Muon, orthogonalize
 
 SHAPES = [(24, 8), (8, 8), (8, 32), (24, 8), (8, 32), (24, 8)]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -43,7 +43,7 @@ def test_it_moves_matrices_as_pytorch_does() -> None:
 def test_singular_values_come_near_one(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     matrices *= torch.tensor([1e-3, 1.0, 1e3])[: len(matrices), None, None]  # whatever the size
-    found = orthogonalise(matrices.to(dtype), COEFFICIENTS, 5, 1e-7)
+    found = orthogonalize(matrices.to(dtype), COEFFICIENTS, 5, 1e-7)
     assert found.dtype == dtype
     values = torch.linalg.svdvals(found.float())
     assert values.max() < 1.3
@@ -74,8 +74,8 @@ def test_iterations_of_the_gram_matrix_are_those_of_the_matrix(
 ) -> None:
     """float64 takes the long way, float32 the short one where a side is twice the other."""
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    short = orthogonalise(matrices, COEFFICIENTS, 5, 1e-7)
-    long = orthogonalise(matrices.double(), COEFFICIENTS, 5, 1e-7)
+    short = orthogonalize(matrices, COEFFICIENTS, 5, 1e-7)
+    long = orthogonalize(matrices.double(), COEFFICIENTS, 5, 1e-7)
     torch.testing.assert_close(short.double(), long, atol=2e-5, rtol=0)
 
 
@@ -94,10 +94,10 @@ def test_every_thread_has_its_share_of_the_matrices(
 
     def counted(part: torch.Tensor, **how: Any) -> torch.Tensor:
         sizes.append(len(part))
-        return orthogonalise(part, **how)
+        return orthogonalize(part, **how)
 
     Muon(alone, lr=0.02, weight_decay=0.0, dtype=torch.float32).step()
-    monkeypatch.setattr("nanogpt.optim.muon.orthogonalise", counted)
+    monkeypatch.setattr("nanogpt.optim.muon.orthogonalize", counted)
     with ThreadPoolExecutor(workers) as pool:
         Muon(
             params, lr=0.02, weight_decay=0.0, dtype=torch.float32, pool=pool, workers=workers

@@ -254,7 +254,7 @@ def test_muon_needs_whole_matrices(plan: TrainConfig) -> None:
     check_optimizer(plan.optim, sharded)
     check_optimizer(muon, replace(sharded, parallel="ddp"))
     check_optimizer(muon, replace(sharded, distributed=False))
-    with pytest.raises(ValueError, match=r"muon needs whole matrices.*=ddp, or train.optimizer"):
+    with pytest.raises(ValueError, match=r"muon needs full matrices.*=ddp, or train.optimizer"):
         check_optimizer(muon, sharded)
 
 

@@ -77,7 +77,7 @@ def test_the_place_of_a_bad_byte_counts_the_byte_order_mark() -> None:
 @pytest.mark.usefixtures("pieces")
 def test_the_place_of_a_bad_byte_is_that_in_the_whole_file() -> None:
     refused("字字字x".encode() + b"\xe9 cd", "byte 10: 0xe9")
-    refused("字字字字".encode()[:-1], "in the middle of a character (byte 9: 0xe5)", "cut short?")
+    refused("字字字字".encode()[:-1], "in the middle of a character (byte 9: 0xe5)", "truncated?")
     refused(b"caf\xc3", "looks like cp125")  # all before it is the same in any encoding
     refused("字字".encode("shift_jis") + b"\x80!", "SHIFT_JIS (byte 4: 0x80)", encoding="shift_jis")
 
@@ -153,7 +153,7 @@ def test_known_encodings_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "utf-9", "rot13", "base64", "undefined", "english"])
 def test_an_unknown_encoding_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no encoding of text that Python knows"):
+    with pytest.raises(ValueError, match="is not a text encoding that Python knows"):
         check_encoding(name)
 
 
@@ -229,7 +229,7 @@ def test_a_guess_is_made_and_printed(
     text: str, codec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert read((text * 20).encode(codec), "auto") == text * 20
-    assert ("read as" in capsys.readouterr().err) == (codec != "utf-8")
+    assert ("encoding guessed" in capsys.readouterr().err) == (codec != "utf-8")
 
 
 def test_a_guess_is_noted_by_the_name_of_the_file() -> None:

@@ -87,7 +87,7 @@ def test_a_book_with_encrypted_pages_is_left_out_and_one_with_encrypted_fonts_is
         (book(PAGES, ["9"]), "names a page '9' that it does not hold"),
         (
             book({"a.xhtml": "x"}, ["0"], **{"META-INF/container.xml": "<container/>"}),
-            "a.epub is no .epub: it names no book",
+            "a.epub is not an .epub: it names no book",
         ),
         (
             book({"a.xhtml": "x"}, ["0"], **{"META-INF/container.xml": "<container>"}),

@@ -42,7 +42,7 @@ def test_an_address_that_is_wrong_is_refused_at_once(
     site: Any, pauses: list[float], make_answer: Make, status: int
 ) -> None:
     address = site.put("/a.txt", make_answer(status))
-    with pytest.raises(ValueError, match=f"{address} answers {status}"):
+    with pytest.raises(ValueError, match=f"{address} returned HTTP {status}"):
         fetch(address, sha256(b""), FILE)
     assert site.asked == ["/a.txt"]
     assert pauses == []
@@ -50,7 +50,7 @@ def test_an_address_that_is_wrong_is_refused_at_once(
 
 @pytest.mark.parametrize("address", ["http:///a.txt", "http://[1", "gopher://here/a.txt"])
 def test_what_is_no_address_is_a_wrong_input(pauses: list[float], address: str) -> None:
-    with pytest.raises(ValueError, match=r"^corpus\.urls: .* is no address"):
+    with pytest.raises(ValueError, match=r"^corpus\.urls: .* is not a valid URL"):
         fetch(address, sha256(b""), FILE)
     assert pauses == []
 
@@ -69,7 +69,9 @@ def test_a_server_that_stays_in_trouble_is_a_connection_error(
     site: Any, pauses: list[float], make_answer: Make
 ) -> None:
     address = site.put("/a.txt", make_answer(500))
-    with pytest.raises(ConnectionError, match=f"{address} could not be fetched: it answers 500"):
+    with pytest.raises(
+        ConnectionError, match=f"{address} could not be fetched: the server returned HTTP 500"
+    ):
         fetch(address, sha256(b""), FILE)
     assert len(site.asked) == 6
     assert grows(pauses, 5)
@@ -79,11 +81,11 @@ def test_a_server_that_is_not_there_is_a_connection_error(
     dead_url: str, pauses: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = dead_url.removeprefix("http://")
-    with pytest.raises(ConnectionError, match=f"could not be fetched: nobody answers at {host}; "):
+    with pytest.raises(ConnectionError, match=f"could not be fetched: no response from {host}; "):
         fetch(f"{dead_url}/a.txt", sha256(b""), FILE)
     assert grows(pauses, 5)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{dead_url}/a.txt: nobody answers at {host}; try 2 of 6 follows"
+    assert lines[0] == f"{dead_url}/a.txt: no response from {host}; retrying (attempt 2 of 6)"
     assert len(lines) == 5
     assert not FILE.parent.exists()
 
@@ -92,7 +94,7 @@ def test_an_address_that_leads_in_a_circle_is_refused_at_once(
     site: Any, pauses: list[float], make_answer: Make
 ) -> None:
     address = site.put("/a.txt", make_answer(302, headers=(("Location", "/a.txt"),)))
-    with pytest.raises(ValueError, match=rf"^corpus\.urls: {address} leads in a circle"):
+    with pytest.raises(ValueError, match=rf"^corpus\.urls: {address} redirects in a loop"):
         fetch(address, sha256(b""), FILE)
     assert pauses == []
 
@@ -229,12 +231,12 @@ def test_a_wrong_address_leaves_no_folder_but_what_an_earlier_try_brought(
     site: Any, make_answer: Make
 ) -> None:
     address = site.put("/none.txt", make_answer(404))
-    with pytest.raises(ValueError, match="answers 404"):
+    with pytest.raises(ValueError, match="returned HTTP 404"):
         fetch(address, sha256(b"text"), FILE)
     assert not FILE.parent.exists()
     FILE.parent.mkdir(parents=True)
     PARTIAL.write_bytes(b"te")
-    with pytest.raises(ValueError, match="answers 404"):
+    with pytest.raises(ValueError, match="returned HTTP 404"):
         fetch(address, sha256(b"text"), FILE)
     assert PARTIAL.read_bytes() == b"te"
 

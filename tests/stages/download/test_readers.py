@@ -309,8 +309,8 @@ def test_a_field_may_be_longer_than_the_csv_module_allows_by_itself() -> None:
         ("body,n\nx,1\n", ["no column 'text'", "['body', 'n']"]),
         ("text,n\nx,1\n\nx,1,2\n", ["line 4 has 3 fields", "column names 2"]),
         ("text,n\nx\n", ["line 2 has 1 fields"]),
-        ('text\nx\n"never ends\n\n', ["line 3 is no row"]),
-        ('text\n"ends" early\n', ["line 2 is no row"]),
+        ('text\nx\n"never ends\n\n', ["line 3 is not a valid table row"]),
+        ('text\n"ends" early\n', ["line 2 is not a valid table row"]),
     ],
 )
 def test_a_table_that_is_none_is_refused_with_the_line(rows: str, words: list[str]) -> None:

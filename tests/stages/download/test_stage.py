@@ -221,7 +221,7 @@ def test_two_files_of_another_encoding_are_both_named_and_auto_reads_all(
     run(files(encoding="auto"), OUT)
     assert texts() == list(written.values())
     assert manifest()["guessed_encodings"] == {"cp1252": ["07.txt", "31.txt"]}
-    assert "; read by a guess: cp1252 (2)" in capsys.readouterr().out
+    assert "; encoding guessed: cp1252 (2)" in capsys.readouterr().out
 
 
 def test_an_encoding_given_by_force_does_not_garble_the_files_that_are_utf8() -> None:
@@ -310,8 +310,8 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
         ("a.txt", b"good\xe9", ["a.txt is not UTF-8", "byte 4: 0xe9"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', ["a.jsonl, line 2 is not JSON"]),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
-        ("a.pdf", b"%PDF", ["a.pdf cannot be read", "whole"]),
-        ("a.docx", b"PK", ["a.docx cannot be read", "whole"]),
+        ("a.pdf", b"%PDF", ["a.pdf cannot be read", "intact copy"]),
+        ("a.docx", b"PK", ["a.docx cannot be read", "intact copy"]),
         ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
         (
             "a.doc",
@@ -465,14 +465,14 @@ def test_files_of_a_package_are_read(index: Any) -> None:
 
 def test_a_package_with_another_sha256_is_refused(index: Any) -> None:
     index.add_wheel("poems", "1.0", {"poems/a.txt": b"one"})
-    refused(package("0" * 64, "*.txt"), "another sha256")
+    refused(package("0" * 64, "*.txt"), "a different sha256")
 
 
 def test_a_package_index_that_does_not_answer_is_a_connection_error(
     dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"{dead_url}/simple/")
-    refused(package("0" * 64, "*.txt"), "did not give poems==1.0", error=ConnectionError)
+    refused(package("0" * 64, "*.txt"), "could not provide poems==1.0", error=ConnectionError)
 
 
 def test_a_text_of_a_package_that_is_not_utf8_is_refused(index: Any) -> None:

@@ -190,9 +190,9 @@ def test_a_model_that_learns_as_it_reads_has_a_bar_of_its_own(axes: Axes) -> Non
     assert labels[-2:] == ["this model  2.05", "this model, adaptive  1.90"]
 
 
-def has_colour(picture: Any, colour: str) -> bool:
-    """Tell whether some pixels of a picture (height, width, channels) have a colour."""
-    distance = np.abs(picture[..., :3] - np.array(to_rgb(colour))).max(axis=-1)
+def has_color(picture: Any, color: str) -> bool:
+    """Tell whether some pixels of a picture (height, width, channels) have a color."""
+    distance = np.abs(picture[..., :3] - np.array(to_rgb(color))).max(axis=-1)
     return bool((distance < 0.01).sum() > 20)
 
 
@@ -216,16 +216,14 @@ def test_both_panels_show_curves_and_the_best_baselines(
         picture = imread(drawn)
         assert picture.shape[:2] == (800, 1800)
         left, right = picture[:, :950], picture[:, 950:]
-        colours = (theme.training, theme.validation, theme.green, theme.purple, theme.raw)
-        assert all(has_colour(left, colour) for colour in colours)
-        assert all(
-            has_colour(right, theme_colour) for theme_colour in (theme.training, theme.green)
-        )
-        assert not has_colour(right, theme.validation)
+        colors = (theme.training, theme.validation, theme.green, theme.purple, theme.raw)
+        assert all(has_color(left, color) for color in colors)
+        assert all(has_color(right, theme_color) for theme_color in (theme.training, theme.green))
+        assert not has_color(right, theme.validation)
 
 
 def drawn_data(figure: Figure) -> list[Any]:
-    """Return all that a figure shows but for its colours."""
+    """Return all that a figure shows but for its colors."""
     shown: list[Any] = []
     for panel in figure.axes:
         shown += [(line.get_label(), line.get_xydata().tolist()) for line in panel.lines]
@@ -246,7 +244,7 @@ def test_both_themes_show_the_same_data(
             shown.append(drawn_data(figure))
             plt.close(figure)
 
-    monkeypatch.setattr(plots, "save_pictures", keep)
+    monkeypatch.setattr(plots, "save_plots", keep)
     draw_run(*tables, RESULT, tmp_path / "run.png")
     light, dark = shown
     assert light == dark

@@ -83,7 +83,7 @@ def test_another_tokenizer_than_the_models_is_refused(built: Any, tmp_path: Path
     about["characters"] = about["characters"][::-1]
     (model / "tokenizer/tokenizer.json").write_text(json.dumps(about))
     shards = Shards.open(built.folder / "data/shards")
-    with pytest.raises(ValueError, match="another tokenizer"):
+    with pytest.raises(ValueError, match="a different tokenizer"):
         evaluate.run(
             EvaluateParams(context=None, stride=None, adapt_rate=0.0),
             model,

@@ -50,7 +50,7 @@ def test_the_end_of_text_token_of_exported_tokens_is_not_a_character() -> None:
     "characters", [["b", "a"], ["a", "bc"], ["<|endoftext|>", "a"], ["a", "<|endoftext|>", "b"]]
 )
 def test_another_order_is_refused(characters: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"meta\.pkl: the ids are not in the order"):
+    with pytest.raises(ValueError, match=r"meta\.pkl: the token IDs are not in the order"):
         meta_tokenizer(write(meta_of(characters)))
 
 
@@ -71,7 +71,7 @@ def test_code_is_not_run(protocol: int, call: tuple[Any, ...]) -> None:
     content = {**meta_of(["a", "b"]), "more": Runs(*call)}
     pickle.loads(pickle.dumps(content, protocol))
     Path("run").rmdir()  # so the pickle does what it is made for
-    with pytest.raises(ValueError, match="nothing but dicts, strings and whole numbers") as caught:
+    with pytest.raises(ValueError, match="nothing but dicts, strings and integers") as caught:
         meta_tokenizer(write(content, protocol))
     assert str(caught.value).startswith("meta.pkl is not a meta.pkl of nanoGPT")
     assert not Path("run").exists()

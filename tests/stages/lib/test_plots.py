@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from stages.lib.plots import DARK, LIGHT, THEMES, Theme, save_pictures, write_table
+from stages.lib.plots import DARK, LIGHT, THEMES, Theme, save_plots, write_table
 
 OKABE_ITO = {
     *("#000000", "#e69f00", "#56b4e9", "#009e73"),
@@ -18,13 +18,13 @@ OKABE_ITO = {
 
 
 def luminance(color: str) -> float:
-    """Return the relative luminance of a colour (WCAG 2.2)."""
+    """Return the relative luminance of a color (WCAG 2.2)."""
     linear = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color))
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast ratio of two colours (WCAG 2.2), 1 to 21."""
+    """Return the contrast ratio of two colors (WCAG 2.2), 1 to 21."""
     dark, light = sorted((luminance(one), luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 
@@ -42,7 +42,7 @@ def test_contrast_suffices_on_the_background(theme: Theme) -> None:
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_colours_are_of_a_palette_that_all_can_tell_apart(theme: Theme) -> None:
+def test_colors_are_of_a_palette_that_all_can_tell_apart(theme: Theme) -> None:
     colors = {theme.training, theme.validation, theme.green, theme.purple}
     assert len(colors) == 4
     assert colors <= OKABE_ITO
@@ -57,7 +57,7 @@ def draw(theme: Theme) -> Figure:
 
 
 def test_each_picture_has_a_light_and_a_dark_version(tmp_path: Path) -> None:
-    files = save_pictures(draw, tmp_path / "run.png")
+    files = save_plots(draw, tmp_path / "run.png")
     assert [file.name for file in files] == ["run.png", "run-dark.png"]
     assert {file.name for file in tmp_path.iterdir()} == {"run.png", "run-dark.png"}
     for theme, file in zip((LIGHT, DARK), files, strict=True):
@@ -66,9 +66,9 @@ def test_each_picture_has_a_light_and_a_dark_version(tmp_path: Path) -> None:
 
 
 def test_the_bytes_are_the_same_whatever_a_matplotlibrc_says(tmp_path: Path) -> None:
-    first = [file.read_bytes() for file in save_pictures(draw, tmp_path / "run.png")]
+    first = [file.read_bytes() for file in save_plots(draw, tmp_path / "run.png")]
     with matplotlib.rc_context({"font.size": 20, "axes.grid": True, "savefig.bbox": "tight"}):
-        again = [file.read_bytes() for file in save_pictures(draw, tmp_path / "run.png")]
+        again = [file.read_bytes() for file in save_plots(draw, tmp_path / "run.png")]
     assert first == again
     assert not plt.get_fignums()
 

@@ -19,7 +19,7 @@ run_command("bake", run)
 """
 
 
-STOPPED = "stopped; run it again, nothing is half done"
+STOPPED = "interrupted; rerun it, no partial output was left behind"
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_each_change_is_named(bakery: Path, change: Callable[[], object], named:
     start = inputs_of("bake")
     assert start is not None
     change()
-    with pytest.raises(ValueError, match="its result is not recorded") as raised:
+    with pytest.raises(ValueError, match="its output was not recorded") as raised:
         check_unchanged("bake", start)
     assert f"  {named}" in str(raised.value) or f": {named}" in str(raised.value)
 
@@ -130,6 +130,6 @@ def test_a_stage_fails_if_its_params_are_edited_while_it_runs(
     first = Path("runs/times/bake.json").read_text()
     done = run_python("-c", SCRIPT.format(time=4))
     assert done.returncode == 2
-    assert "bake: what this stage depends on was changed while it ran" in done.stderr
+    assert "bake: inputs of this stage changed while it was running" in done.stderr
     assert "bake.time was 3, now 4" in done.stderr
     assert [file.read_text() for file in Path("runs/times").iterdir()] == [first]

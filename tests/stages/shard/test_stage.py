@@ -175,7 +175,9 @@ def test_a_token_beyond_the_vocabulary_is_refused_and_leaves_nothing_behind(
 ) -> None:
     n_vocab = read_json(tokens / "manifest.json")["n_vocab"] - too_few
     source = with_manifest(tokens, tmp_path / "tokens", n_vocab=n_vocab)
-    with pytest.raises(ValueError, match=rf"holds id \d+, the vocabulary ends at {n_vocab - 1}"):
+    with pytest.raises(
+        ValueError, match=rf"contains token ID \d+, but the vocabulary ends at {n_vocab - 1}"
+    ):
         run(LARGE, split, source, tmp_path / "out" / "shards")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -241,7 +243,7 @@ def test_parts_written_concurrently_make_one_stream(tmp_path: Path, n_parts: int
 
 
 @pytest.mark.parametrize(("n", "order"), [(1, "abcde"), (2, "adbec"), (9, "abcde")])
-def test_neighbours_are_spread_out(n: int, order: str) -> None:
+def test_neighbors_are_spread_out(n: int, order: str) -> None:
     assert "".join(spread_out("abcde", n)) == order
 
 
@@ -252,7 +254,7 @@ def test_one_damaged_part_of_many_leaves_nothing_behind(tmp_path: Path) -> None:
     batch = pa.ipc.open_file(damaged).get_batch(0)
     values = batch.column("tokens").values.to_numpy().tobytes()
     damaged.write_bytes(content.replace(values, b"\xff" * len(values)))
-    with pytest.raises(ValueError, match="holds id 65535"):
+    with pytest.raises(ValueError, match="contains token ID 65535"):
         run(SMALL, HALF, tokens, tmp_path / "out" / "shards")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -19,9 +19,9 @@ from stages.statistics.plots import draw_frequencies, draw_lengths, ticks
 TOP = [("the", 9), (" a", 5)]
 
 
-def has_colour(picture: Any, colour: str) -> bool:
-    """Tell whether some pixels of a picture (height, width, channels) have a colour."""
-    distance = np.abs(picture[..., :3] - np.array(to_rgb(colour))).max(axis=-1)
+def has_color(picture: Any, color: str) -> bool:
+    """Tell whether some pixels of a picture (height, width, channels) have a color."""
+    distance = np.abs(picture[..., :3] - np.array(to_rgb(color))).max(axis=-1)
     return bool((distance < 0.01).sum() > 20)
 
 
@@ -34,7 +34,7 @@ def histogram(train: list[int], val: list[int]) -> Histogram:
 def figures(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Keep the figure of each theme, which is then not written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(plots, "save_pictures", lambda draw, _: kept.extend(map(draw, THEMES)))
+    monkeypatch.setattr(plots, "save_plots", lambda draw, _: kept.extend(map(draw, THEMES)))
     yield kept
     for figure in kept:
         plt.close(figure)
@@ -105,10 +105,10 @@ def test_the_pictures_show_both_splits_and_the_curve(tmp_path: Path) -> None:
         lengths = imread(tmp_path / f"lengths{theme.suffix}.png")
         frequencies = imread(tmp_path / f"frequencies{theme.suffix}.png")
         assert lengths.shape[:2] == (800, 1800)
-        assert has_colour(lengths, theme.training)
-        assert has_colour(lengths, theme.validation)
-        assert has_colour(frequencies, theme.training)
-        assert not has_colour(frequencies, theme.validation)
+        assert has_color(lengths, theme.training)
+        assert has_color(lengths, theme.validation)
+        assert has_color(frequencies, theme.training)
+        assert not has_color(frequencies, theme.validation)
 
 
 def test_any_token_can_be_drawn(tmp_path: Path) -> None:
@@ -119,4 +119,4 @@ def test_any_token_can_be_drawn(tmp_path: Path) -> None:
         draw_lengths(histogram([1], [1]), tmp_path / "lengths.png")
     for theme in THEMES:
         file = tmp_path / f"frequencies{theme.suffix}.png"
-        assert has_colour(imread(file), theme.training)
+        assert has_color(imread(file), theme.training)

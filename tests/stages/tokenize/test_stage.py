@@ -160,9 +160,9 @@ def test_a_corpus_too_small_for_its_vocabulary_is_refused_and_leaves_nothing_beh
     tmp_path: Path, make_corpus: MakeCorpus
 ) -> None:
     corpus = make_corpus(["ab ab", "cd cd"], tmp_path / "made")
-    with pytest.raises(ValueError, match=r"pairs for 25\d ids only") as caught:
+    with pytest.raises(ValueError, match=r"a vocabulary of only 25\d tokens") as caught:
         run(BPE, corpus, tmp_path / "out" / "tokens")
-    assert "tokenize.vocab_size asks for 300" in str(caught.value)
+    assert "tokenize.vocab_size is 300" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

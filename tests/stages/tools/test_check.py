@@ -92,7 +92,7 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"corpus.urls": [{"url": "ftp://x", "sha256": "0" * 64}]}, ["not an address such as"]),
         ({"corpus.urls": [{"url": "https:///a", "sha256": "0" * 64}]}, ["not an address such as"]),
         ({"corpus.separator": ""}, ["corpus.separator is ''"]),
-        ({"corpus.encoding": "utf-9"}, ["corpus.encoding: 'utf-9' is no encoding", "auto"]),
+        ({"corpus.encoding": "utf-9"}, ["corpus.encoding: 'utf-9' is not a text encoding", "auto"]),
         ({"split.val_fraction": 1}, ["split.val_fraction is 1", "less than 1"]),
         ({"shard.shard_tokens": 10}, ["shard.shard_tokens is 10", "1024"]),
         ({"shard.weights": {"tales": 0}}, ["shard.weights.tales is 0", "greater than 0"]),

@@ -285,7 +285,7 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
     refused(*arguments, "none.pkl", words="No such file or directory: 'none.pkl'")
     refused(*arguments, "input.txt", words="input.txt is not a meta.pkl of nanoGPT")
     save_tokenizer(Path("less"), CharTokenizer(ALPHABET[2:]))
-    words = f"ckpt.pt: vocab_size is {ids}, the tokenizer has {ids - 1} ids"
+    words = f"ckpt.pt: vocab_size is {ids}, the tokenizer has {ids - 1} tokens"
     refused(*arguments, "less", words=words)
 
 
@@ -304,7 +304,7 @@ def test_files_that_would_run_code_are_refused_without_running_it(
     Path("meta.pkl").write_bytes(pickle.dumps({"stoi": Malicious()}))
     refused(*arguments, words="nothing in it was run")
     torch.save({"model": {}, "model_args": {}, "config": Malicious()}, "ckpt.pt")
-    refused(*arguments, words="ckpt.pt is damaged or no checkpoint of nanoGPT: it must be")
+    refused(*arguments, words="ckpt.pt is damaged or not a nanoGPT checkpoint: it must be")
     assert not Path("run").exists()
 
 
@@ -360,7 +360,7 @@ def test_sharded_weights_give_the_same_model(convert: Callable[..., None], model
         ),
         (
             lambda index, _: index["weight_map"].update(more="../models/gpt/model.safetensors"),
-            "names '../models/gpt/model.safetensors', which is no file in its folder",
+            "names '../models/gpt/model.safetensors', which is not a file in its folder",
         ),
     ],
 )
@@ -407,7 +407,7 @@ def test_damaged_weights_are_refused(refused: Callable[..., None], model: Path) 
     [
         ({"norm": "rmsnorm", "qk_norm": True}, "norm is 'rmsnorm', GPT-2's 'layernorm'; qk_norm"),
         ({"vocab_size": 301}, "the tokenizer has 300 tokens, the model 301"),
-        ({"n_heads": 2}, "config.json is no model's of ours"),
+        ({"n_heads": 2}, "config.json is not a valid model config"),
     ],
 )
 def test_an_unsupported_export_is_refused(

@@ -134,7 +134,9 @@ def test_ids_are_shown_on_request(shards: Shards, show: Show) -> None:
 def test_missing_shards_are_reported_with_the_command_that_makes_them(
     workspace: Path, show: Show
 ) -> None:
-    with pytest.raises(ValueError, match=r"manifest\.json is missing; `dvc repro shard` makes it"):
+    with pytest.raises(
+        ValueError, match=r"manifest\.json is missing; run `dvc repro shard` to create it"
+    ):
         show()
 
 

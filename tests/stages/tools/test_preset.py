@@ -161,7 +161,7 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(params: Path, keep: 
     content = OWN.replace("cp1252", "utf-99") + "\ntrain: {max_steps: 5}\n"
     params.write_text(content)
     words = {
-        "corpus": "corpus.encoding: 'utf-99' is no encoding",
+        "corpus": "corpus.encoding: 'utf-99' is not a text encoding",
         "sample": "has no section sample to keep",
         "split": "train.batch_tokens is missing",
         "x": f"KEEP='x' is not one of {', '.join(SECTIONS)}",

@@ -259,5 +259,5 @@ def test_a_stage_recorded_with_other_input_than_was_made_is_found(root: Path) ->
     YAML().dump({"stages": stages}, root / "dvc.lock")
     assert verify(root) == [
         "dvc.lock: evaluate ran with another models/gpt than train made; "
-        "`dvc repro evaluate` makes them agree"
+        "run `dvc repro evaluate` to bring them back in sync"
     ]

@@ -83,7 +83,7 @@ def test_a_server_that_does_not_answer_is_reported(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", dead_url)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ConnectionError, match=f"{dead_url} does not answer"):
+    with pytest.raises(ConnectionError, match=f"{dead_url} is not responding"):
         newest_run()
 
 

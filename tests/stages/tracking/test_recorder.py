@@ -92,11 +92,11 @@ def test_a_start_prints_only_what_is_relevant() -> None:
     four = Plan(**{**vars(PLAN), "processes": 4})
     assert start_lines(four, resumed)[1:] == [
         "continuing after step 1",
-        "each update reads its tokens in 2 passes of 8 sequences on each of 4 processes",
-        "there is not enough memory for 16 sequences in one pass",
+        "gradient accumulation: 2 micro-batches of 8 sequences per step on each of 4 processes",
+        "a micro-batch of 16 sequences does not fit in memory",
     ]
     done = Started(step=2, micro_batch=16, accumulation=1)
-    assert start_lines(PLAN, done)[1:] == ["trained before; its model is written again"]
+    assert start_lines(PLAN, done)[1:] == ["already trained; rewriting its model"]
 
 
 @pytest.mark.parametrize(

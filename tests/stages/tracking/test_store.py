@@ -89,7 +89,7 @@ def test_a_deleted_experiment_is_restored(
     assert deliver(outbox, "model") is None
     assert_all_is_there()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("tracking: the experiment nanogpt was deleted; it is restored")
+    assert line.startswith("tracking: the experiment nanogpt was deleted; restoring it")
 
 
 def test_a_deleted_run_is_restored(outbox: Outbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_deleted_run_is_restored(outbox: Outbox, capsys: pytest.CaptureFixture
     assert deliver(outbox, "model") is None
     assert_all_is_there()
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("tracking: the run a name was deleted; it is restored")
+    assert line.startswith("tracking: the run a name was deleted; restoring it")
 
 
 @pytest.mark.parametrize("what", ["run", "experiment"])
@@ -151,7 +151,7 @@ def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith(
-        "tracking: mlflow.db did not accept everything (it is damaged; `mv mlflow.db "
+        "tracking: mlflow.db did not accept all entries (it is damaged; `mv mlflow.db "
     )
     database.rename("mlflow.db.damaged")
     done = run_python("-m", "stages", "deliver")
@@ -173,7 +173,7 @@ def test_a_missing_driver_is_reported_in_one_line(run_python: Callable[..., Any]
     assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.startswith(
-        "tracking: postgresql://127.0.0.1:9/runs did not accept everything (it needs "
+        "tracking: postgresql://127.0.0.1:9/runs did not accept all entries (it needs "
     )
     assert "`pip install 'psycopg" in line
 
@@ -191,10 +191,10 @@ with Tracker("model", enabled=True) as tracker:
     done = run_python("-c", script, MLFLOW_TRACKING_URI=uri)
     curves, line = done.stdout.splitlines()
     assert curves == f"{dead_url} (make watch: this run)"
-    assert line.startswith(f"tracking: {dead_url} did not accept everything")
+    assert line.startswith(f"tracking: {dead_url} did not accept all entries")
     watched = run_python("-m", "stages", "watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri)
     assert watched.returncode == 75
-    assert f"{dead_url} does not answer" in watched.stderr
+    assert f"{dead_url} is not responding" in watched.stderr
     sent = run_python("-m", "stages", "deliver", MLFLOW_TRACKING_URI=uri)
     assert sent.returncode == 75
     kept = (workspace / "runs/tracking/model/outbox.jsonl").read_text()

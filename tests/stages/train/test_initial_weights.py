@@ -158,10 +158,13 @@ def launch(shards: Path, model: ModelParams) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_layer": 2}, "model.n_layer is 2, its own is 1"),
-        ({"bias": False}, "model.bias is False, its own is True"),
-        ({"norm": "rmsnorm", "qk_norm": True}, "model.qk_norm is True, its own is False"),
-        ({"block_size": 32}, "model.block_size is 32, its own is 16"),
+        ({"n_layer": 2}, "model.n_layer is 2, but these weights have 1"),
+        ({"bias": False}, "model.bias is False, but these weights have True"),
+        (
+            {"norm": "rmsnorm", "qk_norm": True},
+            "model.qk_norm is True, but these weights have False",
+        ),
+        ({"block_size": 32}, "model.block_size is 32, but these weights have 16"),
     ],
 )
 def test_a_model_of_another_shape_is_refused_before_it_starts(
@@ -176,7 +179,9 @@ def test_a_model_of_another_shape_is_refused_before_it_starts(
 def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer("abc"))
-    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*your texts must"):
+    with pytest.raises(
+        ValueError, match=r"weights/tiny uses a different tokenizer than .*your documents must"
+    ):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
@@ -184,7 +189,9 @@ def test_other_tokens_are_refused_before_it_starts(initial: Path, shards: Path) 
 def test_tokens_of_another_kind_are_refused_before_it_starts(initial: Path, shards: Path) -> None:
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", train_bpe(["ab ab"], 257))
-    with pytest.raises(ValueError, match=r"weights/tiny has other tokens than .*set `tokenize`"):
+    with pytest.raises(
+        ValueError, match=r"weights/tiny uses a different tokenizer than .*set `tokenize`"
+    ):
         launch(shards, model_params())
     assert not Path("runs").exists()
 
@@ -193,9 +200,9 @@ def test_characters_that_the_weights_lack_are_named(initial: Path, shards: Path)
     known = json.loads((shards / "tokenizer/tokenizer.json").read_text())["characters"]
     shutil.rmtree(initial / "tokenizer")
     save_tokenizer(initial / "tokenizer", CharTokenizer(known[1:] + "ü"))
-    with pytest.raises(ValueError, match="has other tokens than") as caught:
+    with pytest.raises(ValueError, match="uses a different tokenizer than") as caught:
         launch(shards, model_params())
-    assert f"they lack ['ü'], and also have [{known[0]!r}]" in str(caught.value)
+    assert f"missing: ['ü'], extra: [{known[0]!r}]" in str(caught.value)
 
 
 def test_a_training_starts_from_a_character_model_of_nanogpt(shards: Path) -> None:
@@ -251,13 +258,13 @@ def test_the_preset_describes_gpt2(tmp_path: Path) -> None:
 def test_weights_replaced_after_the_check_are_refused(initial: Path) -> None:
     """A slow start leaves time for it between the launcher's check and the training."""
     config = read_config(initial)
-    with pytest.raises(ValueError, match=r"model.safetensors was changed since this training"):
+    with pytest.raises(ValueError, match=r"model.safetensors was changed after this training run"):
         load_initial(GPT(config), initial, "0" * 64)
 
 
 def test_weights_that_dvc_does_not_know_are_refused(initial: Path, tmp_path: Path) -> None:
     recorded = tmp_path / "weights.json"
-    with pytest.raises(ValueError, match=r"`dvc repro weights` records these"):
+    with pytest.raises(ValueError, match=r"run `dvc repro weights` to record them"):
         check_recorded("weights/tiny", recorded)
     weights.run("weights/tiny", recorded)
     check_recorded("weights/tiny", recorded)
@@ -268,7 +275,7 @@ def test_weights_that_dvc_does_not_know_are_refused(initial: Path, tmp_path: Pat
     assert json.loads(recorded.read_text()) == content
     file = initial / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match=r"`dvc repro weights` records these"):
+    with pytest.raises(ValueError, match=r"run `dvc repro weights` to record them"):
         check_recorded("weights/tiny", recorded)
     weights.run(None, recorded)
     assert json.loads(recorded.read_text()) == {"folder": None, "sha256": None}

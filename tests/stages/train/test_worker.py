@@ -66,7 +66,7 @@ def test_a_resumed_training_multiplies_as_before_where_it_can(
 def test_an_emulated_format_is_said_with_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     bfloat16_gains(monkeypatch, 0.02)
     line = number_format_line(Runtime(device=CPU, dtype=torch.bfloat16))
-    assert line.startswith(f"train: on {HERE}, multiplying in bfloat16, as `train.precision` asks")
+    assert line.startswith(f"train: on {HERE}, computing in bfloat16, as set by `train.precision`")
     assert "50 times slower than float32" in line
     assert number_format_line(Runtime(device=CPU, dtype=torch.float32)).endswith("in float32")
 
