@@ -49,7 +49,7 @@ def test_the_tokenizer_is_found(made: Path) -> None:
 
 def test_a_missing_manifest_is_refused_with_the_command_to_make_it(folder: Path) -> None:
     (folder / "manifest.json").unlink()
-    with pytest.raises(ValueError, match=r"manifest\.json is missing; `dvc repro shard`"):
+    with pytest.raises(ValueError, match=r"manifest\.json is missing; run `dvc repro shard`"):
         Shards.open(folder)
 
 
