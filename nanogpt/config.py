@@ -1,8 +1,10 @@
-"""Every option of a model, of its training and of sampling: type, range, default and meaning.
+"""The options of a model, its training and sampling: type, range, default and description.
 
-One field per option. The sections of params.yaml, their checks and their comments are made of these
-fields (`stages/lib/params.py`). The defaults are GPT-2's (Radford et al. 2019), so that a config
-that was saved before an option existed still means the same model.
+One field per option. The sections of params.yaml, their checks and their comments are generated
+from these fields (`stages/lib/config_sections.py`). The defaults are GPT-2's architecture (Radford
+et al. 2019), so that a config that was saved before an option existed still means the same model.
+What only a whole run has (`init_from`, `keep`, `precision`, `warmup` and `decay`) is in
+`stages/train/params.py`.
 """
 
 import math
@@ -132,8 +134,8 @@ class OptimConfig:
         Literal["cosine", "warmup_stable_decay"],
         "warmup_stable_decay: plateau, then linear decay | cosine: cosine decay",
     ] = "cosine"
-    warmup_steps: int = 2000
-    decay_steps: int = 598_000
+    warmup_steps: int = 2000  # in params.yaml `warmup`, as a fraction of max_steps or in steps
+    decay_steps: int = 598_000  # likewise `decay`
     min_lr_ratio: Annotated[
         float, Range(ge=0, le=1), "final learning rate as a fraction of the peak"
     ] = 0.1

@@ -1,10 +1,9 @@
-"""A GPT, in two families behind one config.
+"""A GPT; every design choice is its own field of `GPTConfig`.
 
-`gpt2` is GPT-2 exactly (Radford et al. 2019): learned positions, pre-LayerNorm, GELU, biases, tied
-head. `modern` collects the techniques of the nanoGPT speedruns that work on any hardware: rotary
-positions, RMSNorm, normalized queries and keys, squared ReLU, zero-initialized projections, a soft
-cap on the logits.
-There is no switch between them: every choice is its own field of `GPTConfig`.
+The defaults are GPT-2 (Radford et al. 2019): learned positions, pre-LayerNorm, GELU, biases, a tied
+head. The others are techniques of the nanoGPT speedruns that work on any hardware, to be combined
+freely: rotary positions, RMSNorm, normalized queries and keys, squared ReLU, zero-initialized
+projections, a soft cap on the logits.
 
 Shapes: B batch, T time, C channels (n_embd), D head size, V padded vocabulary, L layers.
 """

@@ -96,7 +96,7 @@ def micro_batch_sizes(
     if rest or not sequences:
         raise ValueError(
             f"batch_tokens {batch_tokens} is not a multiple of block_size x processes "
-            f"({block_size} x {world_size}); set train.batch_tokens to a multiple, or change "
+            f"({block_size} x {world_size}); set train.batch_tokens to such a multiple, or change "
             "NANOGPT_PROCESSES"
         )
     largest = min(sequences, max(1, limit_tokens // block_size))

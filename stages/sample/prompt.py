@@ -1,7 +1,8 @@
 """Print continuations of a prompt: `python -m stages sample --prompt "To be"`.
 
 They are the same as those of the stage `sample` for the same prompt and seed. Nothing is written to
-disk or recorded, and only the section `sample` of params.yaml is read.
+disk or recorded, and only the section `sample` of params.yaml is read. Without any option this is
+the stage `sample`: the prompts in params.yaml, written to samples/.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
 from stages.sample.stage import generate_samples
 
+OWN = "instead of the value in params.yaml"
 UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that Python could not decode
 
 
@@ -30,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='prompt to continue; may be repeated; "" lets the model choose how to start',
     )
     parser.add_argument("--model", type=Path, help="model folder (default: models/gpt)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N")
-    parser.add_argument("--temperature", type=float, metavar="T")
-    parser.add_argument("--seed", type=int, metavar="S")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help=OWN)
+    parser.add_argument("--temperature", type=float, metavar="T", help=OWN)
+    parser.add_argument("--seed", type=int, metavar="S", help=OWN)
 
 
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:

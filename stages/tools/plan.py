@@ -93,10 +93,15 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     return N_VOCAB.get(size or kind, size), published, tokens, TEXT_BYTES * tokens
 
 
-def facts(size: "ModelSize", train: TrainParams, known: int) -> Iterator[Row]:
-    """Yield the rows that do not depend on the machine; `known` tokens are one epoch."""
+def facts(size: "ModelSize", train: TrainParams, known: int, *, guessed: bool) -> Iterator[Row]:
+    """Yield the rows that do not depend on the machine; `known` tokens are one epoch.
+
+    `guessed` is whether the size of the vocabulary is.
+    """
     tokens, flops = train.batch_tokens * train.max_steps, size.flops_per_token
-    yield "parameters", f"{size.n_params:,}, with a vocabulary of {size.config.vocab_size:,} tokens"
+    guess = " (a guess until there are shards)" if guessed else ""
+    vocabulary = f"a vocabulary of {size.config.vocab_size:,} tokens{guess}"
+    yield "parameters", f"{size.n_params:,}, with {vocabulary}"
     yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
     yield "tokens", f"{tokens:,}: {train.max_steps:,} updates of {train.batch_tokens:,}"
     yield "", f"{tokens / known:.3g} epochs of {known:,}" if known else UNKNOWN
@@ -244,6 +249,8 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
     if not 0 < options.mfu <= 1:
         raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
+    if options.price is not None and options.price < 0:
+        raise ValueError(f"--price {options.price} must not be negative")
     file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
     content = preset_content(file) if options.preset else read_params(file)
     sections = check_content(content, file)
@@ -257,7 +264,11 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     n_vocab, train_tokens, tokens, text_bytes = known_data(content)
     config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
     size = model_size(config, train_config(train).optim)
-    show(["plan", str(file)], facts(size, train, train_tokens))
+    tokenize = content["tokenize"]
+    learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
+    show(
+        ["plan", str(file)], facts(size, train, train_tokens, guessed=learned and not train_tokens)
+    )
     show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
     memories, speeds = [], {}
     for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
@@ -270,7 +281,8 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         memories += [memory_row(size, train.batch_tokens, most, name, one) for one in runtimes]
         speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
-    show(["GiB per GPU", "", "micro-batch", *purposes], memories)
+    if memories:
+        show(["GiB per GPU", "", "micro-batch", *purposes], memories)
     show(
         ["training", "time", "s per update", "tokens/s", "cost", ""],
         (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
