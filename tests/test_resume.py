@@ -38,7 +38,7 @@ def members(project: Any) -> dict[str, list[psutil.Process]]:
     kinds: dict[str, list[psutil.Process]] = {"dvc": [], "launcher": [], "torchrun": [], "rank": []}
     for process in project.processes():
         line = " ".join(process.cmdline())
-        if "stages.runtime.torchrun" in line:
+        if "-m stages.runtime.torchrun" in line:
             kinds["torchrun"].append(process)
         elif "stages.train.worker" in line:
             kinds["rank"].append(process)

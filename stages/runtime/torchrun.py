@@ -17,15 +17,15 @@ from stages.runtime.settings import Settings, read_settings
 
 
 def main() -> None:
-    """Run `-m stages.runtime.torchrun WINDOWS STATE SHARDS OUT`; the workers get the last three."""
+    """Run `-m stages.runtime.torchrun WINDOWS MODULE [ARGUMENTS]`."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.runtime.torchrun",
         description=f"{__doc__} `python -m stages train` is the command to start a training run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("windows", type=int, help="windows of tokens per update")
-    for name in ("state", "shards", "out"):
-        parser.add_argument(name)
+    parser.add_argument("module", help="what each process runs")
+    parser.add_argument("arguments", nargs="*", help="its arguments")
     options = parser.parse_args()
     redact_tracebacks()
     settings = read_settings()
@@ -35,7 +35,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CODES["input"])
     sys.argv[0] = "NANOGPT_TORCHRUN"  # torchrun's messages name this as the source of its options
-    torchrun(torchrun_arguments(settings, count, [options.state, options.shards, options.out]))
+    torchrun(torchrun_arguments(settings, count, [options.module, *options.arguments]))
 
 
 def process_count(settings: Settings, windows: int) -> int:
@@ -65,12 +65,12 @@ def largest_divisor(number: int, limit: int) -> int:
     return max(n for n in range(1, limit + 1) if number % n == 0)
 
 
-def torchrun_arguments(settings: Settings, processes: int, arguments: list[str]) -> list[str]:
+def torchrun_arguments(settings: Settings, processes: int, module: list[str]) -> list[str]:
     """Return torchrun's command line: its options, the module to run and that one's arguments."""
     extra = settings.torchrun.split() or ["--standalone"]
     no_logs = f"--log-dir={os.devnull}"  # torchrun never removes its own log folders
     own = [no_logs, *extra, f"--nproc-per-node={processes}"]
-    return [*own, "-m", "stages.train.worker", *arguments]
+    return [*own, "-m", *module]
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
 
     from nanogpt.runtime import Runtime
     from stages.runtime.torchrun import largest_divisor
-    from stages.train.worker import DTYPES
+    from stages.train.configs import DTYPES
 
     gpus, dtype = largest_divisor(windows, MACHINES[name][0]), DTYPES[train.precision]
     ddp = Runtime(
@@ -182,7 +182,7 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     """Return the seconds per update and per token on this machine; NaN if memory is too small."""
     from nanogpt.estimate import measure_updates
     from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-    from stages.train.worker import DTYPES, train_config
+    from stages.train.configs import DTYPES, train_config
 
     device, compile = choose_device(settings.device), settings.compile
     runtime = Runtime(
@@ -259,7 +259,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     assert isinstance(train, TrainParams)
     from nanogpt.config import GPTConfig
     from nanogpt.estimate import model_size  # torch takes seconds
-    from stages.train.worker import train_config
+    from stages.train.configs import train_config
 
     n_vocab, train_tokens, tokens, text_bytes = known_data(content)
     config = GPTConfig(vocab_size=n_vocab, **model.model_dump())

@@ -31,6 +31,7 @@ from stages.train.params import ModelParams, TrainParams, check_batch
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
 LOCK = RUNS / "train.lock"
+WORKER = "stages.train.worker"  # what each process runs
 SHOWN_LINES = 30  # of a dead process's stderr
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # where its output begins
 
@@ -84,7 +85,7 @@ def run(
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
     paths = [str(path) for path in (folder, shards, out)]
-    command = [sys.executable, "-m", "stages.runtime.torchrun", str(windows), *paths]
+    command = [sys.executable, "-m", "stages.runtime.torchrun", str(windows), WORKER, *paths]
     if settings.join:
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())

@@ -13,13 +13,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
+from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
@@ -37,18 +37,12 @@ from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
+from stages.train.configs import DTYPES, train_config
 from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
 from stages.train.params import ModelParams, TrainParams
 from stages.train.stage import code_sha256
-
-DTYPES = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 def main() -> None:
@@ -268,15 +262,6 @@ def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime
     if runtime.compile or any(earlier.get(key) != value for key, value in here.items()):
         return workers
     return int(earlier.get("workers", workers))
-
-
-def train_config(params: TrainParams) -> TrainConfig:
-    """Return the library's configs for the section `train`, its schedule in whole updates."""
-    warmup, decay = params.schedule_updates()
-    values = {**params.model_dump(), "warmup_steps": warmup, "decay_steps": decay}
-    optim = OptimConfig(**{field.name: values[field.name] for field in fields(OptimConfig)})
-    own = [field.name for field in fields(TrainConfig) if field.name != "optim"]
-    return TrainConfig(optim=optim, **{name: values[name] for name in own})
 
 
 def model_id_of(folder: Path) -> str:

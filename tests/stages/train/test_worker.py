@@ -9,14 +9,10 @@ from nanogpt.config import GPTConfig
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from stages.lib.params import load_section
+from stages.train.configs import train_config
 from stages.train.lineage import device_name
 from stages.train.params import ModelParams, TrainParams
-from stages.train.worker import (
-    format_of,
-    number_format_line,
-    train_config,
-    workers_of,
-)
+from stages.train.worker import format_of, number_format_line, workers_of
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 CPU = torch.device("cpu")
