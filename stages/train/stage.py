@@ -116,9 +116,11 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     if outcome.code == 0:
         return
     if outcome.stop_requested:
+        if any(folder.glob("step-*")):
+            raise Interrupted("stopped before it resumed; run again to continue")
         raise Interrupted("stopped before the first step; run again to start")
     stderr = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
-    if outcome.code == EXIT_CODES["input"]:
+    if stderr and outcome.code == EXIT_CODES["input"]:
         raise ValueError(stderr[-1])
     if stderr and reports_full_disk(stderr[-1]):
         raise disk_full_error(stderr[-1], folder)
