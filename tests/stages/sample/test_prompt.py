@@ -130,7 +130,7 @@ def test_the_command_reports_a_missing_model_in_one_line(
     done = run_python("-m", "stages", "sample", "--prompt", "a")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "sample: there is no model in models/gpt; run `make run` first, or name a folder by "
+        "sample: there is no model in models/gpt; run `make run` first, or name a folder with "
         "--model\n"
     )
     assert list(workspace.iterdir()) == []

@@ -145,7 +145,7 @@ def test_a_negative_number_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         show("--documents", "-1")
-    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+    assert "'-1' is not a non-negative integer" in capsys.readouterr().err
 
 
 def test_tokens_that_form_one_character_are_shown_together() -> None:

@@ -279,4 +279,4 @@ def test_a_vocabulary_other_than_gpt2s_is_reported(
     shards: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("to-nanogpt", "out", "--shards", shards)
-    assert "the 29 ids are not GPT-2's" in capsys.readouterr().out
+    assert "the 29 tokens are not GPT-2's" in capsys.readouterr().out
