@@ -210,7 +210,7 @@ def test_another_identity_is_refused_with_the_difference(
     saved: Path, load: Callable[..., Progress]
 ) -> None:
     assert load(saved, IDENTITY).step == 3
-    with pytest.raises(ValueError, match=r"another training: seed was 1, is 2$"):
+    with pytest.raises(ValueError, match=r"a different run: seed was 1, is 2$"):
         load(saved, {**IDENTITY, "seed": 2})
     with pytest.raises(ValueError, match=r"data was None, is 'x'; train was \{'lr': 0.1\}, is "):
         load(saved, {"seed": 1, "train": {"lr": 0.2}, "data": "x"})
