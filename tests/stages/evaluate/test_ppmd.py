@@ -96,8 +96,8 @@ def test_the_end_of_a_stream_by_its_bytes(
     [(1_000, 1 << 24), (5_000_000, 160_000_000), (10**9, 1 << 30), (10**12, 1 << 30)],
 )
 def test_memory_grows_with_the_text_between_bounds(n_bytes: int, memory: int) -> None:
-    described = {"bytes": n_bytes - 100, "documents": 50}
-    splits = {"train": described, "val": {"bytes": 0, "documents": 50}}
+    described = {"bytes": n_bytes - 100, "documents": 50, "tokens": 1}
+    splits = {"train": described, "val": {"bytes": 0, "documents": 50, "tokens": 1}}
     assert ppmd.memory_limit(Shards(folder=Path("none"), manifest={"splits": splits})) == memory
 
 

@@ -406,7 +406,7 @@ def test_damaged_weights_are_refused(refused: Callable[..., None], model: Path) 
     ("change", "words"),
     [
         ({"norm": "rmsnorm", "qk_norm": True}, "norm is 'rmsnorm', GPT-2's 'layernorm'; qk_norm"),
-        ({"vocab_size": 301}, "the tokenizer has 300 tokens, the model 301"),
+        ({"vocab_size": 301}, "the tokenizer has 300 tokens, but the model has 301"),
         ({"n_heads": 2}, "config.json is not a valid model config"),
     ],
 )
