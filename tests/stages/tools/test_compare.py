@@ -8,10 +8,6 @@ def test_params_and_metrics_that_differ_are_shown_side_by_side(copy_of_built: An
     project = copy_of_built
     project.run("git", "add", "dvc.lock")
     project.run("git", "commit", "-qm", "first run")
-    assert project.run("python", "-m", "stages", "compare", "HEAD").stdout.splitlines() == [
-        "params: no difference between HEAD and workspace",
-        "metrics: no difference between HEAD and workspace",
-    ]
     file = project.folder / "metrics/evaluate.json"
     metrics = json.loads(file.read_text())
     before = metrics["bits_per_byte"]
