@@ -71,7 +71,7 @@ def encoded(encoder: Encoder, texts: list[str]) -> list[list[int]]:
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_engine_gives_the_tokens_of_tiktoken(
     texts: list[str], encoder: Encoder, reference: Tokenizer
 ) -> None:

@@ -70,7 +70,7 @@ def check(encoder: PieceEncoder, tokenizer: BpeTokenizer, *groups: list[str]) ->
 
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_texts_have_the_tokens_that_tiktoken_gives_each(
     texts: list[str], encoder: PieceEncoder, tokenizer: BpeTokenizer
 ) -> None:
@@ -78,7 +78,7 @@ def test_texts_have_the_tokens_that_tiktoken_gives_each(
 
 
 @given(groups=st.lists(st.lists(TEXTS, max_size=3), max_size=4), window=st.integers(9, 40))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_groups_and_windows_do_not_change_the_tokens(
     groups: list[list[str]], window: int, encoder: PieceEncoder, tokenizer: BpeTokenizer
 ) -> None:
