@@ -287,7 +287,7 @@ def file(draw: st.DrawFn, depth: int = 1) -> tuple[str, bytes]:
     return draw(STEMS) + ending(kind, packing, draw(st.booleans())), packed
 
 
-TOLD = tuple(error for error in EXPECTED if error is not KeyboardInterrupt)
+REPORTED = tuple(error for error in EXPECTED if error is not KeyboardInterrupt)
 
 # --- what holds of every folder -------------------------------------------------------------------
 
@@ -356,7 +356,7 @@ def check(files: dict[str, bytes], separator: str | None, encoding: str) -> None
         with patch("tempfile.tempdir", str(temporary)):
             try:
                 run(params(texts, separator, encoding), out)
-            except TOLD as error:
+            except REPORTED as error:
                 lines = str(error).split("\n")
                 assert all(lines), lines
                 assert all(len(line) < 5000 for line in lines), lines

@@ -49,7 +49,7 @@ def model() -> GPT:
 
 
 class Clock:
-    """A clock that advances when it is read, and when told to."""
+    """A clock that advances when it is read, and when it is set."""
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick
