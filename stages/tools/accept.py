@@ -39,6 +39,7 @@ from stages.runtime.errors import Crashed
 from stages.runtime.inputs import folder_files
 from stages.runtime.settings import PREFIX, Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.tokenizers.gpt2 import CACHE
 
 CODE = ("nanogpt", "stages")
 COMMITS = 200  # of the code, newest first, that are compared with dvc.lock
@@ -201,6 +202,8 @@ def prepare(folder: Path) -> None:
     write_documents(folder / "texts")
     with (folder / PARAMS_FILE).open("w", encoding="utf-8") as file:
         YAML().dump(small(read_params()), file)
+    if CACHE.is_file():  # GPT-2's vocabulary, which a stage would fetch
+        copy_files(CACHE, folder / CACHE)
 
 
 def run_stages(stages: Iterable[str], folder: Path) -> None:
@@ -242,6 +245,8 @@ def small(params: dict[str, Any]) -> dict[str, Any]:
         "glob": "**/*",
         "package": None,
         "urls": [],
+        "separator": None,
+        "text_column": "text",
     }
     params["corpus"] |= {**corpus, "huggingface": None, "mixture": None, "encoding": "utf-8"}
     params["clean"] |= {"filters": [], "min_bytes": None, "max_bytes": None}

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.tools.accept import edited_stages
+from stages.tools.accept import edited_stages, small
+from stages.tools.check import check_content
+from stages.tools.preset import preset_content
+
+PRESETS = sorted((Path(__file__).parents[3] / "presets").glob("*.yaml"))
 
 CODE = {"changed deps": {"nanogpt/model": "modified"}}
 
@@ -38,3 +42,14 @@ def test_what_is_more_than_an_edit_of_known_code_is_refused(
     with pytest.raises(ValueError, match=r"train is out of date for reasons other than") as caught:
         edited_stages({"train": [CODE, reason]})
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
+def test_params_of_any_kind_become_valid_ones_for_the_miniatures_documents(preset: Path) -> None:
+    content = preset_content(preset)
+    content["corpus"] |= {"text_column": "content", "separator": "###"}
+    content["evaluate"]["stride"] = 64
+    made = small(content)
+    check_content(made, Path("params.yaml"))
+    assert (made["corpus"]["text_column"], made["corpus"]["separator"]) == ("text", None)
+    assert made["model"]["position"] == preset_content(preset)["model"]["position"]
