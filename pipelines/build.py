@@ -1,140 +1,172 @@
 """The flow `build`: every stage of dvc.yaml as a task, from text to an evaluated model.
 
-Directly:          python -m pipelines.build [--target STAGE] [--force]
-As a deployment:   prefect deployment run build/local --watch
+Directly, in the project itself:   python -m pipelines.build [--target STAGE] [--force]
+As a deployment, in a workspace:   prefect deployment run build/local --watch
 """
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-from collections import deque
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import time
+import uuid
+from typing import Annotated, Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
-from prefect.settings import PREFECT_UI_URL, temporary_settings
-from prefect.tasks import Task, exponential_backoff
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from prefect.states import Failed
+from pydantic import JsonValue
 
-from pipelines.dag import Stage, read_stages
-from pipelines.failure import failure
-from pipelines.result import result_markdown
-from pipelines.runner import run_command
-from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of
+from pipelines.dag import stage_names
+from pipelines.page import PrefectConsole
+from pipelines.parameters import Overrides, choice, preset_names
+from pipelines.request import Request
+from pipelines.stage_run import Console, StageFailed
+from stages.runtime.errors import EXIT_CODES, EXPECTED, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
-from stages.tools.check import check_project
 
-OUTPUT_LINES = 200  # the last lines of a command's output, where DVC reports why it failed
+MAX_CRASHES = 5  # of one run: what dies so often dies for a reason that no restart removes
+CONNECT_SECONDS = 60.0  # a server that is just starting, or a busy machine, answers late
+FAILURES = (StageFailed, *EXPECTED)
 
-
-class StageFailed(Exception):
-    """A stage failed; its `kind` decides whether a retry may help."""
-
-    def __init__(self, stage: str, kind: Kind, message: str) -> None:
-        super().__init__(f"{stage}: {message}")
-        self.kind = kind
-
-
-def run_stage(name: str, *, force: bool) -> None:
-    """Run one stage by DVC if it is out of date. Raises StageFailed."""
-    logger = get_run_logger()
-    with tempfile.TemporaryDirectory() as folder:
-        status = Path(folder) / "status.json"
-        tags = {
-            "prefect.flow_run": str(flow_run.get_name()),
-            "prefect.flow_run_id": flow_run.get_id(),
-        }
-        environment = {
-            **os.environ,
-            "NANOGPT_STATUS_FILE": str(status),
-            "NANOGPT_TAGS": json.dumps(tags),
-        }
-        command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
-        output = deque[str](maxlen=OUTPUT_LINES)
-
-        def log(line: str) -> None:
-            output.append(redacted(line))
-            logger.info(output[-1])
-
-        if run_command(command + ["--force"] * force, environment, log) == 0:
-            return
-        kind, message = failure(status, output)
-    raise StageFailed(name, kind, message)
-
-
-def retry_on(kinds: set[Kind]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
-    """Return a Prefect retry condition: whether the failure is of one of these kinds."""
-
-    def condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-        error = state.result(raise_on_failure=False)
-        return isinstance(error, StageFailed) and error.kind in kinds
-
-    return condition
-
-
-def stage_task(stage: Stage) -> Task[..., None]:
-    """Return a stage as a task, with retries for the failures that may pass.
-
-    A lock becomes free and a network recovers; an interrupted run resumes from its checkpoint.
-    Invalid params or data fail however often they are tried, and a full disk needs a person.
-    """
-    kinds: set[Kind] = {"busy"}
-    if stage.network:
-        kinds |= {"network"}
-    if stage.resumable:
-        kinds |= {"crash", "interrupted"}
-    return task(
-        name=stage.name,
-        retries=5,
-        retry_delay_seconds=exponential_backoff(backoff_factor=2),
-        retry_jitter_factor=0.5,
-        retry_condition_fn=retry_on(kinds),
-    )(run_stage)
+Preset = Annotated[str | None, choice(preset_names())]
+Target = Annotated[str | None, choice(stage_names())]
 
 
 @flow(name="build", log_prints=True)
-def build(target: str | None = None, force: bool = False) -> None:
-    """Bring the pipeline up to date, or one stage of it and what that depends on.
+def build(
+    preset: Preset = None,
+    overrides: Overrides = Overrides(),  # noqa: B008  # what the form shows
+    target: Target = None,
+    force: bool = False,
+    experiment: str | None = None,
+) -> State[Any] | None:
+    """Build a model from text: run every stage that is out of date, and retry what may pass.
+
+    A deployment run works in a workspace of its own and becomes a DVC experiment.
 
     Args:
+        preset: params to start from; those of params.yaml when empty.
+        overrides: values for keys of params.yaml, such as {"train.max_steps": 2000}.
         target: the last stage to run; all of them when empty.
         force: run stages even when nothing they depend on has changed.
+        experiment: a name for the experiment; by default it is made of what differs.
 
     """
-    check_project()
-    stages = read_stages(Path.cwd(), target)
-    for stage in stages:
-        stage_task(stage)(stage.name, force=force)
-    if {"evaluate", "sample"} <= {stage.name for stage in stages}:
-        create_markdown_artifact(result_markdown(), key="result", description="metrics and samples")
+    request = Request(preset, overrides.given(), target, force, experiment)
+    run_id = str(flow_run.get_id())
+    tags = {"prefect.flow_run": str(flow_run.get_name()), "prefect.flow_run_id": run_id}
+    console = PrefectConsole(run_id)
+    try:
+        if flow_run.get_run_count() > MAX_CRASHES + 1:
+            raise ValueError(f"this run crashed {MAX_CRASHES} times; see why before another")
+        if deployment.get_id() or request.needs_workspace:
+            request.build_experiment(console, run_id, tags)
+        else:
+            request.build_in_place(console, tags)
+    except FAILURES as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return Failed(message=redacted(str(error)), data=error)
+    return None
 
 
 def main() -> None:
     """Run `python -m pipelines.build`."""
-    parser = argparse.ArgumentParser(description="run the pipeline as a Prefect flow")
+    parser = argparse.ArgumentParser(
+        description="run the pipeline with retries; recorded in Prefect if PREFECT_API_URL is set"
+    )
     parser.add_argument("--target", help="the last stage to run; all of them by default")
     parser.add_argument("--force", action="store_true", help="run stages that are up to date too")
+    parser.add_argument("--preset", help="params to start from instead of params.yaml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of params.yaml, such as train.max_steps=2000 (repeatable)",
+    )
+    parser.add_argument("--experiment", help="run in a workspace, and save it under this name")
     options = parser.parse_args()
     redact_tracebacks()
+    try:
+        request = Request(
+            options.preset,
+            dict(map(assignment, options.set)),
+            options.target,
+            options.force,
+            options.experiment,
+        )
+        if PREFECT_API_URL.value():
+            run_recorded(request)
+        else:
+            run_plainly(request)
+    except FAILURES as error:
+        print(redacted(f"build: {error}"), file=sys.stderr)
+        sys.exit(exit_code(error))
+
+
+def assignment(text: str) -> tuple[str, JsonValue]:
+    """Return the key and the value of `KEY=VALUE`, which is JSON or else a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: write KEY=VALUE, such as train.max_steps=2000")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def run_plainly(request: Request) -> None:
+    """Run without Prefect: the same stages and policies, recorded nowhere."""
+    console = Console()
+    if request.needs_workspace:
+        request.build_experiment(console, uuid.uuid4().hex, {})
+    else:
+        request.build_in_place(console, {})
+
+
+def run_recorded(request: Request) -> None:
+    """Run as a flow run of Prefect's server. Raises what ended it."""
+    wait_for_server()
     public_url = redacted(PREFECT_UI_URL.value())  # the base of the links that Prefect prints
     with temporary_settings({PREFECT_UI_URL: public_url}):
-        state = build(target=options.target, force=options.force, return_state=True)
+        state = build(
+            preset=request.preset,
+            overrides=Overrides(**request.overrides),
+            target=request.target,
+            force=request.force,
+            experiment=request.experiment,
+            return_state=True,
+        )
     if not state.is_completed():
-        print(redacted(f"build: {state.message}"), file=sys.stderr)
-        sys.exit(exit_code(state.result(raise_on_failure=False)))
+        error = state.result(raise_on_failure=False)
+        raise error if isinstance(error, FAILURES) else RuntimeError(state.message)
 
 
-def exit_code(error: object) -> int:
-    """Return the exit code for the error that ended the flow, by its kind of failure."""
-    if isinstance(error, StageFailed):
-        return EXIT_CODES[error.kind]
-    return EXIT_CODES[kind_of(error)] if isinstance(error, EXPECTED) else 1
+def wait_for_server() -> None:
+    """Wait until Prefect's server answers. Raises ConnectionError if it does not."""
+    url = str(PREFECT_API_URL.value())
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            with urlopen(f"{url.rstrip('/')}/health", timeout=10):
+                return
+        except (URLError, OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(
+                    f"Prefect's server at {redacted(url)} does not answer ({error}); start it "
+                    "(`make up`), or unset PREFECT_API_URL to run without it"
+                ) from None
+            time.sleep(1)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code for the error that ended the run, by its kind of failure."""
+    return EXIT_CODES[error.kind if isinstance(error, StageFailed) else kind_of(error)]
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ from dvc.repo import Repo
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
 
+from stages.runtime.yaml_files import read_params
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml: its name, and the flags in its `meta` that decide its retries."""
+    """A stage of dvc.yaml: its name, and the flags in its `meta`."""
 
     name: str
-    network: bool
-    resumable: bool
+    resumable: bool = False  # it continues from a checkpoint
+    device: bool = False  # it computes on the accelerator, or on all cores
 
 
 def read_stages(root: Path, target: str | None = None) -> list[Stage]:
@@ -39,14 +41,18 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
             target_stage = next(stage for stage in ordered if stage.name == target)
             needed = networkx.descendants(graph, target_stage) | {target_stage}
             ordered = [stage for stage in ordered if stage in needed]
-        return [
-            Stage(
-                name=stage.name,
-                network=bool((stage.meta or {}).get("network")),
-                resumable=bool((stage.meta or {}).get("resumable")),
-            )
-            for stage in ordered
-        ]
+        return [Stage(stage.name, **(stage.meta or {})) for stage in ordered]
+
+
+def stage_names(root: Path = Path()) -> list[str]:
+    """Return the names of the stages in dvc.yaml, in the order in which they are written."""
+    return list(read_params(root / "dvc.yaml")["stages"])
+
+
+def is_up_to_date(root: Path, stage: str) -> bool:
+    """Return whether a stage's outputs are there and nothing it depends on has changed."""
+    with open_repo(root) as repo:
+        return not repo.status(targets=[stage])
 
 
 def open_repo(root: Path) -> Repo:

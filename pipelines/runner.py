@@ -19,16 +19,22 @@ from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, k
 
 
 def run_command(
-    command: Sequence[str], environment: Mapping[str, str], log: Callable[[str], None]
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    log: Callable[[str], None],
+    watch: Callable[[], None],
 ) -> int:
-    """Run `command`, pass each line it prints to `log`, and return its exit code.
+    """Run `command` in a folder, pass each line it prints to `log`, and return its exit code.
 
-    The output goes through a file: with a pipe, the command would die with its reader.
+    `watch` is called every POLL_SECONDS; if it raises, the command is stopped. The output goes
+    through a file: with a pipe, the command would die with its reader.
     """
     children: dict[int, psutil.Process] = {}
     with tempfile.NamedTemporaryFile(suffix=".log") as output:
         process = subprocess.Popen(
             command,
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -40,6 +46,7 @@ def run_command(
                 while process.poll() is None:
                     children.update(descendants(process.pid))
                     relay(reader, log)
+                    watch()
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(POLL_SECONDS)
                 relay(reader, log)

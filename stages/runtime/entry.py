@@ -1,7 +1,7 @@
 """The entry point of every stage and tool: it times the run and reports failures.
 
 A failure that a user can cause is reported in one message without a traceback; anything else is a
-bug and shows its traceback. When NANOGPT_STATUS_FILE is set, an expected failure is also written
+bug and shows its traceback. When NANOGPT_STATUS_FILE is set, the end of the stage is also written
 there as JSON: DVC does not pass on exit codes, and the flow decides by the file whether to retry.
 """
 
@@ -12,13 +12,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nanogpt.files import atomic_write
-from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of, message_of
+from stages.runtime.errors import EXIT_CODES, EXPECTED, OutOfMemory, kind_of, message_of
 from stages.runtime.inputs import check_unchanged, inputs_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import PREFIX, Settings, read_settings
+from stages.runtime.status import Status
 from stages.runtime.supervise import dvc_ancestors, on_exit, terminate_self
 
 TIMES = Path("runs/times")
@@ -47,20 +49,30 @@ def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bo
         if not keeps_nothing:
             seconds = round(time.perf_counter() - started, 2)
             atomic_write(TIMES / f"{name}.json", json.dumps({"seconds": seconds}))
+        if status_file:
+            Status(name, "done").write(Path(status_file))
     except EXPECTED as error:
         if debug:
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-        fail(name, kind_of(error), message_of(error), status_file)
+        fail(status_of(name, error), status_file)
 
 
-def fail(stage: str, kind: Kind, message: str, status_file: str | None) -> None:
-    """Report a failure, with secrets redacted, and exit the process."""
-    message = redacted(message)
-    print(f"{stage}: {message}", file=sys.stderr, flush=True)
-    if status_file:
-        status = {"stage": stage, "kind": kind, "message": message}
+def status_of(stage: str, error: BaseException) -> Status:
+    """Return the status of a stage that ended with an expected exception, secrets redacted."""
+    status = Status(stage, kind_of(error), redacted(message_of(error)))
+    if isinstance(error, OutOfMemory):
+        tokens, window = error.micro_batch_tokens, error.window_tokens
+        return replace(status, micro_batch_tokens=tokens, window_tokens=window)
+    return status
+
+
+def fail(status: Status, file: str | None) -> None:
+    """Report a failure and exit the process."""
+    print(f"{status.stage}: {status.message}", file=sys.stderr, flush=True)
+    if file:
         try:
-            atomic_write(Path(status_file), json.dumps(status))
+            status.write(Path(file))
         except OSError as error:  # a full disk, for instance: the exit code still tells
-            print(f"{stage}: {status_file} cannot be written: {error}", file=sys.stderr)
-    sys.exit(EXIT_CODES[kind])
+            print(f"{status.stage}: {file} cannot be written: {error}", file=sys.stderr)
+    assert status.kind != "done"
+    sys.exit(EXIT_CODES[status.kind])

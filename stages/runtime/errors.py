@@ -5,12 +5,17 @@ import os
 import shutil
 from typing import Literal
 
-Kind = Literal["input", "network", "busy", "full", "interrupted", "crash"]
+Kind = Literal[
+    "input", "network", "busy", "full", "interrupted", "crash", "hang", "memory", "diverged"
+]
 EXIT_CODES: dict[Kind, int] = {
     "input": 2,
     "network": 75,
     "busy": errno.EBUSY,  # 16
     "full": errno.ENOSPC,  # 28
+    "memory": errno.ENOMEM,  # 12
+    "diverged": errno.EDOM,  # 33
+    "hang": errno.ETIMEDOUT,  # 110
     "interrupted": 130,
     "crash": 1,
 }
@@ -33,6 +38,15 @@ class Full(Exception):
     """The disk or the user's quota is full; the message says what was saved."""
 
 
+class OutOfMemory(Exception):
+    """A micro-batch did not fit into the device's memory."""
+
+    def __init__(self, message: str, micro_batch_tokens: int, window_tokens: int) -> None:
+        super().__init__(message)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.window_tokens = window_tokens  # the smallest micro-batch: one window
+
+
 EXPECTED = (
     ValueError,
     OSError,
@@ -41,6 +55,7 @@ EXPECTED = (
     Crashed,
     Busy,
     Full,
+    OutOfMemory,
     KeyboardInterrupt,
 )
 
@@ -55,6 +70,10 @@ def kind_of(error: BaseException) -> Kind:
         return "crash"
     if isinstance(error, Busy):
         return "busy"
+    if isinstance(error, OutOfMemory):
+        return "memory"
+    if isinstance(error, FloatingPointError):
+        return "diverged"
     if isinstance(error, Full) or (isinstance(error, OSError) and reports_full_disk(str(error))):
         return "full"
     return "input"

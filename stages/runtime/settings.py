@@ -53,7 +53,28 @@ class Settings(BaseModel):
         default={}, description="additional MLflow tags, as a JSON object"
     )
     debug: bool = Field(default=False, description="show tracebacks of expected errors too")
-    status_file: Path | None = Field(default=None, description="where a failure is written as JSON")
+    status_file: Path | None = Field(
+        default=None, description="where the end of a stage is written as JSON"
+    )
+    progress_file: Path | None = Field(
+        default=None, description="where a training run writes its progress as JSON"
+    )
+    project: Path | None = Field(
+        default=None,
+        description="the project whose MLflow store and unfinished trainings a workspace shares",
+    )
+    skip_diverged: bool = Field(
+        default=False,
+        description="resume a diverged training once without the data at which it diverged",
+    )
+    time_limits: Json[dict[str, float]] = Field(
+        default={}, description='for the flow: hours per stage, as a JSON object: {"train": 48}'
+    )
+    hang_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="for the flow: a training silent for so long, and for 20 steps, is restarted",
+    )
 
     @property
     def worker_count(self) -> int:

@@ -119,6 +119,18 @@ def exclusive_lock(lock: Path) -> Iterator[int]:
         yield file.fileno()
 
 
+def is_locked(lock: Path) -> bool:
+    """Return whether another process holds the lock on a file, which need not exist."""
+    if not lock.exists():
+        return False
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def own_command_line() -> str:
     """Return the command line that started this process."""
     return shlex.join(["python", *sys.orig_argv[1:]])

@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from stages.runtime.project import project_folder
+
 EXPERIMENT = "nanogpt"
 BUSY_SECONDS = 20.0  # SQLite waits this long for another writer
 LOCATIONS = (  # tables and columns with artifact locations
@@ -22,11 +24,6 @@ LOCATIONS = (  # tables and columns with artifact locations
 )
 # of an experiment created by a stage, or by the server of `make ui`, which appends its id
 LOCATION = re.compile(r"(file://)?(/.*)/mlartifacts(/\d+)?", re.DOTALL)
-
-
-def project_folder() -> Path:
-    """Return the project folder, also when DVC runs an experiment in a temporary copy of it."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def database() -> Path:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
-from stages.tracking.local_store import project_folder
 from stages.tracking.outbox import Entry, Outbox
 from stages.tracking.store import (
     connect,

@@ -15,6 +15,7 @@ from nanogpt.runtime import Runtime
 from nanogpt.train.loop import Ended, Evaluated, Started, StepDone, TrainEvent
 from nanogpt.train.micro_batch import peak_memory_bytes
 from nanogpt.train.validation import bits_per_byte
+from stages.runtime.progress_file import Progress, ProgressFile
 from stages.tracking.display import Display
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.samples import SampleTable, TrainingSamples
@@ -77,8 +78,9 @@ class Recorder:
         hardware: Hardware,
         samples: TrainingSamples | None,
         losses: Callable[[], list[float]],
+        progress: ProgressFile,
     ) -> None:
-        self.losses = losses
+        self.losses, self.progress = losses, progress
         self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
         self.samples, self.table = samples, SampleTable(folder)
         self.tracker = tracker
@@ -109,7 +111,7 @@ class Recorder:
         self.display.start(self.losses())
 
     def handle_step(self, event: StepDone) -> None:
-        """Update the progress line, and record the metrics every `interval` steps."""
+        """Update the progress, and record the metrics every `interval` steps."""
         self.skipped += event.skipped
         self.seconds.append(event.seconds)
         self.loader_seconds.append(event.loader_seconds)
@@ -119,6 +121,16 @@ class Recorder:
         steps_left = self.plan.max_steps - event.step
         seconds_left = steps_left * (step_seconds + self.clock.between_steps)
         self.display.update(event.step, event.loss, event.lr, speed, seconds_left)
+        self.progress.write(
+            Progress(
+                step=event.step,
+                max_steps=self.plan.max_steps,
+                loss=event.loss,
+                tokens_per_second=speed,
+                step_seconds=step_seconds,
+                seconds_left=seconds_left,
+            )
+        )
         due = event.step % self.interval == 0 or event.step == self.plan.max_steps
         if due and event.step > self.recorded["train/loss"]:
             values = {

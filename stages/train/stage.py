@@ -24,13 +24,15 @@ from stages.runtime.allocator import KEEP_FREED_MEMORY
 from stages.runtime.errors import EXIT_CODES, Crashed, Full, Interrupted, reports_full_disk
 from stages.runtime.inputs import code_md5
 from stages.runtime.outcome import disk_full_error, end_file, raise_unless_finished, reserved
+from stages.runtime.project import project_folder
 from stages.runtime.settings import Settings
-from stages.runtime.supervise import exclusive_lock, run_supervised
+from stages.runtime.supervise import exclusive_lock, is_locked, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
 
 SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
-LOCK = RUNS / "train.lock"
+LOCK = RUNS / "train.lock"  # held by the one training run that writes OUT
+STATE_LOCK = "lock"  # in the folder of a run's state, which workspaces share
 WORKER = "stages.train.worker"  # what each process runs
 SHOWN_LINES = 30  # of a dead process's stderr
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # where its output begins
@@ -83,22 +85,21 @@ def run(
     windows = train.batch_tokens // model.block_size
     check_processes(settings, windows)
     identity = identity_of(model, train, shards)
-    folder = RUNS / fingerprint_of(identity)
+    folder = project_folder() / RUNS / fingerprint_of(identity)
     paths = [str(path) for path in (folder, shards, out)]
     command = [sys.executable, "-m", "stages.runtime.torchrun", str(windows), WORKER, *paths]
     if settings.join:
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())
         return
-    with exclusive_lock(LOCK) as lock:
+    with exclusive_lock(LOCK) as lock, exclusive_lock(folder / STATE_LOCK) as state_lock:
         remove_finished(except_for=folder)
         for leftover in folder.glob(".*"):  # a checkpoint half written or removed at a kill
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
         try:
             with reserved(folder):
-                launch(command, folder, (lock,))
+                launch(command, folder, (lock, state_lock))
         except (Crashed, Full, Interrupted):
             if not end_file(folder).exists():
                 raise
@@ -130,10 +131,11 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
 
 def remove_finished(*, except_for: Path) -> None:
     """Remove the states of finished runs, except that of `except_for` if by the same code."""
-    for ended in RUNS.glob("*/ended.json"):
+    for ended in except_for.parent.glob("*/ended.json"):
         outcome = json.loads(ended.read_text())
         same = ended.parent == except_for and outcome["code"] == code_sha256()
-        if outcome["finished"] and not same:
+        in_use = ended.parent != except_for and is_locked(ended.parent / STATE_LOCK)
+        if outcome["finished"] and not same and not in_use:
             shutil.rmtree(ended.parent)
 
 

@@ -30,6 +30,7 @@ from nanogpt.train.micro_batch import default_micro_batch_tokens
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED
 from stages.runtime.outcome import write_end
+from stages.runtime.progress_file import ProgressFile
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import exit_at_once, on_exit, supervisors
@@ -193,6 +194,7 @@ class TrainWorker:
             hardware=Hardware.of(model, runtime),
             samples=None if runtime.sharded else samples,
             losses=curves.losses,
+            progress=ProgressFile(self.settings.progress_file),
         )
 
     def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:

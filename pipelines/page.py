@@ -1,0 +1,143 @@
+"""What Prefect's page shows of a run: a task run per try, progress, results and links."""
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.concurrency.sync import concurrency
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from pipelines.dag import Stage
+from pipelines.result import result_markdown
+from pipelines.stage_run import Console
+from stages.runtime.progress_file import Progress
+from stages.runtime.settings import read_settings
+from stages.runtime.status import Status
+
+REPORT_SECONDS = 5.0  # between two updates of the progress
+LEASE_SECONDS = 60.0  # after a run was killed, its device is free again after so long
+ENDING = {StateType.CANCELLING, StateType.CANCELLED}
+
+
+class PrefectConsole(Console):
+    """A run as Prefect shows it."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = UUID(run_id)
+        self.logger = get_run_logger()
+        self.artifact: UUID | None = None
+        self.reported = float("-inf")
+
+    def begin(self, title: str) -> None:
+        """Name the run."""
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(self.run_id, name=title)
+
+    def log(self, line: str) -> None:
+        """Log a line."""
+        self.logger.info(line)
+
+    def attempt(
+        self, stage: Stage, number: int, work: Callable[[], Status | None]
+    ) -> Status | None:
+        """Run one try of a stage as a task run; its state says how it ended."""
+        ended: list[Status | None] = []
+        self.artifact = None
+
+        def work_to_state() -> State[Any]:
+            status = work()
+            ended.append(status)
+            if status is None:
+                return Completed(name="Cached", message="nothing that it depends on has changed")
+            if status.kind == "done":
+                return Completed()
+            return Failed(message=f"{status.kind}: {status.message}")
+
+        name = stage.name if number == 1 else f"{stage.name}, try {number}"
+        one = task(name=stage.name, task_run_name=name, cache_policy=NO_CACHE)(work_to_state)
+        state = one(return_state=True)
+        if not ended:  # the engine ended it, not the stage
+            state.result()
+        return ended[0]
+
+    @contextmanager
+    def holding(self, stage: Stage) -> Iterator[None]:
+        """Wait until no other run of this server uses the device, and hold it."""
+        names = device_names(read_settings().device)
+        with get_client(sync_client=True) as client:
+            for name in names:
+                client.upsert_global_concurrency_limit_by_name(name, limit=1)
+        with concurrency(names, lease_duration=LEASE_SECONDS, strict=False):
+            yield
+
+    def report(self, stage: Stage, progress: Progress) -> None:
+        """Update the progress artifact, at most every few seconds."""
+        now = time.monotonic()
+        if now - self.reported < REPORT_SECONDS and progress.step < progress.max_steps:
+            return
+        self.reported = now
+        percent = 100 * progress.step / progress.max_steps
+        text = progress_line(progress)
+        with suppress(Exception):  # what is shown must not stop what is done
+            if self.artifact is None:
+                created = create_progress_artifact(percent, key=stage.name, description=text)
+                assert isinstance(created, UUID)
+                self.artifact = created
+            else:
+                update_progress_artifact(self.artifact, progress=percent, description=text)
+
+    def show_result(self, folder: Path) -> None:
+        """Add the result as an artifact."""
+        create_markdown_artifact(
+            result_markdown(folder), key="result", description="metrics and samples"
+        )
+
+    def cancelled(self) -> bool:
+        """Ask the server whether the run is to end: a worker may have missed it."""
+        with suppress(Exception), get_client(sync_client=True) as client:
+            state = client.read_flow_run(self.run_id).state
+            return state is not None and state.type in ENDING
+        return False
+
+
+def progress_line(progress: Progress) -> str:
+    """Return one line on the progress of a training run."""
+    parts = [f"step {progress.step:,} of {progress.max_steps:,}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left is not None:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        hours, minutes = divmod(minutes, 60)
+        parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+    return " · ".join(parts)
+
+
+def device_names(device: str) -> list[str]:
+    """Return the names of the devices that a run on this machine uses, one per GPU."""
+    import os
+
+    host = socket.gethostname()
+    gpus = sorted(Path("/dev").glob("nvidia[0-9]*")) if device in ("auto", "cuda") else []
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        numbers = visible.split(",") if visible else [str(number) for number in range(len(gpus))]
+        return [f"{host} GPU {number.strip()}" for number in numbers]
+    on_mac = sys.platform == "darwin" and device in ("auto", "mps")
+    return [f"{host} {'mps' if on_mac else 'CPU'}"]

@@ -1,0 +1,151 @@
+"""The parameters of a run: a preset, values that override it, and what they make of params.yaml.
+
+The form in Prefect's UI is generated from the same descriptions, types and ranges that check
+params.yaml, so a new option appears in it by itself.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any
+
+from dvc.utils.serialize import modify_yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    create_model,
+    model_serializer,
+)
+from pydantic.fields import FieldInfo
+
+from stages.lib.params import unknown_key
+from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
+from stages.tools.check import SECTIONS, check_content
+from stages.tools.preset import PRESETS, preset_content, preset_text
+
+SHORT = {  # names of keys in the name of a run
+    "train.learning_rate": "lr",
+    "train.max_steps": "steps",
+    "train.batch_tokens": "batch",
+    "train.seed": "seed",
+    "model.n_layer": "layers",
+    "model.n_embd": "width",
+    "model.block_size": "context",
+}
+
+
+class OverridesBase(BaseModel):
+    """Values for some keys of params.yaml; those that are not given stay as they are."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_serializer(mode="wrap")
+    def only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not given."""
+        return {key: value for key, value in serialize(self).items() if key in self.given()}
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that are given, by dotted key."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+
+def optional(field: FieldInfo) -> Any:
+    """Return the type and field of a key that may be left out."""
+    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    without_default = Field(
+        default=None,
+        description=field.description,
+        json_schema_extra=lambda schema: schema.pop("default", None) and None,
+    )
+    return kind, without_default
+
+
+Overrides: Any = create_model(
+    "Overrides",
+    __base__=OverridesBase,
+    **{
+        f"{section}.{key}": optional(field)
+        for section, model in SECTIONS.items()
+        for key, field in model.model_fields.items()
+    },
+)
+
+
+def preset_names(presets: Path = PRESETS) -> list[str]:
+    """Return the names of the presets."""
+    return sorted(file.stem for file in presets.glob("*.yaml"))
+
+
+def choice(names: list[str]) -> WithJsonSchema:
+    """Return an annotation that makes the form offer a list of names."""
+    return WithJsonSchema({"type": "string", "enum": names})
+
+
+def content_of(preset: str | None, overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return the params of a run: those of a preset, else of params.yaml, with the overrides.
+
+    Raises ParamsError naming every key that is unknown or has a value that is not allowed.
+    """
+    content = deepcopy(preset_content(preset_file(preset, root)) if preset else params_in(root))
+    unknown = []
+    for dotted, value in overrides.items():
+        section, _, key = dotted.partition(".")
+        if section not in SECTIONS or key not in SECTIONS[section].model_fields:
+            unknown.append(unknown_key(dotted, known_near(section)))
+        elif isinstance(content.get(section), dict):
+            content[section][key] = value
+    if unknown:
+        raise ParamsError("\n".join(f"overrides: {line}" for line in unknown))
+    check_content(content, Path(f"presets/{preset}.yaml") if preset else PARAMS_FILE)
+    return content
+
+
+def known_near(section: str) -> list[str]:
+    """Return the keys of a section, or all dotted keys if there is no such section."""
+    if section in SECTIONS:
+        return list(SECTIONS[section].model_fields)
+    return [f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields]
+
+
+def params_in(root: Path) -> dict[str, Any]:
+    """Return the content of params.yaml in a project."""
+    return read_params(root / PARAMS_FILE)
+
+
+def preset_file(name: str, root: Path) -> Path:
+    """Return the file of a preset. Raises ParamsError if there is none."""
+    if name not in preset_names(root / PRESETS):
+        raise ParamsError(
+            f"preset: {name!r} is not one of {', '.join(preset_names(root / PRESETS))}"
+        )
+    return root / PRESETS / f"{name}.yaml"
+
+
+def write_params(preset: str | None, overrides: Mapping[str, Any], root: Path) -> None:
+    """Write a run's params to params.yaml in its workspace, comments included."""
+    file = root / PARAMS_FILE
+    if preset:
+        file.write_text(preset_text(preset_file(preset, root)), encoding="utf-8")
+    if overrides:
+        with modify_yaml(str(file)) as content:
+            for dotted, value in overrides.items():
+                section, _, key = dotted.partition(".")
+                content[section][key] = value
+
+
+def title_of(preset: str | None, overrides: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """Return a readable name of a run: what it is trained on, and what is not the default."""
+    name = preset or corpus_name(content["corpus"])
+    changed = ", ".join(f"{SHORT.get(key, key)} {value}" for key, value in overrides.items())
+    return f"{name} · {changed}" if changed else name
+
+
+def corpus_name(corpus: Mapping[str, Any]) -> str:
+    """Return a short name of a corpus."""
+    source = corpus["source"]
+    if source in ("huggingface", "package"):
+        return Path(corpus[source]["name"]).name
+    return Path(corpus["path"]).name if source == "files" else str(source)

@@ -1,0 +1,85 @@
+"""A request for a run: what to build, and where, in the project itself or in a workspace."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines import workspace
+from pipelines.dag import read_stages
+from pipelines.parameters import content_of, title_of
+from pipelines.stage_run import Console, Run, run_stages
+from stages.runtime.settings import read_settings
+from stages.tools.check import check_project
+
+RUN_ID_CHARACTERS = 8  # of a run's id, in the names of its workspace and its experiment
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parameters of a run, as the form and the command line take them."""
+
+    preset: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+    force: bool = False
+    experiment: str | None = None
+
+    @property
+    def needs_workspace(self) -> bool:
+        """Return whether the run is not simply that of the project as it is."""
+        return bool(self.preset or self.overrides or self.experiment)
+
+    def build_in_place(self, console: Console, tags: Mapping[str, str]) -> None:
+        """Bring the project itself up to date, as `dvc repro` does. Raises StageFailed."""
+        check_project()
+        self.run(Path.cwd(), {}, console, tags)
+
+    def build_experiment(self, console: Console, run_id: str, tags: Mapping[str, str]) -> None:
+        """Run in a workspace and save the result as an experiment. Raises StageFailed.
+
+        The workspace of a run that was interrupted is used again. Raises ValueError for params
+        that are not allowed, before anything runs.
+        """
+        project = Path.cwd()
+        content = content_of(self.preset, self.overrides, project)
+        title = title_of(self.preset, self.overrides, content)
+        own_id = run_id[:RUN_ID_CHARACTERS]
+        name = self.experiment or f"{workspace.slug(title)}-{own_id}"
+        place = workspace.workspace_of(project, f"{workspace.slug(title)}-{own_id}")
+        console.begin(title)
+        if not place.folder.exists():
+            workspace.check_experiment_name(project, name)
+            weights = content["train"]["init_from"]
+            workspace.create(place, self.preset, self.overrides, weights)
+        shown = place.folder.relative_to(project)
+        console.log(f"build: working in {shown}")
+        try:
+            variables = {**place.environment, "DVC_EXP_NAME": name}
+            self.run(place.folder, variables, console, tags)
+        except BaseException:
+            console.log(f"build: {shown} is kept; what was trained continues in the next such run")
+            raise
+        workspace.save(place, name)
+        workspace.remove(place)
+        console.log(f"build: saved as the experiment {name}; `dvc exp apply {name}` brings it in")
+
+    def run(
+        self,
+        folder: Path,
+        variables: Mapping[str, str],
+        console: Console,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Run the stages that work in `folder`, and show the result."""
+        environment = {
+            **variables,
+            "NANOGPT_TAGS": json.dumps({**read_settings().tags, **tags}),
+            "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
+        }
+        stages = read_stages(folder, self.target)
+        run_stages(stages, Run(folder, environment, self.force, console))
+        if self.target is None:
+            console.show_result(folder)

@@ -1,0 +1,154 @@
+"""Running the stages in order, each until it is done or has failed for good.
+
+Nothing here knows Prefect: `Console` is what a run is shown on, Prefect's page or a terminal.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines.dag import Stage, is_up_to_date
+from pipelines.policies import History
+from pipelines.runner import run_command
+from pipelines.watch import Hang, Watch
+from stages.runtime.errors import Kind
+from stages.runtime.progress_file import Progress
+from stages.runtime.redaction import redacted
+from stages.runtime.settings import read_settings
+from stages.runtime.status import Status, read_status
+
+POLL_SECONDS = 1.0
+NO_TIME_LIMIT_HOURS = 24.0 * 14
+
+
+class StageFailed(Exception):
+    """A stage failed for good; `kind` is why."""
+
+    def __init__(self, stage: str, kind: Kind, message: str) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.kind = kind
+
+
+class Console:
+    """What a run is shown on: here, the terminal."""
+
+    def log(self, line: str) -> None:
+        """Show a line of a stage, or about it."""
+        print(line, flush=True)
+
+    def attempt(
+        self, stage: Stage, number: int, work: Callable[[], Status | None]
+    ) -> Status | None:
+        """Run one try of a stage; return how it ended, None if it had nothing to do."""
+        return work()
+
+    def holding(self, stage: Stage) -> AbstractContextManager[None]:
+        """Return a context in which the stage has the device for itself."""
+        return nullcontext()
+
+    def report(self, stage: Stage, progress: Progress) -> None:
+        """Show the progress of a stage; the terminal has the stage's own lines."""
+
+    def begin(self, title: str) -> None:
+        """Show what the run is about."""
+        self.log(f"build: {title}")
+
+    def show_result(self, folder: Path) -> None:
+        """Show the result of all stages; the terminal has the stages' own lines."""
+
+    def cancelled(self) -> bool:
+        """Return whether the run was cancelled from elsewhere."""
+        return False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all tries of all stages have in common."""
+
+    folder: Path  # where the stages work: the project or a workspace
+    environment: Mapping[str, str]
+    force: bool
+    console: Console
+
+
+def run_stages(stages: Sequence[Stage], run: Run) -> None:
+    """Run the stages that are out of date. Raises StageFailed."""
+    for stage in stages:
+        run_stage(stage, run)
+
+
+def run_stage(stage: Stage, run: Run) -> None:
+    """Run a stage if it is out of date, as often as the policies allow. Raises StageFailed."""
+    history = History(stage)
+    number = 1
+    settings: Mapping[str, str] = {}
+    while True:
+        environment = {**run.environment, **settings}
+        one = replace(run, environment=environment)
+        status = run.console.attempt(stage, number, lambda: try_stage(stage, one))  # noqa: B023  # called at once
+        if status is None or status.kind == "done":
+            return
+        again = history.after(status)
+        if again is None:
+            raise StageFailed(stage.name, status.kind, status.message)
+        pause = f"in {again.pause:.0f} s" if again.pause else "at once"
+        run.console.log(f"{stage.name}: {status.message}; trying again {pause}: {again.reason}")
+        wait(again.pause, run.console)
+        settings = again.settings
+        number += 1
+
+
+def wait(seconds: float, console: Console) -> None:
+    """Wait; raises StageFailed if the run is cancelled meanwhile."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, POLL_SECONDS))
+
+
+def try_stage(stage: Stage, run: Run) -> Status | None:
+    """Run a stage once by DVC; return how it ended, None if it had nothing to do."""
+    if not run.force and is_up_to_date(run.folder, stage.name):
+        return None
+    with run.console.holding(stage) if stage.device else nullcontext():
+        return run_process(stage, run)
+
+
+def run_process(stage: Stage, run: Run) -> Status | None:
+    """Run a stage in a process of its own, and watch it."""
+    settings = read_settings()
+    with tempfile.TemporaryDirectory() as temporary:
+        file, progress = Path(temporary) / "status.json", Path(temporary) / "progress.json"
+        environment = {
+            **os.environ,
+            **run.environment,
+            "NANOGPT_STATUS_FILE": str(file),
+            "NANOGPT_PROGRESS_FILE": str(progress),
+        }
+        command = [sys.executable, "-m", "pipelines.stage_process", stage.name]
+        watch = Watch(
+            stage=stage.name,
+            file=progress,
+            limit=settings.time_limits.get(stage.name, NO_TIME_LIMIT_HOURS) * 3600,
+            silence=settings.hang_seconds,
+            report=lambda now: run.console.report(stage, now),
+            cancelled=run.console.cancelled,
+        )
+        try:
+            code = run_command(
+                [*command, *["--force"] * run.force],
+                run.folder,
+                environment,
+                lambda line: run.console.log(redacted(line)),
+                watch,
+            )
+        except Hang as error:
+            return Status(stage.name, "hang", str(error))
+        status = read_status(file)
+        if code == 0 or (status and status.kind != "done"):
+            return status
+        return Status(stage.name, "crash", f"DVC was killed by signal {-code}")

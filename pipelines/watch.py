@@ -1,0 +1,55 @@
+"""A watch over one try of a stage: its progress, its time limit, a hang, and a cancelled run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.runtime.errors import Interrupted
+from stages.runtime.progress_file import Progress, read_progress
+
+HANG_STEPS = 20  # a training run may be silent for so many of its usual steps
+CANCELLED_SECONDS = 5.0  # between two looks at the state of the run
+
+
+class Hang(Exception):
+    """A stage has stopped making progress, or exceeded its time limit."""
+
+
+@dataclass
+class Watch:
+    """The watch; calling it raises Hang or Interrupted when the stage is to be stopped.
+
+    `limit` and `silence` are in seconds. Stages without a progress file have the limit alone.
+    """
+
+    stage: str
+    file: Path
+    limit: float
+    silence: float
+    report: Callable[[Progress], None]
+    cancelled: Callable[[], bool]
+    started: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    progress: Progress | None = None
+
+    def __call__(self) -> None:
+        """Look at the stage once."""
+        now = time.monotonic()
+        if now - self.started > self.limit:
+            hours = self.limit / 3600
+            raise Hang(f"exceeded its time limit of {hours:g} hours (NANOGPT_TIME_LIMITS)")
+        if now - self.asked > CANCELLED_SECONDS:
+            self.asked = now
+            if self.cancelled():
+                raise Interrupted("the run was cancelled")
+        progress = read_progress(self.file)
+        if progress is None:
+            return
+        if progress != self.progress:
+            self.progress = progress
+            self.report(progress)
+        allowed = max(self.silence, HANG_STEPS * (progress.step_seconds or 0.0))
+        silent = time.time() - self.file.stat().st_mtime
+        if progress.step < progress.max_steps and silent > allowed:
+            raise Hang(f"made no step for {silent:.0f} s after step {progress.step}")

@@ -1,0 +1,181 @@
+"""A workspace: a copy of the project in which one run works, and the experiment it becomes.
+
+It is a git clone with the files as they are in the project at that moment, edits and new files
+included, and it shares DVC's cache, so that stages are restored from there rather than repeated.
+Nothing that is edited in the project afterwards changes the run. A finished run is saved as an
+experiment, which `dvc exp show` in the project lists and `dvc exp apply` brings in.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.repo import Repo
+
+from pipelines.parameters import write_params
+
+FOLDER = Path("runs/workspaces")
+SHARED = (".cache",)  # downloads that are the same for every run
+IDENTITY = {"user.name": "nanogpt", "user.email": "nanogpt@localhost"}  # where git has none
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A run's copy of the project."""
+
+    project: Path
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which stages find what they share with the project."""
+        return {"NANOGPT_PROJECT": str(self.project)}
+
+
+def workspace_of(project: Path, run_id: str) -> Workspace:
+    """Return the workspace of a run, which may not exist yet."""
+    return Workspace(project, project / FOLDER / run_id)
+
+
+def create(
+    workspace: Workspace, preset: str | None, overrides: Mapping[str, Any], weights: str | None
+) -> None:
+    """Make a workspace with the params of a run; one that is already there is kept as it is.
+
+    `weights` is the folder with the initial weights, if there is one. Raises ValueError if the
+    project has no commit.
+    """
+    if workspace.folder.exists():
+        return
+    project, draft = workspace.project, workspace.folder.with_name(f".{workspace.folder.name}")
+    check_repository(project)
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    git(project, "clone", "--quiet", "--shared", "--no-checkout", str(project), str(draft))
+    git(draft, "reset", "--quiet", "--mixed", "HEAD")  # the index of the commit, no files yet
+    copy_files(project, draft)
+    for name in SHARED:
+        if (project / name).exists() and not (draft / name).exists():
+            (draft / name).symlink_to(project / name)
+    if weights and (project / weights).is_dir() and not (draft / weights).exists():
+        shutil.copytree(project / weights, draft / weights)
+    for key, value in identity_of(project).items():
+        git(draft, "config", key, value)
+    share_cache(project, draft)
+    write_params(preset, overrides, draft)
+    draft.rename(workspace.folder)
+
+
+def check_repository(project: Path) -> None:
+    """Raise ValueError unless a project has a commit, which an experiment needs to build on."""
+    done = subprocess.run(
+        ["git", "-C", project, "rev-parse", "--verify", "--quiet", "HEAD"],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ValueError(
+            f"{project} has no git commit, and a run becomes an experiment that builds on one: "
+            "run `git init`, `git add -A` and `git commit -m start`"
+        )
+
+
+def copy_files(project: Path, folder: Path) -> None:
+    """Copy the files of a project that git does not ignore, as they are now."""
+    listed = git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        source, target = project / name, folder / name
+        if not (source.is_file() or source.is_symlink()):
+            continue  # deleted, or a repository of its own
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def share_cache(project: Path, folder: Path) -> None:
+    """Make the workspace use the project's DVC cache, and check out files tracked by DVC."""
+    local = project / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copy2(local, folder / ".dvc" / "config.local")
+    with Repo(str(project)) as repo:
+        cache = repo.cache.local.path
+        urls = {name: remote.get("url", "") for name, remote in repo.config["remote"].items()}
+    with Repo(str(folder)) as repo, repo.config.edit("local") as config:
+        config.setdefault("cache", {})["dir"] = cache
+        for name, url in urls.items():
+            if Path(url).is_absolute():  # a path in the configuration is relative to it
+                config.setdefault("remote", {}).setdefault(name, {})["url"] = url
+    tracked = [str(file) for file in folder.rglob("*.dvc") if file.is_file()]
+    if tracked:
+        with Repo(str(folder)) as repo:
+            repo.checkout(targets=tracked)
+
+
+def identity_of(project: Path) -> dict[str, str]:
+    """Return the name and e-mail address that git uses for commits in a project."""
+    found = {}
+    for key, default in IDENTITY.items():
+        done = subprocess.run(
+            ["git", "-C", project, "config", key], capture_output=True, text=True, check=False
+        )
+        found[key] = done.stdout.strip() or default
+    return found
+
+
+def check_experiment_name(project: Path, name: str) -> None:
+    """Raise ValueError if an experiment of this name exists or the name is not allowed."""
+    allowed = ["git", "check-ref-format", f"refs/exps/{name}"]
+    if "/" in name or subprocess.run(allowed, check=False).returncode:
+        raise ValueError(
+            f"experiment: {name!r} is not a name that git allows; use letters, digits and hyphens"
+        )
+    if refs_of(project, name):
+        raise ValueError(
+            f"experiment: {name!r} exists; choose another name, or remove it with "
+            f"`dvc exp remove {name}`"
+        )
+
+
+def save(workspace: Workspace, name: str) -> None:
+    """Save the state of a workspace as an experiment of the project. Raises ValueError."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "save", "--quiet", "--force", "--name", name],
+        cwd=workspace.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ValueError(f"the experiment could not be saved: {done.stderr.strip()}")
+    pairs = [f"+{reference}:{reference}" for reference in refs_of(workspace.folder, name)]
+    git(workspace.folder, "push", "--quiet", str(workspace.project), *pairs)
+
+
+def remove(workspace: Workspace) -> None:
+    """Remove a workspace."""
+    shutil.rmtree(workspace.folder)
+
+
+def refs_of(repository: Path, name: str) -> list[str]:
+    """Return the git references of the experiments of a name."""
+    listed = git(repository, "for-each-ref", "--format=%(refname)", "refs/exps")
+    return [line for line in listed.splitlines() if line.rpartition("/")[2] == name]
+
+
+def slug(title: str) -> str:
+    """Return the name of an experiment for a run with this title."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.") or "run"
+
+
+def git(repository: Path, *arguments: str) -> str:
+    """Run git in a repository and return its output. Raises ValueError with git's message."""
+    done = subprocess.run(
+        ["git", "-C", repository, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"git {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout
