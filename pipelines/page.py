@@ -101,11 +101,9 @@ class PrefectConsole(Console):
             else:
                 update_progress_artifact(self.artifact, progress=percent, description=text)
 
-    def show_result(self, folder: Path) -> None:
+    def show_result(self) -> None:
         """Add the result as an artifact."""
-        create_markdown_artifact(
-            result_markdown(folder), key="result", description="metrics and samples"
-        )
+        create_markdown_artifact(result_markdown(), key="result", description="metrics and samples")
 
     def cancelled(self) -> bool:
         """Ask the server whether the run is to end: a worker may have missed it."""

@@ -1,8 +1,8 @@
 """A request for a run: what to build, and where, in the project itself or in a workspace."""
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Request:
     def build_in_place(self, console: Console, tags: Mapping[str, str]) -> None:
         """Bring the project itself up to date, as `dvc repro` does. Raises StageFailed."""
         check_project()
-        self.run(Path.cwd(), {}, console, tags)
+        self.run({}, console, tags)
 
     def build_experiment(self, console: Console, run_id: str, tags: Mapping[str, str]) -> None:
         """Run in a workspace and save the result as an experiment. Raises StageFailed.
@@ -58,7 +58,8 @@ class Request:
         console.log(f"build: working in {shown}")
         try:
             variables = {**place.environment, "DVC_EXP_NAME": name}
-            self.run(place.folder, variables, console, tags)
+            with chdir(place.folder):  # DVC looks at what it finds from there
+                self.run(variables, console, tags)
         except BaseException:
             console.log(f"build: {shown} is kept; what was trained continues in the next such run")
             raise
@@ -66,20 +67,14 @@ class Request:
         workspace.remove(place)
         console.log(f"build: saved as the experiment {name}; `dvc exp apply {name}` brings it in")
 
-    def run(
-        self,
-        folder: Path,
-        variables: Mapping[str, str],
-        console: Console,
-        tags: Mapping[str, str],
-    ) -> None:
-        """Run the stages that work in `folder`, and show the result."""
+    def run(self, variables: Mapping[str, str], console: Console, tags: Mapping[str, str]) -> None:
+        """Run the stages in the current folder, and show the result."""
         environment = {
             **variables,
             "NANOGPT_TAGS": json.dumps({**read_settings().tags, **tags}),
-            "PYTHONUNBUFFERED": os.environ.get("PYTHONUNBUFFERED", "1"),
+            "PYTHONUNBUFFERED": "1",  # so that lines arrive when they are printed
         }
-        stages = read_stages(folder, self.target)
-        run_stages(stages, Run(folder, environment, self.force, console))
+        stages = read_stages(Path.cwd(), self.target)
+        run_stages(stages, Run(environment, self.force, console))
         if self.target is None:
-            console.show_result(folder)
+            console.show_result()

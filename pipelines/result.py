@@ -1,7 +1,6 @@
 """The result of a run as Markdown for Prefect's UI."""
 
 import json
-from pathlib import Path
 
 from stages.evaluate.stage import RESULT
 from stages.sample.stage import OUT as SAMPLES
@@ -10,16 +9,14 @@ from stages.tools.report import read_json
 SHOWN_SAMPLES = 2
 
 
-def result_markdown(folder: Path) -> str:
+def result_markdown() -> str:
     """Return the metrics next to the baselines, and the first samples, as Markdown."""
-    metrics = read_json(folder / RESULT)
+    metrics = read_json(RESULT)
     rows = [
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
         for name, s in [("**this model**", metrics), *metrics["baselines"].items()]
     ]
-    lines = (
-        (folder / SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:SHOWN_SAMPLES]
-    )
+    lines = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:SHOWN_SAMPLES]
     samples = [f"```text\n{s['prompt']}{s['text']}\n```" for s in map(json.loads, lines)]
     return "\n".join(
         [

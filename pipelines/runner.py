@@ -20,12 +20,11 @@ from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, k
 
 def run_command(
     command: Sequence[str],
-    folder: Path,
     environment: Mapping[str, str],
     log: Callable[[str], None],
     watch: Callable[[], None],
 ) -> int:
-    """Run `command` in a folder, pass each line it prints to `log`, and return its exit code.
+    """Run `command`, pass each line it prints to `log`, and return its exit code.
 
     `watch` is called every POLL_SECONDS; if it raises, the command is stopped. The output goes
     through a file: with a pipe, the command would die with its reader.
@@ -34,7 +33,6 @@ def run_command(
     with tempfile.NamedTemporaryFile(suffix=".log") as output:
         process = subprocess.Popen(
             command,
-            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -58,7 +58,7 @@ class Console:
         """Show what the run is about."""
         self.log(f"build: {title}")
 
-    def show_result(self, folder: Path) -> None:
+    def show_result(self) -> None:
         """Show the result of all stages; the terminal has the stages' own lines."""
 
     def cancelled(self) -> bool:
@@ -70,7 +70,6 @@ class Console:
 class Run:
     """What all tries of all stages have in common."""
 
-    folder: Path  # where the stages work: the project or a workspace
     environment: Mapping[str, str]
     force: bool
     console: Console
@@ -112,7 +111,7 @@ def wait(seconds: float, console: Console) -> None:
 
 def try_stage(stage: Stage, run: Run) -> Status | None:
     """Run a stage once by DVC; return how it ended, None if it had nothing to do."""
-    if not run.force and is_up_to_date(run.folder, stage.name):
+    if not run.force and is_up_to_date(Path.cwd(), stage.name):
         return None
     with run.console.holding(stage) if stage.device else nullcontext():
         return run_process(stage, run)
@@ -141,7 +140,6 @@ def run_process(stage: Stage, run: Run) -> Status | None:
         try:
             code = run_command(
                 [*command, *["--force"] * run.force],
-                run.folder,
                 environment,
                 lambda line: run.console.log(redacted(line)),
                 watch,

@@ -1,7 +1,7 @@
 """The progress of a stage in a file, for the process that started it.
 
-Whoever wants to know sets NANOGPT_PROGRESS_FILE: the flow shows the progress, and takes a stage that
-has stopped writing for a hang.
+Whoever wants to know sets NANOGPT_PROGRESS_FILE: the flow shows the progress, and takes a stage
+that has stopped writing for a hang.
 """
 
 import json
