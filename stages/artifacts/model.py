@@ -4,15 +4,14 @@ Texts are generated in batches; which texts share a batch changes none of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from nanogpt.config import Sampling
-from stages.lib.config_sections import section_of
-from stages.lib.params import Text
+from stages.lib.config_sections import config_from, with_fields_of
+from stages.lib.params import Section, Text
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +24,16 @@ MODEL = Path("models/gpt")
 CACHE_BYTES = 1 << 30  # memory for the KV caches and tokens of one batch
 
 
-class GenerationParams(section_of(Sampling)):  # type: ignore[misc]  # made of its fields
+@with_fields_of(Sampling)
+class SamplingOptions(Section):
+    """How the next token is chosen."""
+
+    def sampling(self) -> Sampling:
+        """Return these options for the library."""
+        return config_from(self, Sampling)
+
+
+class GenerationParams(SamplingOptions):
     """How a prompt is continued: the section `sample` without the prompts and their number."""
 
     max_new_tokens: int = Field(
@@ -61,7 +69,6 @@ def complete_prompts(
     """Return the text that follows each prompt, up to its end or to the first stop string."""
     import torch
 
-    from nanogpt.config import Sampling
     from nanogpt.generate.decode import generate
 
     # A prompt is the beginning of a document, and documents follow an end-of-text token.
@@ -70,9 +77,7 @@ def complete_prompts(
         model,
         [torch.tensor(context) for context in contexts],
         params.max_new_tokens,
-        sampling=Sampling(
-            **{field.name: getattr(params, field.name) for field in fields(Sampling)}
-        ),
+        sampling=params.sampling(),
         seeds=seeds,
         stop_tokens=[tokenizer.eot_token],
     )

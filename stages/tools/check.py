@@ -80,18 +80,18 @@ def cross_check(sections: dict[str, Section]) -> list[str]:
     assert isinstance(model, ModelParams)
     assert isinstance(train, TrainParams)
     assert isinstance(evaluate, EvaluateParams)
-    problems = []
+    problems, block_size = [], model.shape().block_size
     try:
         check_batch(model, train)
     except ValueError as error:
         problems.append(str(error))
-    if evaluate.context is not None and evaluate.context > model.block_size:
+    if evaluate.context is not None and evaluate.context > block_size:
         problems.append(
-            f"evaluate.context {evaluate.context} is more than model.block_size {model.block_size}"
+            f"evaluate.context {evaluate.context} is more than model.block_size {block_size}"
         )
     elif evaluate.context is None:
         try:
-            stride_in(model.block_size, evaluate.stride)
+            stride_in(block_size, evaluate.stride)
         except ValueError as error:
             problems.append(str(error))
     return problems

@@ -147,12 +147,13 @@ def windows(
     shards: Shards, split: str, count: int, rng: random.Random | None
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield the position and the tokens of each window, by the params in params.yaml."""
-    model, stream = load_section("model", ModelParams), shards.stream(split)
+    config = load_section("model", ModelParams).config(shards.n_vocab)
+    stream = shards.stream(split)
     if split == "train":
-        seed = load_section("train", TrainParams).seed
-        return training_windows(stream, model.block_size, seed, count, rng)
+        seed = load_section("train", TrainParams).config().seed
+        return training_windows(stream, config.block_size, seed, count, rng)
     evaluate = load_section("evaluate", EvaluateParams)
-    context = evaluate.context or model.block_size
+    context = evaluate.context or config.block_size
     eot_token = shards.eot_token
     return evaluation_windows(
         stream, eot_token, context, stride_in(context, evaluate.stride), count, rng

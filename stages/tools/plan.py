@@ -30,6 +30,7 @@ from stages.tools.preset import PRESETS, preset_content
 from stages.train.params import ModelParams, TrainParams
 
 if TYPE_CHECKING:
+    from nanogpt.config import TrainConfig
     from nanogpt.estimate import ModelSize
     from nanogpt.runtime import Runtime
 
@@ -93,7 +94,7 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     return N_VOCAB.get(size or kind, size), published, tokens, TEXT_BYTES * tokens
 
 
-def facts(size: "ModelSize", train: TrainParams, known: int, *, guessed: bool) -> Iterator[Row]:
+def facts(size: "ModelSize", train: "TrainConfig", known: int, *, guessed: bool) -> Iterator[Row]:
     """Yield the rows that do not depend on the machine; `known` tokens are one epoch.
 
     `guessed` is whether the size of the vocabulary is.
@@ -131,7 +132,9 @@ def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
     yield "total", decimal(round(sum(n for n, _ in places.values()))), "known parts only"
 
 
-def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -> "list[Runtime]":
+def gpu_runtimes(
+    name: str, train: TrainParams, block_size: int, recompute: bool
+) -> "list[Runtime]":
     """Return the ways to train on a machine: ddp and, where possible, fsdp.
 
     The number of GPUs must divide the windows of an update.
@@ -140,9 +143,10 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
 
     from nanogpt.runtime import Runtime
     from stages.runtime.torchrun import largest_divisor
-    from stages.train.configs import DTYPES
+    from stages.train.precision import DTYPES
 
-    gpus, dtype = largest_divisor(windows, MACHINES[name][0]), DTYPES[train.precision]
+    config, dtype = train.config(), DTYPES[train.precision]
+    gpus = largest_divisor(config.batch_tokens // block_size, MACHINES[name][0])
     ddp = Runtime(
         device=torch.device("cuda"),
         dtype=dtype or torch.bfloat16,
@@ -150,7 +154,7 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
         distributed=gpus > 1,
         recompute=recompute,
     )
-    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs full matrices
+    shardable = gpus > 1 and config.optim.optimizer == "adamw"  # muon needs full matrices
     return [ddp, replace(ddp, parallel="fsdp")] if shardable else [ddp]
 
 
@@ -182,7 +186,7 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     """Return the seconds per update and per token on this machine; NaN if memory is too small."""
     from nanogpt.estimate import measure_updates
     from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-    from stages.train.configs import DTYPES, train_config
+    from stages.train.precision import DTYPES
 
     device, compile = choose_device(settings.device), settings.compile
     runtime = Runtime(
@@ -193,8 +197,8 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     )
     if device.type == "cpu" and STATE_BYTES * size.n_params > virtual_memory().available:
         return math.nan, math.nan
-    optim, most = train_config(train).optim, settings.micro_batch_tokens
-    arguments = size.config, optim, train.batch_tokens, runtime, most
+    config, most = train.config(), settings.micro_batch_tokens
+    arguments = size.config, config.optim, config.batch_tokens, runtime, most
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         # the environment in which a training run starts its workers
         with environment_defaults(KEEP_FREED_MEMORY), sigint_blocked():
@@ -205,13 +209,14 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
 def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
     """Return the time of a training run on a machine, evaluations included, its speed and cost."""
     update, token = speed
-    evaluated = math.ceil(train.max_steps / train.eval_interval) * train.eval_tokens
-    seconds = train.max_steps * update + evaluated * token / 3  # no backward pass: a third
+    config = train.config()
+    evaluated = math.ceil(config.max_steps / config.eval_interval) * config.eval_tokens
+    seconds = config.max_steps * update + evaluated * token / 3  # no backward pass: a third
     if math.isnan(seconds):
         return name, "too large" if name == HERE else f"peak FLOPS unknown for {train.precision}"
     units = {"days": 86_400, "h": 3600, "min": 60}
     unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "s")
-    tokens = train.batch_tokens * train.max_steps
+    tokens = config.batch_tokens * config.max_steps
     row = (
         name,
         f"{seconds / units.get(unit, 1):.3g} {unit}",
@@ -257,29 +262,26 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     model, train = sections["model"], sections["train"]
     assert isinstance(model, ModelParams)
     assert isinstance(train, TrainParams)
-    from nanogpt.config import GPTConfig
     from nanogpt.estimate import model_size  # torch takes seconds
-    from stages.train.configs import train_config
 
     n_vocab, train_tokens, tokens, text_bytes = known_data(content)
-    config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
-    size = model_size(config, train_config(train).optim)
+    config, train_config = model.config(n_vocab), train.config()
+    batch_tokens = train_config.batch_tokens
+    size = model_size(config, train_config.optim)
     tokenize = content["tokenize"]
     learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
-    show(
-        ["plan", str(file)], facts(size, train, train_tokens, guessed=learned and not train_tokens)
-    )
+    guessed = learned and not train_tokens
+    show(["plan", str(file)], facts(size, train_config, train_tokens, guessed=guessed))
     show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
     memories, speeds = [], {}
     for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
         if name == HERE:
             speeds[name] = measured(size, train, settings)
             continue
-        windows = train.batch_tokens // model.block_size
-        runtimes = gpu_runtimes(name, train, windows, settings.recompute)
+        runtimes = gpu_runtimes(name, train, config.block_size, settings.recompute)
         most = settings.micro_batch_tokens
-        memories += [memory_row(size, train.batch_tokens, most, name, one) for one in runtimes]
-        speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
+        memories += [memory_row(size, batch_tokens, most, name, one) for one in runtimes]
+        speeds[name] = gpu_speed(size, batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
     if memories:
         show(["GiB per GPU", "", "micro-batch", *purposes], memories)

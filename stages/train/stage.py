@@ -36,10 +36,9 @@ SHOWN_LINES = 30  # of a dead process's stderr
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # where its output begins
 
 
-def check_train_split(model: ModelParams, train: TrainParams, shards: Shards) -> None:
+def check_train_split(shards: Shards, block_size: int, seed: int) -> None:
     """Raise ValueError if the training split is shorter than one window."""
-    tokens = len(shards.stream("train"))
-    WindowOrder(n_tokens=tokens, block_size=model.block_size, seed=train.seed)
+    WindowOrder(n_tokens=len(shards.stream("train")), block_size=block_size, seed=seed)
 
 
 def check_processes(settings: Settings, windows: int) -> None:
@@ -76,11 +75,12 @@ def run(
     the training.
     """
     check_batch(model, train)
+    config, block_size = train.config(), model.shape().block_size
     data = Shards.open(shards)
-    check_train_split(model, train, data)
+    check_train_split(data, block_size, config.seed)
     if train.init_from:
         check_initial(Path(train.init_from), model.model_dump(), data.tokenizer_folder)
-    windows = train.batch_tokens // model.block_size
+    windows = config.batch_tokens // block_size
     check_processes(settings, windows)
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
