@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from nanogpt.data.stream import TokenStream
 
+SHARDS = Path("data/shards")
 VERSION = 1
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.files import atomic_dir, atomic_write
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL, read_lineage
+from stages.artifacts.shards import SHARDS, Shards
+from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
@@ -22,10 +24,8 @@ if TYPE_CHECKING:
 
     from nanogpt.model.gpt import GPT
 
-MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
 RESULT = Path("metrics/evaluation.json")  # all metrics, including those of the baselines
-STATISTICS = Path("statistics")  # of the training data; recorded with the model
 
 BATCH_TOKENS = 8_192  # fits any device in float32; nothing probes the memory before
 
@@ -136,7 +136,7 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
     from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime
     from nanogpt.parallel.threads import worker_pool
 
-    trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
+    trained = read_lineage(model)["params"]["train"]
     steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # a constant learning rate
     names = [field.name for field in fields(OptimConfig) if field.name not in steps]
     optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
@@ -173,7 +173,7 @@ def draw(
 
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
     """Add metrics, plots and the statistics of the data to the model's MLflow run."""
-    origin = json.loads((model / "lineage.json").read_text())
+    origin = read_lineage(model)
     flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
     adaptive = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
     for name, scores in {**result["baselines"], **adaptive}.items():

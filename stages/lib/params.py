@@ -1,6 +1,6 @@
 """Strict reading of params.yaml, one section at a time.
 
-Each stage declares its own sections in its `params.py`; `stages.tools.check` puts them together.
+A stage declares its own sections in its `params.py`.
 """
 
 import difflib

@@ -22,13 +22,13 @@ from typing import Any
 from pyarrow import fs
 
 from stages.artifacts.clean import CleanPart
+from stages.artifacts.tokens import SUFFIX
 from stages.runtime.errors import Crashed
 from stages.runtime.pool import in_order
 from stages.tokenize.engine import Encoder, adversarial, assert_same_tokens, load_encoder
 from stages.tokenize.params import Engine
 from stages.tokenize.token_cache import Task, cached_description
 from stages.tokenize.token_parts import (
-    SUFFIX,
     Description,
     record_path,
     tokenize_part,

@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from nanogpt.files import atomic_dir, file_sha256, link, write_json
-from stages.artifacts.clean import CleanCorpus
+from stages.artifacts.clean import CLEAN, CleanCorpus
+from stages.artifacts.corpus import CORPUS
+from stages.artifacts.tokens import TOKENS
 from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows
@@ -36,7 +38,6 @@ from stages.tokenizers.tokenizer import (
 )
 from stages.tokenizers.tokens import token_dtype
 
-CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 CACHE = Path(".cache/tokens")
 
 
@@ -169,4 +170,4 @@ def run_stage(settings: Settings) -> None:
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
     cleaned = CleanCorpus.open(CORPUS, CLEAN)
-    run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=choose_runner(settings))
+    run(params, split, cleaned, TOKENS, cache=CACHE, tokenize_parts=choose_runner(settings))

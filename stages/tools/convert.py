@@ -39,6 +39,7 @@ from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
 from nanogpt.files import atomic_dir, file_sha256, write_json
 from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
+from stages.artifacts.model import LINEAGE
 from stages.formats.chosen_tokenizer import GPT2_VOCAB_SIZES, chosen_tokenizer, own_tokenizer
 from stages.formats.hugging_face_tokenizer import save_fast_tokenizer, symbol_vocabulary
 from stages.formats.nanogpt_meta import meta_tokenizer, text_tokenizer
@@ -168,7 +169,7 @@ def to_hf(folder: Path, out: Path) -> None:
         write_json(draft / "config.json", hf_config)
         write_json(draft / "generation_config.json", generation_config)
         save_fast_tokenizer(draft, tokenizer, block_size=config.block_size)
-        for name in ("lineage.json", "source.json"):
+        for name in (LINEAGE, "source.json"):
             if (folder / name).is_file():
                 shutil.copy(folder / name, draft / name)
     print(f"convert: {out} holds a GPT-2 for transformers")

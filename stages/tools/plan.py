@@ -19,13 +19,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL
+from stages.artifacts.shards import SHARDS, Shards
+from stages.formats.dvc_lock import locked_stages
+from stages.params.sections import check_content
 from stages.runtime.allocator import KEEP_FREED_MEMORY
 from stages.runtime.pool import environment_defaults, sigint_blocked
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.tokenizers.tokens import token_dtype
-from stages.tools.check import check_content
 from stages.tools.preset import PRESETS, preset_content
 from stages.train.params import ModelParams, TrainParams
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 GIB = 1 << 30
-SHARDS, LOCK, HERE = Path("data/shards"), Path("dvc.lock"), "here"
+HERE = "here"
 
 # GPUs, their kind, GiB of each as PyTorch reports it, and US dollars for an hour of each where a
 # source says so: karpathy's llm.c, discussion 481, and nanochat's README.
@@ -77,8 +79,8 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     they are 0.
     """
     made: dict[str, Any] = {}
-    if LOCK.exists() and (SHARDS / "manifest.json").exists():
-        for stage in read_params(LOCK)["stages"].values():
+    if (SHARDS / "manifest.json").exists():
+        for stage in locked_stages(Path()).values():
             made |= stage.get("params", {}).get(str(PARAMS_FILE), {})
     if all(made.get(k) == content[k] for k in DATA):
         manifest = Shards.open(SHARDS).manifest
@@ -114,21 +116,25 @@ def facts(size: "ModelSize", train: "TrainConfig", known: int, *, guessed: bool)
 
 def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
     """Yield folders, their size on disk, and what they hold."""
+    from stages.artifacts.corpus import CORPUS
+    from stages.artifacts.tokens import TOKENS
+    from stages.train.stage import RUNS
+
     token_bytes = tokens * token_dtype(size.config.vocab_size)().itemsize
     model, checkpoint = size.weights_file, size.weights_file + size.optimizer_file
     places = {
-        "data/corpus": (CORPUS_SHARE * text_bytes, "the text, compressed"),
-        "data/tokens": (
+        CORPUS: (CORPUS_SHARE * text_bytes, "the text, compressed"),
+        TOKENS: (
             2 * token_bytes,
             "counted twice: DVC's cache holds a copy (everything else is linked)",
         ),
-        "data/shards": (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
-        "runs": (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
-        "models/gpt": (model, "the model"),
-        "mlartifacts": (2 * model, "MLflow's copies of the model and the best checkpoint"),
+        SHARDS: (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
+        RUNS: (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
+        MODEL: (model, "the model"),
+        Path("mlartifacts"): (2 * model, "MLflow's copies of the model and the best checkpoint"),
     }
     for place, (n_bytes, what) in places.items():
-        yield place, decimal(round(n_bytes)) if n_bytes else "?", what
+        yield str(place), decimal(round(n_bytes)) if n_bytes else "?", what
     yield "total", decimal(round(sum(n for n, _ in places.values()))), "known parts only"
 
 

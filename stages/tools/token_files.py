@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nanogpt.data.stream import TokenStream
 from nanogpt.files import atomic_dir, file_sha256, write_json
-from stages.artifacts.shards import VERSION, Shards
+from stages.artifacts.shards import SHARDS, VERSION, Shards
 from stages.formats.chosen_tokenizer import GPT2_VOCAB_SIZES, chosen_tokenizer
 from stages.runtime.settings import Settings
 from stages.shard.split_writer import SplitWriter
@@ -33,7 +33,6 @@ from stages.tokenizers.tokenizer import (
     save_tokenizer,
 )
 
-SHARDS = Path("data/shards")
 SPLITS = ("train", "val")
 CHUNK_TOKENS = 1 << 22  # read at a time
 SHARD_TOKENS = 100_000_000  # per file, as in the presets and in llm.c's fineweb.py

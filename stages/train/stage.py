@@ -17,7 +17,8 @@ from typing import Any
 
 from nanogpt.data.order import WindowOrder
 from nanogpt.files import atomic_write, file_sha256
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL
+from stages.artifacts.shards import SHARDS, Shards
 from stages.artifacts.weights import WEIGHTS, check_recorded, weights_sha256
 from stages.lib.params import load_section
 from stages.runtime.allocator import KEEP_FREED_MEMORY
@@ -29,7 +30,7 @@ from stages.runtime.supervise import exclusive_lock, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
 
-SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
+RUNS = Path("runs")
 LOCK = RUNS / "train.lock"
 WORKER = "stages.train.worker"  # what each process runs
 SHOWN_LINES = 30  # of a dead process's stderr
@@ -147,4 +148,4 @@ def run_stage(settings: Settings) -> None:
     model, train = load_section("model", ModelParams), load_section("train", TrainParams)
     if train.init_from and not settings.join:
         check_recorded(train.init_from, WEIGHTS)
-    run(model, train, SHARDS, OUT, settings=settings)
+    run(model, train, SHARDS, MODEL, settings=settings)

@@ -26,6 +26,7 @@ from nanogpt.runtime import Runtime, choose_device, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.train.loop import Ended, Started, TrainEvent, train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
+from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED
 from stages.runtime.outcome import write_end
@@ -223,7 +224,7 @@ class TrainWorker:
                 if file.is_file()
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
-            write_json(draft / "lineage.json", about)
+            write_json(draft / LINEAGE, about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
 
