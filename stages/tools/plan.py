@@ -9,7 +9,7 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,17 +40,30 @@ Row = tuple[str, ...]
 GIB = 1 << 30
 HERE = "here"
 
-# GPUs, their kind, GiB of each as PyTorch reports it, and US dollars for an hour of each where a
-# source says so: karpathy's llm.c, discussion 481, and nanochat's README.
-MACHINES: dict[str, tuple[int, str, float, float | None, str]] = {
-    "8xA100-40GB": (8, "A100", 39.4, 1.29, "llm.c, 2024-05"),
-    "8xA100-80GB": (8, "A100", 79.2, 1.75, "llm.c, 2024-05"),
-    "H100": (1, "H100", 79.1, 3.00, "nanochat, 2026-01"),
-    "8xH100": (8, "H100", 79.1, 3.00, "nanochat, 2026-01"),
-    "H200": (1, "H200", 139.8, None, ""),
-    "8xH200": (8, "H200", 139.8, None, ""),
-    "RTX-4090": (1, "RTX 4090", 23.6, None, ""),
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The GPUs of a machine and, where a source says so, what they cost."""
+
+    gpus: int
+    kind: str
+    gib: float  # of each GPU, as PyTorch reports it
+    price: float | None = None  # US dollars for an hour of one GPU
+    source: str = ""  # of the price
+
+
+LLMC = "llm.c, 2024-05"  # karpathy's llm.c, discussion 481
+NANOCHAT = "nanochat, 2026-01"  # its README
+MACHINES = {
+    "8xA100-40GB": Machine(gpus=8, kind="A100", gib=39.4, price=1.29, source=LLMC),
+    "8xA100-80GB": Machine(gpus=8, kind="A100", gib=79.2, price=1.75, source=LLMC),
+    "H100": Machine(gpus=1, kind="H100", gib=79.1, price=3.00, source=NANOCHAT),
+    "8xH100": Machine(gpus=8, kind="H100", gib=79.1, price=3.00, source=NANOCHAT),
+    "H200": Machine(gpus=1, kind="H200", gib=139.8),
+    "8xH200": Machine(gpus=8, kind="H200", gib=139.8),
+    "RTX-4090": Machine(gpus=1, kind="RTX 4090", gib=23.6),
 }
+THIS_MACHINE = Machine(gpus=1, kind="", gib=0)  # measured on one device
 USABLE = 0.95  # of a GPU's memory; CUDA itself and fragmentation take the rest
 
 # Of the data sheets' peak. One H100 reached 0.46 with GPT-2 124M (docs/lab-notes.md, 2026-11-28),
@@ -152,7 +165,7 @@ def gpu_runtimes(
     from stages.train.precision import DTYPES
 
     config, dtype = train.config(), DTYPES[train.precision]
-    gpus = largest_divisor(config.batch_tokens // block_size, MACHINES[name][0])
+    gpus = largest_divisor(config.batch_tokens // block_size, MACHINES[name].gpus)
     ddp = Runtime(
         device=torch.device("cuda"),
         dtype=dtype or torch.bfloat16,
@@ -170,7 +183,7 @@ def memory_row(
     """Return GiB per GPU by purpose, for the largest micro-batch that fits or the smallest."""
     from nanogpt.estimate import fitted_memory
 
-    capacity = MACHINES[name][2]
+    capacity = MACHINES[name].gib
     rows, memory = fitted_memory(size, batch_tokens, runtime, most, USABLE * capacity * GIB)
     gib = [n_bytes / GIB for n_bytes in (*memory.values(), sum(memory.values()))]
     limit = f"{'over ' if gib[-1] > USABLE * capacity else ''}{capacity}"
@@ -183,13 +196,15 @@ def gpu_speed(
     """Return the seconds per update and per token; NaN if the GPU's peak is unknown."""
     from nanogpt.flops import peak_flops
 
-    peak = peak_flops(MACHINES[name][1], runtime.dtype) or math.nan
+    peak = peak_flops(MACHINES[name].kind, runtime.dtype) or math.nan
     token = size.flops_per_token / (runtime.world_size * peak * mfu)
     return max(batch_tokens * token, LEAST_UPDATE_SECONDS), token
 
 
 def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple[float, float]:
     """Return the seconds per update and per token on this machine; NaN if memory is too small."""
+    from torch import OutOfMemoryError
+
     from nanogpt.estimate import measure_updates
     from nanogpt.runtime import Runtime, choose_device, fastest_dtype
     from stages.train.precision import DTYPES
@@ -209,7 +224,10 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
         # the environment in which a training run starts its workers
         with environment_defaults(KEEP_FREED_MEMORY), sigint_blocked():
             speed = process.submit(measure_updates, *arguments)
-        return speed.result()
+        try:
+            return speed.result()
+        except OutOfMemoryError:  # of a GPU, which says so only then
+            return math.nan, math.nan
 
 
 def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
@@ -229,12 +247,13 @@ def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: f
         f"{update:.3g}",
         f"{tokens / seconds:,.0f}",
     )
-    gpus, _, _, hour, source = MACHINES.get(name, (1, "", 0, None, ""))
-    if price is not None:
-        hour, source = price, "--price"
-    if hour is None:
+    machine, source = MACHINES.get(name, THIS_MACHINE), "--price"
+    if price is None:
+        price, source = machine.price, machine.source
+    if price is None:
         return row
-    return *row, f"${seconds / 3600 * gpus * hour:,.2f}", f"${hour:.2f} per GPU hour ({source})"
+    cost = seconds / 3600 * machine.gpus * price
+    return *row, f"${cost:,.2f}", f"${price:.2f} per GPU hour ({source})"
 
 
 def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -256,36 +275,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=float, help="US dollars per hour of one GPU")
 
 
-def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
-    if not 0 < options.mfu <= 1:
-        raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
-    if options.price is not None and options.price < 0:
-        raise ValueError(f"--price {options.price} must not be negative")
-    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
-    content = preset_content(file) if options.preset else read_params(file)
-    sections = check_content(content, file)
-    model, train = sections["model"], sections["train"]
-    assert isinstance(model, ModelParams)
-    assert isinstance(train, TrainParams)
-    from nanogpt.estimate import model_size  # torch takes seconds
-
-    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
-    config, train_config = model.config(n_vocab), train.config()
-    batch_tokens = train_config.batch_tokens
-    size = model_size(config, train_config.optim)
-    tokenize = content["tokenize"]
-    learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
-    guessed = learned and not train_tokens
-    show(["plan", str(file)], facts(size, train_config, train_tokens, guessed=guessed))
-    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+def show_machines(
+    size: "ModelSize", train: TrainParams, settings: Settings, options: argparse.Namespace
+) -> None:
+    """Show the memory, time and cost of a training run on the machine asked for, or on each."""
+    batch_tokens, most = train.config().batch_tokens, settings.micro_batch_tokens
     memories, speeds = [], {}
     for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
         if name == HERE:
             speeds[name] = measured(size, train, settings)
             continue
-        runtimes = gpu_runtimes(name, train, config.block_size, settings.recompute)
-        most = settings.micro_batch_tokens
+        runtimes = gpu_runtimes(name, train, size.config.block_size, settings.recompute)
         memories += [memory_row(size, batch_tokens, most, name, one) for one in runtimes]
         speeds[name] = gpu_speed(size, batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
@@ -296,3 +296,33 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
     )
     print(f"GPU times assume an MFU of {options.mfu:g}; `{HERE}` is measured, on one device")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError if a number on the command line is out of its range."""
+    if not 0 < options.mfu <= 1:
+        raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
+    if options.price is not None and options.price < 0:
+        raise ValueError(f"--price {options.price} must not be negative")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
+    check_options(options)
+    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
+    content = preset_content(file) if options.preset else read_params(file)
+    sections = check_content(content, file)
+    model, train = sections["model"], sections["train"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    from nanogpt.estimate import model_size  # torch takes seconds
+
+    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
+    config = train.config()
+    size = model_size(model.config(n_vocab), config.optim)
+    tokenize = content["tokenize"]
+    learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
+    guessed = learned and not train_tokens
+    show(["plan", str(file)], facts(size, config, train_tokens, guessed=guessed))
+    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+    show_machines(size, train, settings, options)
