@@ -130,8 +130,6 @@ def run(
             {"name": task.name, "corpus": task.part.corpus, **description}
             for task, description in zip(tasks, descriptions, strict=True)
         ]
-        tokens = sum(description["tokens"] for description in descriptions)
-        n_bytes = sum(description["bytes"] for description in descriptions)
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
@@ -142,18 +140,27 @@ def run(
             "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
             "n_vocab": tokenizer.n_vocab,
             "dtype": np.dtype(token_dtype(tokenizer.n_vocab)).name,
-            "documents": sum(description["documents"] for description in descriptions),
-            "tokens": tokens,
-            "bytes": n_bytes,
-            "bytes_per_token": round(n_bytes / tokens, 4),
+            **totals(descriptions),
             "files": files,
         }
         write_json(folder / "manifest.json", manifest)
     prune(cache, [task.target for task in tasks])
     print(
-        f"tokenize: {tokens:,} tokens ({manifest['bytes_per_token']} bytes per token), "
+        f"tokenize: {manifest['tokens']:,} tokens ({manifest['bytes_per_token']} bytes per token), "
         f"vocabulary size {tokenizer.n_vocab:,}"
     )
+
+
+def totals(descriptions: Sequence[Description]) -> dict[str, int | float]:
+    """Return the documents, tokens and bytes of all parts."""
+    tokens = sum(description["tokens"] for description in descriptions)
+    n_bytes = sum(description["bytes"] for description in descriptions)
+    return {
+        "documents": sum(description["documents"] for description in descriptions),
+        "tokens": tokens,
+        "bytes": n_bytes,
+        "bytes_per_token": round(n_bytes / tokens, 4),
+    }
 
 
 def choose_runner(settings: Settings) -> TokenizeParts:
