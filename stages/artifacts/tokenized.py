@@ -1,4 +1,4 @@
-"""The tokens folder, for the stages that read it: documents in order, some at a time."""
+"""Reading of the tokens folder: documents in order, some at a time."""
 
 import json
 from collections.abc import Iterator, Sequence

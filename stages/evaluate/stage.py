@@ -205,7 +205,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         for file in (METRICS, RESULT):
             tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
-        if STATISTICS.is_dir():  # tokens imported by stages.tools.token_files have none
+        if STATISTICS.is_dir():  # imported tokens have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 

@@ -1,1 +1,1 @@
-"""Text generation: from a prompt to its continuation, for stages, tools and served models."""
+"""Text generation: from a prompt to its continuation."""

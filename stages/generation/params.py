@@ -1,4 +1,4 @@
-"""How a prompt is continued, as the section `sample` and a served model say it."""
+"""The options of text generation: how a prompt is continued."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ class SamplingOptions(Section):
 
 
 class GenerationParams(SamplingOptions):
-    """How a prompt is continued: the section `sample` without the prompts and their number."""
+    """How the next token is chosen, how many there are, and where the text ends."""
 
     max_new_tokens: int = Field(
         ge=1, le=1 << 20, description="maximum number of tokens to generate"

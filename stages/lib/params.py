@@ -1,6 +1,6 @@
 """Strict reading of params.yaml, one section at a time.
 
-A stage declares its own sections in its `params.py`.
+A section is a subclass of Section: its keys with their types, ranges and descriptions.
 """
 
 import difflib

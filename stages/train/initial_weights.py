@@ -1,8 +1,8 @@
 """Initial weights: training starts from them if `train.init_from` names a folder in `weights/`.
 
-Such a folder is a model folder: `stages/tools/convert.py` makes one from GPT-2, and a copy of
-`models/gpt` is one. It is checked against params and shards before training, and loaded at its
-start. torch is imported late, since the launcher checks the params without it.
+Such a folder is a model folder: one converted from GPT-2, or a copy of `models/gpt`. It is checked
+against params and shards before training, and loaded at its start. torch is imported late, since
+the launcher checks the params without it.
 """
 
 import json
