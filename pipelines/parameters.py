@@ -22,8 +22,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from stages.lib.params import unknown_key
+from stages.params.sections import SECTIONS, check_content
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
-from stages.tools.check import SECTIONS, check_content
 from stages.tools.preset import PRESETS, preset_content, preset_text
 
 SHORT = {  # names of keys in the name of a run

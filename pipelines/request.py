@@ -11,8 +11,8 @@ from pipelines import workspace
 from pipelines.dag import read_stages
 from pipelines.parameters import content_of, title_of
 from pipelines.stage_run import Console, Run, run_stages
+from stages.params.preflight import check_project
 from stages.runtime.settings import read_settings
-from stages.tools.check import check_project
 
 RUN_ID_CHARACTERS = 8  # of a run's id, in the names of its workspace and its experiment
 
