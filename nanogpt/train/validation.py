@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanogpt.data.prefetch import in_order
+from nanogpt.data.prefetch import bounded_map
 from nanogpt.data.stream import TokenStream, check_vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
@@ -95,10 +95,11 @@ def evaluate_split(
     full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
     short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
-    results = map(window_losses, groups)
-    for group, losses in (
-        results if pool is None else in_order(pool, window_losses, groups, runtime.workers)
-    ):
+    if pool is None:
+        results = map(window_losses, groups)
+    else:
+        results = bounded_map(pool, window_losses, groups, runtime.workers)
+    for group, losses in results:
         sums.add(group, losses)
     model.train(was_training)
     return sums.summarize(runtime)

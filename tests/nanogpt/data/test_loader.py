@@ -16,7 +16,7 @@ from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Started, StepDone, TrainEvent
+from nanogpt.train.events import Started, StepDone, TrainEvent
 
 TOKENS = np.random.default_rng(0).integers(0, 50, 1000).astype(np.uint16)
 ORDER = WindowOrder(n_tokens=1000, block_size=16, seed=7)
