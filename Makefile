@@ -18,10 +18,10 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(STAMP)  ## build .venv with everything needed to run (skipped when nothing changed)
+setup: $(STAMP)  ## build .venv with everything the pipeline needs (skipped when nothing changed)
 
 .PHONY: setup-dev
-setup-dev: $(STAMP_DEV)  ## the same plus tests, linters and all extras
+setup-dev: $(STAMP_DEV)  ## the same, plus tests, linters and all extras
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
@@ -51,7 +51,7 @@ use: setup  ## write a preset to params.yaml: make use PRESET=own-text KEEP=corp
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: experiments
-experiments: setup  ## the runs that DVC knows, with their metrics and the params that differ
+experiments: setup  ## list DVC's experiments, with their metrics and the params that differ
 	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error'
 
 .PHONY: compare
@@ -71,7 +71,7 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 	python -m stages ui $(UI_PORT)
 
 .PHONY: watch
-watch: setup  ## the live curves of the current training run, in MLflow
+watch: setup  ## print the link to the live curves of the current training run in MLflow
 	@python -m stages watch http://127.0.0.1:$(UI_PORT) -- python -m stages ui $(UI_PORT)
 
 .PHONY: server
@@ -79,19 +79,19 @@ server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200
 	prefect server start --host 127.0.0.1 --port 4200
 
 .PHONY: worker
-worker: setup  ## deploy the pipeline to that server and run it
+worker: setup  ## deploy the pipeline to that server and start a worker that runs it
 	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} infra/worker.sh
 
 .PHONY: test
-test: setup-dev  ## the whole suite: unit tests and real miniature pipelines
+test: setup-dev  ## run all tests: unit tests and real miniature pipelines
 	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
 
 .PHONY: fuzz
-fuzz: setup-dev  ## look for files that break the readers, until Ctrl-C
+fuzz: setup-dev  ## search for files that break the readers, until Ctrl-C
 	HYPOTHESIS_PROFILE=long python -m pytest -x -n3 --dist=load --timeout=0 tests/stages/download/test_fuzz_readers.py
 
 .PHONY: check
-check: setup-dev  ## format, lint and types
+check: setup-dev  ## check format, lint and types
 	ruff format --check .
 	ruff check .
 	mypy
@@ -102,7 +102,7 @@ format: setup-dev  ## fix what can be fixed automatically
 	ruff format .
 
 .PHONY: clean
-clean:  ## remove the environment and the pipeline's outputs, but not texts, params or MLflow runs
+clean:  ## remove .venv and the pipeline's outputs, but not texts, params or MLflow runs
 	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples statistics
 	test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
