@@ -1,5 +1,7 @@
 import hashlib
 import json
+import random
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiktoken
 from pydantic import ValidationError
 
 from stages.artifacts.clean import CleanCorpus
@@ -84,6 +87,26 @@ def test_a_run_of_any_length_is_learned_from_and_encoded(
     tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer")
     decoded = [tokenizer.decode(row["tokens"]) for row in rows(tmp_path / "tokens")]
     assert decoded == [*TEXTS, *texts]
+
+
+def test_a_document_without_a_space_is_passed_to_tiktoken_in_parts(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longer a piece, the longer tiktoken takes for each of its bytes."""
+    dna = "".join(random.Random(1).choices("ACGT", k=1 << 20))
+    corpus = make_corpus([*TEXTS, dna], tmp_path / "made")
+    lengths = []
+    encode = tiktoken.Encoding.encode_to_numpy
+
+    def record_length(self: tiktoken.Encoding, text: str, **how: Any) -> Any:
+        lengths.append(max(map(len, re.split(r"\s", text))))
+        return encode(self, text, **how)
+
+    monkeypatch.setattr(tiktoken.Encoding, "encode_to_numpy", record_length)
+    run(BPE, corpus, tmp_path / "tokens")
+    tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer")
+    assert tokenizer.decode(rows(tmp_path / "tokens")[-1]["tokens"]) == dna
+    assert max(lengths) < 1 << 16
 
 
 def test_every_document_has_a_row_in_order(made: Path) -> None:

@@ -1,12 +1,17 @@
 """The git commit in a model's lineage, or the reason why there is none."""
 
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from stages.lib.split import SplitParams
+from stages.shard import stage as shard
+from stages.shard.params import ShardParams
 from stages.tracking.description import changed_tag
 from stages.train.lineage import code_state
 
@@ -132,3 +137,20 @@ def test_the_reason_is_in_english_and_git_writes_nothing(
     monkeypatch.setenv("LANGUAGE", "de")
     assert "not a git repository" in problem()
     assert not (archive / ".git").exists()
+
+
+def test_a_training_without_a_commit_prints_why_in_one_line(
+    archive: Path,
+    tokens: Path,
+    split: SplitParams,
+    train_tiny: Callable[[Path, Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = ShardParams(shard_tokens=1024, weights=None, max_repetition=1)
+    shard.run(params, split, tokens, archive / "data/shards")
+    capsys.readouterr()
+    train_tiny(archive / "data/shards", archive / "models/gpt")
+    code = json.loads((archive / "models/gpt/lineage.json").read_text())["code"]
+    assert (code["git_commit"], code["git_problem"]) == (None, problem())
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if problem() in line)
+    assert line.startswith("train: lineage.json has no git information")
