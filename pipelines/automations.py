@@ -9,12 +9,11 @@ run that was given up and sends a heartbeat after all is Running again instead.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -31,7 +30,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.events.actions import (
     ActionTypes,
     CallWebhook,
@@ -41,9 +40,11 @@ from prefect.events.actions import (
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from pipelines.keep import FLOW_RUN, variable_of
+from pipelines.names import deployed_names, own_deployments, server
 from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 
@@ -62,7 +63,8 @@ PROBLEMS = {f"{STATE}{name}" for name in ("Failed", "TimedOut", "Crashed", "Late
 
 TEXT = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
 PAYLOAD = """{
-  "text": {{ (flow_run.name ~ " is " ~ flow_run.state.name ~ ": " ~ flow_run.state.message) | tojson }},
+  "text": {{ [flow_run.name, " is ", flow_run.state.name, ": ", flow_run.state.message]
+             | join | tojson }},
   "flow_run": {{ flow_run.name | tojson }},
   "state": {{ flow_run.state.name | tojson }},
   "message": {{ flow_run.state.message | tojson }},
@@ -73,7 +75,7 @@ PAYLOAD = """{
 def of_deployments(ids: Iterable[UUID], **trigger: Any) -> EventTrigger:
     """Return a trigger for events of the flow runs of some deployments, each run by itself."""
     return EventTrigger(
-        match=trigger.pop("match", {"prefect.resource.id": "prefect.flow-run.*"}),
+        match=trigger.pop("match", {"prefect.resource.id": f"{STATE}*"}),
         match_related={
             "prefect.resource.role": "deployment",
             "prefect.resource.id": [f"prefect.deployment.{id}" for id in ids],
@@ -94,22 +96,26 @@ def absence(ids: Iterable[UUID], after: set[str], seconds: int, expect: set[str]
     )
 
 
+def set_state(state: StateType, message: str, name: str | None = None) -> ChangeFlowRunState:
+    """Return the action that gives a flow run a state; only Running is forced."""
+    force = state is StateType.RUNNING
+    return ChangeFlowRunState(state=state, name=name, message=message, force=force)
+
+
 def schedule_again(message: str) -> ChangeFlowRunState:
     """Return the action that lets a worker take up a flow run again."""
-    return ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message=message)
+    return set_state(StateType.SCHEDULED, message, name="AwaitingRetry")
 
 
 def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes]]:
     """Return what the server does by itself: name, description, trigger and action."""
     any_event = {f"{STATE}*"}
+    lost = f"{LOST} for {LOST_SECONDS} s"
     return {
         "lost": (
             f"a run that sends no heartbeat for {LOST_SECONDS} s is Crashed",
             absence(ids, STARTED, LOST_SECONDS, any_event),
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                message=f"{LOST} for {LOST_SECONDS} s: its process or its machine is gone",
-            ),
+            set_state(StateType.CRASHED, f"{lost}: its process or its machine is gone."),
         ),
         "found": (
             "a run given up that sends a heartbeat after all is Running",
@@ -120,16 +126,14 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
                 expect={HEARTBEAT},
                 within=timedelta(seconds=OBJECTION_SECONDS),
             ),
-            ChangeFlowRunState(
-                state=StateType.RUNNING, message="Its heartbeat is back.", force=True
-            ),
+            set_state(StateType.RUNNING, f"{lost}, but it is back."),
         ),
         "again": (
             f"a crashed run is taken up again, {CRASHES} times",
             of_deployments(
                 ids,
                 match={
-                    "prefect.resource.id": "prefect.flow-run.*",
+                    "prefect.resource.id": f"{STATE}*",
                     "prefect.run-count": [str(count) for count in range(1, CRASHES + 1)],
                     "prefect.state-message": f"!{LOST}*",
                 },
@@ -140,7 +144,15 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
         ),
         "lost-again": (
             f"a lost run is taken up again unless a heartbeat follows within {OBJECTION_SECONDS} s",
-            absence(ids, {f"{STATE}Crashed"}, OBJECTION_SECONDS, any_event),
+            of_deployments(
+                ids,
+                # "found" starts its message with the same words, so that it is seen here
+                match={"prefect.resource.id": f"{STATE}*", "prefect.state-message": f"{LOST}*"},
+                posture=Posture.Proactive,
+                after={f"{STATE}Crashed"},
+                expect=any_event,
+                within=timedelta(seconds=OBJECTION_SECONDS),
+            ),
             schedule_again("Taken up again: no heartbeat since."),
         ),
         "stuck": (
@@ -179,3 +191,143 @@ def create(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID]) -> None:
                 actions=[action],
             ),
         )
+
+
+def notice_block(suffix: str) -> str:
+    """Return the name of the webhook block of the notices."""
+    return f"notices{suffix}".lower().replace("_", "-").replace(".", "-")
+
+
+def notice_action(client: SyncPrefectClient, suffix: str, target: str) -> ActionTypes:
+    """Return the action that reports to `target`: an http(s) URL, or a block as TYPE/NAME.
+
+    Raises ValueError if there is no such block.
+    """
+    if "://" in target:
+        headers = SecretDict({"Content-Type": "application/json"})
+        block = Webhook(url=SecretStr(target), headers=headers)
+        id = cast(UUID, block.save(notice_block(suffix), overwrite=True))
+        return CallWebhook(block_document_id=id, payload=PAYLOAD)
+    kind, _, name = target.partition("/")
+    try:
+        id = client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound:
+        raise ValueError(f"{target!r} is neither a URL nor a block (TYPE/NAME)") from None
+    if kind == "webhook":
+        return CallWebhook(block_document_id=id, payload=PAYLOAD)
+    return SendNotification(block_document_id=id, subject=TEXT, body=TEXT)
+
+
+def notify(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID], target: str) -> None:
+    """Let the server report failed, crashed and late runs to `target`."""
+    put(
+        client,
+        AutomationCore(
+            name=full_name(suffix, "notices"),
+            description="failed, crashed and late runs are reported",
+            trigger=of_deployments(ids, posture=Posture.Reactive, expect=PROBLEMS),
+            actions=[notice_action(client, suffix, target)],
+        ),
+    )
+
+
+def stop_notices(client: SyncPrefectClient, suffix: str) -> None:
+    """Remove the notices, and the block that `notify` made for a URL."""
+    for automation in client.read_automations_by_name(full_name(suffix, "notices")):
+        client.delete_automation(automation.id)
+    with suppress(ObjectNotFound):
+        document = client.read_block_document_by_name(notice_block(suffix), "webhook")
+        client.delete_block_document(document.id)
+
+
+def runs_in(
+    client: SyncPrefectClient, ids: Sequence[UUID], states: Sequence[StateType]
+) -> list[FlowRun]:
+    """Return the flow runs of some deployments in some states."""
+    chosen = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=list(ids)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+    )
+    return client.read_flow_runs(flow_run_filter=chosen)
+
+
+def living_flow_runs() -> set[str]:
+    """Return the ids of the flow runs that have a process on this machine."""
+    return {variable_of(process, FLOW_RUN) for process in psutil.process_iter()} - {""}
+
+
+def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) -> None:
+    """Give the runs that this worker started, and that have no process, the state they are in.
+
+    After a restart of the machine no heartbeat is missed: the server was not there either.
+    """
+    states = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
+    living = living_flow_runs()
+    for run in runs_in(client, ids, states):
+        if run.labels.get("prefect.worker.name") != worker or str(run.id) in living:
+            continue
+        message = "Its process is gone, perhaps with a restart of the machine."
+        if run.state_type is StateType.CANCELLING:
+            client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+        elif run.state_type is StateType.PENDING:
+            client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
+        else:
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
+def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> None:
+    """Schedule the runs again that `make down` has ended, for the worker of the next `make up`."""
+    for run in map(client.read_flow_run, map(UUID, ids)):
+        if run.state_type in (StateType.CRASHED, StateType.RUNNING):
+            message = "Stopped by make down; the next worker goes on."
+            client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
+
+
+def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:
+    """Mark the task runs as Crashed that a dead attempt of a flow run left running; count them.
+
+    To be called by the next attempt before its first task.
+    """
+    running = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    left = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=running)),
+    )
+    for run in left:
+        crashed: State[Any] = Crashed(message="Its flow run crashed.")
+        client.set_task_run_state(run.id, crashed, force=True)
+    return len(left)
+
+
+def main() -> None:
+    """Run `python -m pipelines.automations`."""
+    parser = argparse.ArgumentParser(description="let the server report failed, crashed, late runs")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("notify", help="report to a webhook, or stop that")
+    command.add_argument("target", nargs="?", help="the URL, or a notification block as TYPE/NAME")
+    command.add_argument("--off", action="store_true", help="report nothing any more")
+    options = parser.parse_args()
+    if options.off == bool(options.target):
+        parser.error("give a URL or a block, or --off")
+    redact_tracebacks()
+    try:
+        with server() as client:
+            names = deployed_names(client)
+            if options.off:
+                stop_notices(client, names.suffix)
+                print("nothing is reported any more")
+                return
+            ids = [deployment.id for deployment in own_deployments(client)]
+            notify(client, names.suffix, ids, options.target)
+    except ConnectionError as error:
+        print(f"automations: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODES["network"])
+    except ValueError as error:
+        print(f"automations: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODES["input"])
+    where = urlsplit(options.target).hostname if "://" in options.target else options.target
+    print(f"failed, crashed and late runs of build/{names.deployments[0]} are reported to {where}")
+
+
+if __name__ == "__main__":
+    main()
