@@ -7,6 +7,7 @@ STAMP_DEV := $(VENV)/.installed-dev
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 SHELL := /bin/bash
 UI_PORT ?= 5001
+PREFECT_PORT ?= 4200
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -74,17 +75,26 @@ ui: setup  ## browse the runs in MLflow at http://127.0.0.1:5001
 watch: setup  ## print the link to the live curves of the current training run in MLflow
 	@python -m stages watch http://127.0.0.1:$(UI_PORT) -- python -m stages ui $(UI_PORT)
 
-.PHONY: server
-server: setup  ## start Prefect's server and UI at http://127.0.0.1:4200
-	prefect server start --host 127.0.0.1 --port 4200
+.PHONY: up
+up: setup  ## start Prefect (4200), a worker and MLflow's UI (5001) in the background
+	@PREFECT_PORT=$(PREFECT_PORT) UI_PORT=$(UI_PORT) python -m pipelines.services up
+
+.PHONY: down
+down: setup  ## end them; runs are continued by the next make up
+	@python -m pipelines.services down
 
 .PHONY: worker
-worker: setup  ## deploy the pipeline to that server and start a worker that runs it
-	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} infra/worker.sh
+worker: setup  ## run a worker for the server at PREFECT_API_URL: make worker POOL=gpt2-124m-openwebtext
+	@python -m pipelines.deploy
+	@exec python -m pipelines.services worker $(if $(POOL),--pool '$(POOL)')
 
 .PHONY: test
 test: setup-dev  ## run all tests: unit tests and real miniature pipelines
 	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
+
+.PHONY: test-faults
+test-faults: setup-dev  ## kill, cancel, starve and restart runs of a real Prefect server
+	env -u PYTHONDONTWRITEBYTECODE python -m pytest -n2 --timeout=600 tests/faults
 
 .PHONY: fuzz
 fuzz: setup-dev  ## search for files that break the readers, until Ctrl-C

@@ -1,0 +1,330 @@
+"""What a Prefect server does by itself with this project's runs: give up, take up again, report.
+
+A run whose process has died without a word sends no more heartbeats. It becomes Crashed, and a
+crashed run is scheduled again, so that any worker goes on with the same flow run: five times, after
+which the flow itself refuses. The server cannot tell a dead run from one that could not reach it,
+so a run that sends a heartbeat after all is Running again instead.
+
+`python -m pipelines.automations notify URL` lets the server report failed, crashed and late runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import psutil
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.events.actions import (
+    ActionTypes,
+    CallWebhook,
+    ChangeFlowRunState,
+    SendNotification,
+)
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from pipelines.keep import FLOW_RUN, variable_of
+from pipelines.names import deployed_names, own_deployments, server
+from stages.runtime.errors import EXIT_CODES
+from stages.runtime.redaction import redact_tracebacks
+
+LOST_SECONDS = 90  # three heartbeats, of which PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 30 s
+# After a crash, a run that was given up by mistake sends a heartbeat in this time. Before it has
+# passed, a worker reports the death of a process a second time, which would end the next attempt.
+OBJECTION_SECONDS = 40
+CRASHES = 5  # after which a run is not taken up again
+RECENT = timedelta(days=1)
+
+STATE = "prefect.flow-run."
+HEARTBEAT = f"{STATE}heartbeat"
+ALIVE = {f"{STATE}Running", f"{STATE}Retrying", HEARTBEAT}
+STOPPED = {
+    f"{STATE}{name}"
+    for name in (
+        *("Completed", "Cancelled", "Cancelling", "Paused", "Suspended"),
+        *("Scheduled", "AwaitingRetry", "Pending"),
+    )
+}
+PROBLEMS = {f"{STATE}{name}" for name in ("Failed", "TimedOut", "Crashed", "Late")}
+
+TEXT = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+PAYLOAD = """{
+  "text": {{ [flow_run.name, " is ", flow_run.state.name, ": ", flow_run.state.message]
+             | join | tojson }},
+  "flow_run": {{ flow_run.name | tojson }},
+  "state": {{ flow_run.state.name | tojson }},
+  "message": {{ flow_run.state.message | tojson }},
+  "url": {{ flow_run | ui_url | tojson }}
+}"""
+
+
+def of_deployments(ids: Iterable[UUID], **trigger: Any) -> EventTrigger:
+    """Return a trigger for events of the flow runs of some deployments, each run by itself."""
+    match = {"prefect.resource.id": f"{STATE}*", **trigger.pop("labels", {})}
+    return EventTrigger(
+        match=match,
+        match_related={
+            "prefect.resource.role": "deployment",
+            "prefect.resource.id": [f"prefect.deployment.{id}" for id in ids],
+        },
+        for_each={"prefect.resource.id"},
+        **trigger,
+    )
+
+
+def set_state(state: StateType, message: str, name: str | None = None) -> ChangeFlowRunState:
+    """Return the action that gives a flow run a state; only Running is forced."""
+    force = state is StateType.RUNNING
+    return ChangeFlowRunState(state=state, name=name, message=message, force=force)
+
+
+def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes]]:
+    """Return what the server does by itself: name, description, trigger and action.
+
+    On SQLite, Prefect may lose an event that a trigger expects and that does not also start it
+    ("database is locked"). So "lost" does not expect Crashed and Failed, which others react to: a
+    run that has ended refuses to become Crashed anyway.
+    """
+    crashed = {f"{STATE}Crashed"}
+    counts = [str(count) for count in range(1, CRASHES + 2)]
+    return {
+        "lost": (
+            f"a run that sends no heartbeat for {LOST_SECONDS} s is Crashed",
+            of_deployments(
+                ids,
+                posture=Posture.Proactive,
+                after=ALIVE,
+                expect=ALIVE | STOPPED,
+                within=timedelta(seconds=LOST_SECONDS),
+            ),
+            set_state(
+                StateType.CRASHED,
+                f"No heartbeat for {LOST_SECONDS} s: its process or its machine is gone.",
+            ),
+        ),
+        "found": (
+            "a crashed run that sends a heartbeat after all is Running",
+            of_deployments(
+                ids,
+                posture=Posture.Reactive,
+                after=crashed,
+                expect={HEARTBEAT},
+                within=timedelta(seconds=OBJECTION_SECONDS),
+            ),
+            set_state(StateType.RUNNING, "Its heartbeat is back."),
+        ),
+        "again": (
+            f"a crashed run is taken up again {OBJECTION_SECONDS} s later, {CRASHES} times",
+            of_deployments(
+                ids,
+                labels={"prefect.run-count": counts},
+                posture=Posture.Proactive,
+                after=crashed,
+                expect={f"{STATE}*"},
+                within=timedelta(seconds=OBJECTION_SECONDS),
+            ),
+            set_state(StateType.SCHEDULED, "Taken up again after a crash.", name="AwaitingRetry"),
+        ),
+    }
+
+
+def full_name(suffix: str, name: str) -> str:
+    """Return the name of an automation on the server."""
+    return f"build{suffix}: {name}"
+
+
+def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    """Create an automation, or replace the one of that name."""
+    existing = client.read_automations_by_name(automation.name)
+    for duplicate in existing[1:]:
+        client.delete_automation(duplicate.id)
+    if existing:
+        client.update_automation(existing[0].id, automation)
+    else:
+        client.create_automation(automation)
+
+
+def create(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID]) -> None:
+    """Create the automations for the deployments with these ids; remove what is no rule any more."""
+    kept = {full_name(suffix, name) for name in (*rules(ids), "notices")}
+    for automation in client.read_automations():
+        if automation.name.startswith(full_name(suffix, "")) and automation.name not in kept:
+            client.delete_automation(automation.id)
+    for name, (description, trigger, action) in rules(ids).items():
+        put(
+            client,
+            AutomationCore(
+                name=full_name(suffix, name),
+                description=description,
+                trigger=trigger,
+                actions=[action],
+            ),
+        )
+
+
+def notice_block(suffix: str) -> str:
+    """Return the name of the webhook block of the notices."""
+    return f"notices{suffix}".lower().replace("_", "-").replace(".", "-")
+
+
+def notice_action(client: SyncPrefectClient, suffix: str, target: str) -> ActionTypes:
+    """Return the action that reports to `target`: an http(s) URL, or a block as TYPE/NAME.
+
+    Raises ValueError if there is no such block.
+    """
+    if "://" in target:
+        headers = SecretDict({"Content-Type": "application/json"})
+        block = Webhook(url=SecretStr(target), headers=headers)
+        id = cast(UUID, block.save(notice_block(suffix), overwrite=True))
+        return CallWebhook(block_document_id=id, payload=PAYLOAD)
+    kind, _, name = target.partition("/")
+    try:
+        id = client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound:
+        raise ValueError(f"{target!r} is neither a URL nor a block (TYPE/NAME)") from None
+    if kind == "webhook":
+        return CallWebhook(block_document_id=id, payload=PAYLOAD)
+    return SendNotification(block_document_id=id, subject=TEXT, body=TEXT)
+
+
+def notify(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID], target: str) -> None:
+    """Let the server report failed, crashed and late runs to `target`."""
+    put(
+        client,
+        AutomationCore(
+            name=full_name(suffix, "notices"),
+            description="failed, crashed and late runs are reported",
+            trigger=of_deployments(ids, posture=Posture.Reactive, expect=PROBLEMS),
+            actions=[notice_action(client, suffix, target)],
+        ),
+    )
+
+
+def stop_notices(client: SyncPrefectClient, suffix: str) -> None:
+    """Remove the notices, and the block that `notify` made for a URL."""
+    for automation in client.read_automations_by_name(full_name(suffix, "notices")):
+        client.delete_automation(automation.id)
+    with suppress(ObjectNotFound):
+        document = client.read_block_document_by_name(notice_block(suffix), "webhook")
+        client.delete_block_document(document.id)
+
+
+def runs_in(
+    client: SyncPrefectClient, ids: Sequence[UUID], states: Sequence[StateType]
+) -> list[FlowRun]:
+    """Return the flow runs of some deployments in some states."""
+    chosen = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=list(ids)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
+    )
+    return client.read_flow_runs(flow_run_filter=chosen)
+
+
+def living_flow_runs() -> set[str]:
+    """Return the ids of the flow runs that have a process on this machine."""
+    return {variable_of(process, FLOW_RUN) for process in psutil.process_iter()} - {""}
+
+
+def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) -> None:
+    """Give the runs that this worker started, and that have no process, the state they are in.
+
+    A worker calls this before it starts: after a restart of the machine nobody misses a heartbeat,
+    because the server was not there either. Crashed runs are taken up again at once.
+    """
+    states = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED)
+    living = living_flow_runs()
+    message = "Its process is gone, perhaps with the worker or the machine."
+    for run in runs_in(client, ids, states):
+        assert run.state is not None
+        if run.labels.get("prefect.worker.name") != worker or str(run.id) in living:
+            continue
+        if run.state_type is StateType.CANCELLING:
+            client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+            continue
+        if run.state_type is StateType.RUNNING:
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+        recent = run.state.timestamp > datetime.now(UTC) - RECENT
+        if run.state_type is StateType.PENDING or (recent and 1 <= run.run_count <= CRASHES):
+            take_up(client, run.id, "Taken up again by a new worker.")
+
+
+def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
+    """Schedule a flow run again, to be continued by a worker."""
+    client.set_flow_run_state(id, AwaitingRetry(message=message), force=True)
+
+
+def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> None:
+    """Schedule the runs again that `make down` has ended, for the worker of the next `make up`."""
+    for run in map(client.read_flow_run, map(UUID, ids)):
+        if run.state_type in (StateType.CRASHED, StateType.RUNNING):
+            take_up(client, run.id, "Stopped by make down; the next worker goes on.")
+
+
+def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:
+    """Mark the task runs as Crashed that a dead attempt of a flow run left running; count them.
+
+    To be called by the next attempt before its first task.
+    """
+    running = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+    left = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=running)),
+    )
+    for run in left:
+        crashed: State[Any] = Crashed(message="Its flow run crashed.")
+        client.set_task_run_state(run.id, crashed, force=True)
+    return len(left)
+
+
+def main() -> None:
+    """Run `python -m pipelines.automations`."""
+    parser = argparse.ArgumentParser(description="let the server report failed, crashed, late runs")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("notify", help="report to a webhook, or stop that")
+    command.add_argument("target", nargs="?", help="the URL, or a notification block as TYPE/NAME")
+    command.add_argument("--off", action="store_true", help="report nothing any more")
+    options = parser.parse_args()
+    if options.off == bool(options.target):
+        parser.error("give a URL or a block, or --off")
+    redact_tracebacks()
+    try:
+        with server() as client:
+            names = deployed_names(client)
+            if options.off:
+                stop_notices(client, names.suffix)
+                print("nothing is reported any more")
+                return
+            ids = [deployment.id for deployment in own_deployments(client)]
+            notify(client, names.suffix, ids, options.target)
+    except ConnectionError as error:
+        print(f"automations: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODES["network"])
+    except ValueError as error:
+        print(f"automations: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODES["input"])
+    where = urlsplit(options.target).hostname if "://" in options.target else options.target
+    print(f"failed, crashed and late runs of build/{names.deployments[0]} are reported to {where}")
+
+
+if __name__ == "__main__":
+    main()
