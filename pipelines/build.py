@@ -32,31 +32,38 @@ MAX_CRASHES = 5  # of one run: what dies so often dies for a reason that no rest
 CONNECT_SECONDS = 60.0  # a server that is just starting, or a busy machine, answers late
 FAILURES = (StageFailed, *EXPECTED)
 
-Preset = Annotated[str | None, choice(preset_names())]
-Target = Annotated[str | None, choice(stage_names())]
+AS_IT_IS, ALL = "params.yaml", "all"  # the form would send null for an empty choice
+Preset = Annotated[str, choice([AS_IT_IS, *preset_names()])]
+Target = Annotated[str, choice([ALL, *stage_names()])]
 
 
 @flow(name="build", log_prints=True)
 def build(
-    preset: Preset = None,
-    overrides: Overrides = Overrides(),  # noqa: B008  # what the form shows
-    target: Target = None,
+    preset: Preset = AS_IT_IS,
+    experiment: str = "",
+    target: Target = ALL,
     force: bool = False,
-    experiment: str | None = None,
+    overrides: Overrides = Overrides(),  # noqa: B008  # what the form shows
 ) -> State[Any] | None:
     """Build a model from text: run every stage that is out of date, and retry what may pass.
 
     A deployment run works in a workspace of its own and becomes a DVC experiment.
 
     Args:
-        preset: params to start from; those of params.yaml when empty.
-        overrides: values for keys of params.yaml, such as {"train.max_steps": 2000}.
-        target: the last stage to run; all of them when empty.
+        preset: the params to start from.
+        experiment: a name for the result; if empty, it is made of what differs.
+        target: the last stage to run.
         force: run stages even when nothing they depend on has changed.
-        experiment: a name for the experiment; by default it is made of what differs.
+        overrides: values for keys of params.yaml, such as {"train.max_steps": 2000}.
 
     """
-    request = Request(preset, overrides.given(), target, force, experiment)
+    request = Request(
+        preset=None if preset == AS_IT_IS else preset,
+        overrides=overrides.given(),
+        target=None if target == ALL else target,
+        force=force,
+        experiment=experiment or None,
+    )
     run_id = str(flow_run.get_id())
     tags = {"prefect.flow_run": str(flow_run.get_name()), "prefect.flow_run_id": run_id}
     console = PrefectConsole(run_id)
@@ -135,11 +142,11 @@ def run_recorded(request: Request) -> None:
     public_url = redacted(PREFECT_UI_URL.value())  # the base of the links that Prefect prints
     with temporary_settings({PREFECT_UI_URL: public_url}):
         state = build(
-            preset=request.preset,
+            preset=request.preset or AS_IT_IS,
             overrides=Overrides(**request.overrides),
-            target=request.target,
+            target=request.target or ALL,
             force=request.force,
-            experiment=request.experiment,
+            experiment=request.experiment or "",
             return_state=True,
         )
     if not state.is_completed():

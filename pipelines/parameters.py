@@ -4,7 +4,7 @@ The form in Prefect's UI is generated from the same descriptions, types and rang
 params.yaml, so a new option appears in it by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,22 +52,29 @@ class OverridesBase(BaseModel):
         return {key: getattr(self, key) for key in self.model_fields_set}
 
 
-def optional(field: FieldInfo) -> Any:
+def optional(key: str, field: FieldInfo) -> Any:
     """Return the type and field of a key that may be left out."""
     kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    without_default = Field(
-        default=None,
-        description=field.description,
-        json_schema_extra=lambda schema: schema.pop("default", None) and None,
-    )
-    return kind, without_default
+    about = {"title": key, "description": field.description}
+    return kind, Field(default=None, json_schema_extra=without_default, **about)
+
+
+def without_default(schema: dict[str, Any]) -> None:
+    """Adapt a key's schema to Prefect's form and server.
+
+    The form would send a default where nothing was entered. The server allows null next to a
+    `type`, and its message would then not name the type.
+    """
+    del schema["default"]
+    if "type" in schema and "enum" not in schema:
+        schema["allOf"] = [{"type": schema.pop("type")}]
 
 
 Overrides: Any = create_model(
     "Overrides",
     __base__=OverridesBase,
     **{
-        f"{section}.{key}": optional(field)
+        f"{section}.{key}": optional(f"{section}.{key}", field)
         for section, model in SECTIONS.items()
         for key, field in model.model_fields.items()
     },
@@ -79,9 +86,9 @@ def preset_names(presets: Path = PRESETS) -> list[str]:
     return sorted(file.stem for file in presets.glob("*.yaml"))
 
 
-def choice(names: list[str]) -> WithJsonSchema:
+def choice(names: Sequence[str]) -> WithJsonSchema:
     """Return an annotation that makes the form offer a list of names."""
-    return WithJsonSchema({"type": "string", "enum": names})
+    return WithJsonSchema({"type": "string", "enum": list(names)})
 
 
 def content_of(preset: str | None, overrides: Mapping[str, Any], root: Path) -> dict[str, Any]:

@@ -59,16 +59,18 @@ class Request:
         try:
             variables = {**place.environment, "DVC_EXP_NAME": name}
             with chdir(place.folder):  # DVC looks at what it finds from there
-                self.run(variables, console, tags)
+                stages = self.run(variables, console, tags)
         except BaseException:
             console.log(f"build: {shown} is kept; what was trained continues in the next such run")
             raise
-        workspace.save(place, name)
+        workspace.save(place, name, stages)
         workspace.remove(place)
         console.log(f"build: saved as the experiment {name}; `dvc exp apply {name}` brings it in")
 
-    def run(self, variables: Mapping[str, str], console: Console, tags: Mapping[str, str]) -> None:
-        """Run the stages in the current folder, and show the result."""
+    def run(
+        self, variables: Mapping[str, str], console: Console, tags: Mapping[str, str]
+    ) -> list[str]:
+        """Run the stages in the current folder, show the result, and return their names."""
         environment = {
             **variables,
             "NANOGPT_TAGS": json.dumps({**read_settings().tags, **tags}),
@@ -78,3 +80,4 @@ class Request:
         run_stages(stages, Run(environment, self.force, console))
         if self.target is None:
             console.show_result()
+        return [stage.name for stage in stages]

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,11 @@ def check_experiment_name(project: Path, name: str) -> None:
         )
 
 
-def save(workspace: Workspace, name: str) -> None:
-    """Save the state of a workspace as an experiment of the project. Raises ValueError."""
+def save(workspace: Workspace, name: str, stages: Sequence[str]) -> None:
+    """Save what these stages made as an experiment of the project. Raises ValueError."""
+    command = [sys.executable, "-m", "dvc", "exp", "save", "--force", "--name", name, *stages]
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "save", "--quiet", "--force", "--name", name],
-        cwd=workspace.folder,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
+        command, cwd=workspace.folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ValueError(f"the experiment could not be saved: {done.stderr.strip()}")

@@ -1,0 +1,113 @@
+"""Runs of a real Prefect server that are disturbed: each ends as if nothing had happened, or says why."""
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import LONG, SHORT, Lab, kill, wait_for
+
+WORKER, LAUNCHER, DVC = "stages.train.worker", "-m stages train", "pipelines.stage_process train"
+
+
+def test_killed_processes_of_a_training_are_replaced(lab: Lab, undisturbed: dict[str, str]) -> None:
+    run = lab.start(LONG, target="train", experiment="killed")
+    for number, named in enumerate((WORKER, LAUNCHER, DVC)):
+        lab.wait_for_step(run, 60 + 80 * number)
+        kill(lab.processes(named)[-1])
+    lab.complete(run)
+    assert lab.tries(run, "train") == ["Failed", "Failed", "Failed", "Completed"]
+    assert "SIGKILL" in lab.log(run)
+    assert lab.weights("killed") == undisturbed["long"]
+
+
+def test_two_runs_at_once_wait_for_the_device(lab: Lab, undisturbed: dict[str, str]) -> None:
+    first = lab.start(SHORT, target="train", experiment="first")
+    second = lab.start({**SHORT, "train.seed": 2}, target="train", experiment="second")
+    lab.complete(first)
+    lab.complete(second)
+    assert lab.weights("first") == undisturbed["short"]
+    assert lab.weights("second") != undisturbed["short"]
+    listed = lab.project.run("dvc", "exp", "list", "--all-commits").stdout
+    assert "first" in listed
+    assert "second" in listed
+    assert not list((lab.project.folder / "runs/workspaces").glob("*"))
+
+
+def test_a_cancelled_run_ends_at_once_and_a_later_one_resumes(
+    lab: Lab, undisturbed: dict[str, str]
+) -> None:
+    run = lab.start({**LONG, "train.seed": 3}, target="train", experiment="cancelled")
+    lab.wait_for_step(run, 60)
+    lab.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
+    started = time.monotonic()
+    wait_for(lambda: not lab.orphans(), 15, "stages are still there")
+    assert lab.wait(run, 60)["type"] == "CANCELLED", time.monotonic() - started
+    again = lab.start({**LONG, "train.seed": 3}, target="train", experiment="resumed")
+    lab.complete(again)
+    assert "after step" in lab.log(again)
+
+
+def test_edits_during_a_run_do_not_change_it(lab: Lab, undisturbed: dict[str, str]) -> None:
+    run = lab.start({**SHORT, "train.warmup": 4}, target="train", experiment="edited")
+    lab.wait_for_step(run, 10)
+    before = (lab.project.folder / "params.yaml").read_text()
+    text = lab.project.folder / "texts/0.txt"
+    words = text.read_text()
+    lab.project.set_params(learning_rate="0.05")
+    text.write_text("other words\n" * 20)
+    lab.complete(run)
+    (lab.project.folder / "params.yaml").write_text(before)
+    text.write_text(words)
+    assert lab.weights("edited") == undisturbed["short"]
+
+
+def test_a_run_that_hangs_is_resumed(lab: Lab, undisturbed: dict[str, str]) -> None:
+    run = lab.start({**LONG, "sample.seed": 5}, target="train", experiment="hung")
+    lab.wait_for_step(run, 60)
+    (rank,) = lab.processes(WORKER)[-1:]
+    rank.suspend()
+    wait_for(lambda: "Failed" in lab.tries(run, "train"), 60, lab.log(run))
+    assert "made no step for" in lab.log(run)
+    lab.complete(run)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"preset": "shakespear"}, "not one of"),
+        ({"target": "trian"}, "not one of"),
+        ({"force": "maybe"}, "not of type 'boolean'"),
+        ({"overrides": {"train.max_step": 5}}, "'train.max_step' was unexpected"),
+        ({"overrides": {"train.max_steps": 0}}, "less than the minimum of 1"),
+        ({"overrides": {"train.max_steps": "many"}}, "not of type 'integer'"),
+        ({"overrides": {"sample.top_p": 7}}, "7 is"),
+        ({"overrides": {"train.keep": "worst"}}, "not one of"),
+        ({"overrides": [1]}, "not of type 'object'"),
+        ({"experiment": 5}, "not of type 'string'"),
+    ],
+)
+def test_nonsense_in_the_form_is_refused(
+    lab: Lab, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        lab.start(**parameters)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "experiment", "message"),
+    [
+        ({"train.batch_tokens": 1000}, "", "train.batch_tokens 1000 is not a multiple"),
+        ({"train.warmup": 0.9, "train.decay": 0.9}, "", "are more than max_steps"),
+        ({"corpus.path": "nowhere"}, "", "nowhere"),
+        ({}, "no good", "not a name that git allows"),
+    ],
+)
+def test_what_only_the_run_can_see_fails_at_once(
+    lab: Lab, overrides: dict[str, Any], experiment: str, message: str
+) -> None:
+    run = lab.start(overrides, target="download", experiment=experiment)
+    state = lab.wait(run, 60)
+    assert state["type"] == "FAILED"
+    assert message in state["message"]
+    assert lab.tries(run, "train") == []
