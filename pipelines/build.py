@@ -26,9 +26,9 @@ from pipelines.dag import Stage, read_stages
 from pipelines.failure import failure
 from pipelines.result import result_markdown
 from pipelines.runner import run_command
+from stages.params.preflight import check_project
 from stages.runtime.errors import EXIT_CODES, EXPECTED, Kind, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
-from stages.tools.check import check_project
 
 OUTPUT_LINES = 200  # the last lines of a command's output, where DVC reports why it failed
 

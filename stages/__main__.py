@@ -44,9 +44,9 @@ class Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the help and exit with code 0."""
-        from stages.runtime.yaml_files import read_params
+        from stages.runtime.yaml_files import DVC_FILE, read_params
 
-        stages = read_params(HERE.parent / "dvc.yaml")["stages"]  # in the order they run
+        stages = read_params(HERE.parent / DVC_FILE)["stages"]  # in the order they run
         print(f"{parser.format_usage()}\n{parser.description}")
         for title, files in (("stages", {name: STAGES[name] for name in stages}), ("tools", TOOLS)):
             print(f"\n{title}:")
@@ -84,7 +84,7 @@ def parsed(name: str, module: ModuleType, arguments: list[str]) -> argparse.Name
 
 def checked(stage: str, module: ModuleType, settings: "Settings") -> None:
     """Check the params of this stage and all later ones, then run the stage."""
-    from stages.tools.check import check_before
+    from stages.params.preflight import check_before
 
     gc.freeze()  # as `run_command` does with everything imported before it
     check_before(stage)

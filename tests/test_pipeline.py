@@ -24,6 +24,7 @@ NEUTRAL_MODULES = (
     "stages/tracking/recorder.py",
     "stages/serve/mlflow_model.py",
     "stages/tools/report.py",
+    "stages/params/sections.py",
     "stages/formats/dvc_lock.py",
     "nanogpt/convert/gpt2.py",
     "nanogpt/flops.py",
@@ -138,7 +139,7 @@ def test_result_neutral_settings_run_nothing(built: Any) -> None:
         ("stages/tokenizers/pretokenize.py", {"tokenize", "statistics", "evaluate", "sample"}),
         # shared packages, of which a stage depends on single modules
         ("stages/lib/split.py", {"tokenize", "shard"}),
-        ("stages/artifacts/tokens.py", {"shard", "statistics"}),
+        ("stages/artifacts/tokenized.py", {"shard", "statistics"}),
     ],
 )
 def test_an_edit_concerns_the_stages_that_depend_on_its_folder(
@@ -180,7 +181,7 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
 
     project.run("git", "commit", "-qam", "a remark")
     recorded = (project.folder / "dvc.lock").read_text()
-    other = "(OUT / 'manifest.json').write_text('{}')"
+    other = "(CLEAN / 'manifest.json').write_text('{}')"
     code.write_text(f"{text}\nmake = run\ndef run(*a, **k):\n    make(*a, **k)\n    {other}\n")
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2

@@ -20,6 +20,7 @@ from stages.lib.arrow import from_texts, utf8
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
+CLEAN = Path("data/clean")
 GROUP_BYTES = 8 << 20  # of text, at most, read at a time; 4 MB are written at a time
 
 

@@ -1,9 +1,12 @@
 """The columns of a part of the corpus, in which a row is a document."""
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from stages.lib.text_hash import TEXT_HASH
 
+CORPUS = Path("data/corpus")
 VERSION = 2
 
 SCHEMA = pa.schema(

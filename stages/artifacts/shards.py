@@ -1,4 +1,4 @@
-"""The shards folder, for the stages that read it."""
+"""The shards folder: two splits in files of tokens, their tokenizer and the manifest."""
 
 import json
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from nanogpt.data.stream import TokenStream
 
+SHARDS = Path("data/shards")
 VERSION = 1
 
 

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nanogpt.files import atomic_dir, file_sha256, write_json
-from stages.artifacts.corpus import VERSION
+from stages.artifacts.clean import CLEAN
+from stages.artifacts.corpus import CORPUS, VERSION
 from stages.clean.near_duplicates import NUM_PERM, near_duplicates
 from stages.clean.params import FILTERS, CleanParams
 from stages.clean.rules import KEPT, GroupResult, Rules, check_documents
@@ -27,8 +28,6 @@ from stages.lib.params import load_section
 from stages.lib.reasons import in_words
 from stages.lib.text_hash import hash_column
 from stages.runtime.settings import Settings
-
-CORPUS, OUT = Path("data/corpus"), Path("data/clean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,4 +172,4 @@ def run(
 
 def run_stage(settings: Settings) -> None:
     """Run `python -m stages clean`."""
-    run(load_section("clean", CleanParams), CORPUS, OUT, workers=settings.worker_count)
+    run(load_section("clean", CleanParams), CORPUS, CLEAN, workers=settings.worker_count)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_serializer, field_validator, m
 from stages.download.encodings import check_encoding
 from stages.lib.params import Section
 from stages.runtime.redaction import redacted_address
-from stages.runtime.yaml_files import read_params
+from stages.runtime.yaml_files import DVC_FILE, read_params
 
 
 def pattern_validator(pattern: str, allowed: str) -> AfterValidator:
@@ -47,7 +47,7 @@ SHA256 = pattern_validator(
     r"[0-9a-f]{64}", "64 digits of 0-9 and a-f, which `sha256sum FILE` prints"
 )
 
-PIPELINE = Path(__file__).parents[2] / "dvc.yaml"
+PIPELINE = Path(__file__).parents[2] / DVC_FILE
 # What DVC ignores (.dvcignore).
 IGNORED = (".dvc", ".git", ".venv", "runs", "dvc_plots", "dvc_remote")
 

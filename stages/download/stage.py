@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nanogpt.files import atomic_dir, link, write_json
-from stages.artifacts.corpus import VERSION
+from stages.artifacts.corpus import CORPUS, VERSION
 from stages.download.corpus_writer import Part, part_name
 from stages.download.file_groups import CorpusLabel, TextFile, write_files
 from stages.download.folder import user_files
@@ -23,7 +23,6 @@ from stages.lib.params import load_section
 from stages.lib.reasons import and_left_out
 from stages.runtime.settings import Settings
 
-OUT = Path("data/corpus")
 CACHE = Path(".cache/download")  # of unfinished downloads; may be deleted at any time
 
 
@@ -169,4 +168,4 @@ def and_guessed(encodings: Mapping[str, Sequence[str]]) -> str:
 
 def run_stage(settings: Settings) -> None:
     """Run `python -m stages download`."""
-    run(load_section("corpus", CorpusParams), OUT, workers=settings.worker_count)
+    run(load_section("corpus", CorpusParams), CORPUS, workers=settings.worker_count)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.files import atomic_dir, atomic_write
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL, read_lineage
+from stages.artifacts.shards import SHARDS, Shards
+from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
@@ -18,14 +20,14 @@ from stages.tracking.mlflow_run import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from nanogpt.model.gpt import GPT
+    from nanogpt.train.validation import Evaluation
 
-MODEL, SHARDS = Path("models/gpt"), Path("data/shards")
 METRICS, PLOTS = Path("metrics/evaluate.json"), Path("plots")
 RESULT = Path("metrics/evaluation.json")  # all metrics, including those of the baselines
-STATISTICS = Path("statistics")  # of the training data; recorded with the model
 
 BATCH_TOKENS = 8_192  # fits any device in float32; nothing probes the memory before
 
@@ -62,37 +64,16 @@ def run(
     settings: Settings,
 ) -> dict[str, Any]:
     """Evaluate a model; write and return the metrics, and write the plots."""
-    import torch
-
     from nanogpt.model.files import load_model
-    from nanogpt.parallel.threads import default_workers, worker_pool
-    from nanogpt.runtime import Runtime, choose_device
-    from nanogpt.train.validation import evaluate_split
+    from nanogpt.runtime import choose_device
     from stages.evaluate.baselines import measure
 
     check_tokenizer(model, shards)
     device = choose_device(settings.device)
     gpt = load_model(model, device)
-    if params.context is not None and params.context > gpt.config.block_size:
-        raise ValueError(
-            f"evaluate.context is {params.context}, the model takes {gpt.config.block_size}"
-        )
-    context = params.context or gpt.config.block_size
-    stride = stride_in(context, params.stride)
-    plain = Runtime(device=device, dtype=torch.float32)  # the same metrics on any hardware
+    context, stride = context_and_stride(params, gpt.config.block_size)
     batch_tokens = settings.micro_batch_tokens or BATCH_TOKENS
-    runtime = replace(plain, workers=default_workers(gpt, batch_tokens, plain))
-    with worker_pool(runtime.workers) as pool:
-        evaluation = evaluate_split(
-            gpt,
-            shards.stream("val"),
-            eot_token=shards.eot_token,
-            runtime=runtime,
-            batch_tokens=batch_tokens,
-            block_size=context,
-            stride=stride,
-            pool=pool,
-        )
+    evaluation = evaluate_model(gpt, shards, context, stride, batch_tokens, device)
     n_bytes = shards.split("val").bytes
     adaptive = adaptive_metrics(gpt, model, shards, params.adapt_rate) if params.adapt_rate else {}
     result = {
@@ -113,6 +94,47 @@ def run(
     with atomic_dir(plots) as folder:
         draw(model, result, evaluation.loss_by_position, folder)
     return result
+
+
+def context_and_stride(params: EvaluateParams, block_size: int) -> tuple[int, int]:
+    """Return the length of the windows and how far apart they start, in tokens.
+
+    Raises ValueError if the model's context is shorter, or the windows would leave gaps.
+    """
+    if params.context is not None and params.context > block_size:
+        raise ValueError(f"evaluate.context is {params.context}, the model takes {block_size}")
+    context = params.context or block_size
+    return context, stride_in(context, params.stride)
+
+
+def evaluate_model(
+    gpt: "GPT",
+    shards: Shards,
+    context: int,
+    stride: int,
+    batch_tokens: int,
+    device: "torch.device",
+) -> "Evaluation":
+    """Return the loss on the full validation split, in float32: the same on any hardware."""
+    import torch
+
+    from nanogpt.parallel.threads import default_workers, worker_pool
+    from nanogpt.runtime import Runtime
+    from nanogpt.train.validation import evaluate_split
+
+    plain = Runtime(device=device, dtype=torch.float32)
+    runtime = replace(plain, workers=default_workers(gpt, batch_tokens, plain))
+    with worker_pool(runtime.workers) as pool:
+        return evaluate_split(
+            gpt,
+            shards.stream("val"),
+            eot_token=shards.eot_token,
+            runtime=runtime,
+            batch_tokens=batch_tokens,
+            block_size=context,
+            stride=stride,
+            pool=pool,
+        )
 
 
 def headline(result: dict[str, Any]) -> dict[str, float]:
@@ -136,7 +158,7 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
     from nanogpt.evaluate.adapt import adaptive_loss, adaptive_runtime
     from nanogpt.parallel.threads import worker_pool
 
-    trained = json.loads((model / "lineage.json").read_text())["params"]["train"]
+    trained = read_lineage(model)["params"]["train"]
     steps: dict[str, Any] = {"warmup_steps": 0, "decay_steps": 0}  # a constant learning rate
     names = [field.name for field in fields(OptimConfig) if field.name not in steps]
     optim = OptimConfig(**{name: trained[name] for name in names}, **steps)
@@ -173,7 +195,7 @@ def draw(
 
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
     """Add metrics, plots and the statistics of the data to the model's MLflow run."""
-    origin = json.loads((model / "lineage.json").read_text())
+    origin = read_lineage(model)
     flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
     adaptive = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
     for name, scores in {**result["baselines"], **adaptive}.items():
@@ -183,7 +205,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         for file in (METRICS, RESULT):
             tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
-        if STATISTICS.is_dir():  # tokens imported by stages.tools.token_files have none
+        if STATISTICS.is_dir():  # imported tokens have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 

@@ -1,1 +1,1 @@
-"""File formats of other programs, for the tools; no output of a stage depends on this code."""
+"""File formats of other programs; no output of a stage depends on this code."""

@@ -1,28 +1,58 @@
 """Sections of params.yaml that are made of the options in `nanogpt.config`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import AfterValidator, Field, create_model
 
 from nanogpt.config import Range
 from stages.lib.params import Section
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def section_of(*configs: Any, without: Sequence[str] = ()) -> Any:
-    """Return a section with the fields of these dataclasses of `nanogpt.config`.
+S = TypeVar("S", bound=Section)
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def with_fields_of(*configs: type, without: Sequence[str] = ()) -> Callable[[type[S]], type[S]]:
+    """Return a decorator that adds the fields of these dataclasses of `nanogpt.config` to a class.
 
     Every field is a key that must be given, whatever its default; its annotations are its range
-    and, as text, its description.
+    and, as text, its description. Type checkers do not see these fields, so code reads them from
+    the config that `config_from` makes.
     """
-    fields: dict[str, Any] = {}
+    added: dict[str, Any] = {}
     for config in configs:
         for name, annotation in get_type_hints(config, include_extras=True).items():
             if name not in without:
                 texts = (text for text in annotation.__metadata__ if isinstance(text, str))
-                fields[name] = (with_bounds(annotation), Field(description=next(texts)))
-    return create_model("Section", __base__=Section, **fields)
+                added[name] = (with_bounds(annotation), Field(description=next(texts)))
+
+    def decorate(section: type[S]) -> type[S]:
+        module, about = section.__module__, section.__doc__
+        return create_model(
+            section.__name__, __base__=section, __module__=module, __doc__=about, **added
+        )
+
+    return decorate
+
+
+def config_from(section: Section, config: type[C], **others: Any) -> C:
+    """Return a config whose values are those of the section's fields, and `others`."""
+    names = [field.name for field in fields(config) if field.name not in others]
+    return config(**{name: getattr(section, name) for name in names}, **others)
 
 
 def with_bounds(annotation: Any) -> Any:

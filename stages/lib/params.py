@@ -1,6 +1,6 @@
 """Strict reading of params.yaml, one section at a time.
 
-Each stage declares its own sections in its `params.py`; `stages.tools.check` puts them together.
+A section is a subclass of Section: its keys with their types, ranges and descriptions.
 """
 
 import difflib

@@ -18,7 +18,7 @@ BLOCK = 1 << 16  # documents whose digests are in memory at a time
 
 
 class SplitParams(Section):
-    """The section `split`, which `tokenize` reads too: it learns from training text only."""
+    """The section `split`: which documents are held out for validation."""
 
     heading: ClassVar[str] = "which documents are held out for validation"
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.runtime.yaml_files import DVC_FILE, PARAMS_FILE, read_params
 
-DVC_FILE = Path("dvc.yaml")
 CODE = ("nanogpt", "stages", "filters")  # whatever lies there
 SHOWN = 8  # changes listed one by one; the rest are counted
 

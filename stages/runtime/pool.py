@@ -78,7 +78,8 @@ class Pool(Generic[T, R]):
         """Yield the result of each task, in order; shut the workers down at the end."""
         try:
             with self.terminated_on_error():
-                yield from in_order(partial(self.submit, run_task), tasks, ahead=2 * self.workers)
+                submit = partial(self.submit, run_task)
+                yield from results_in_order(submit, tasks, ahead=2 * self.workers)
         finally:
             self.executor.shutdown(cancel_futures=True)
 
@@ -139,8 +140,15 @@ def run_task(task: Any) -> Any:
     return _worker(task)
 
 
-def in_order(submit: Callable[[T], Future[R]], tasks: Iterable[T], ahead: int) -> Iterator[R]:
-    """Yield the results in order, with at most `ahead` later tasks submitted at a time."""
+def results_in_order(
+    submit: Callable[[T], Future[R]], tasks: Iterable[T], ahead: int
+) -> Iterator[R]:
+    """Yield the results in order, with at most `ahead` later tasks submitted at a time.
+
+    Unlike `nanogpt.data.prefetch.in_order`, which is for threads, this cancels nothing when it ends
+    early: Python 3.11's executor fails on a canceled future when a worker was killed
+    (python/cpython#107219). The caller terminates what still runs.
+    """
     pending: deque[Future[R]] = deque()
     for task in tasks:
         pending.append(submit(task))

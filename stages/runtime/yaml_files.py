@@ -13,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from stages.runtime.redaction import redacted
 
-PARAMS_FILE = Path("params.yaml")
+DVC_FILE, PARAMS_FILE = Path("dvc.yaml"), Path("params.yaml")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 

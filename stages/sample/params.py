@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from stages.artifacts.model import GenerationParams
+from stages.generation.params import GenerationParams
 from stages.lib.params import Text
 
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.artifacts.model import MODEL, format_samples
+from stages.artifacts.model import MODEL
+from stages.generation.completion import format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import atomic_dir
-from stages.artifacts.model import MODEL, format_samples, generate_texts
+from stages.artifacts.model import MODEL, read_lineage
+from stages.generation.completion import format_samples, generate_texts
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
@@ -37,6 +38,6 @@ def run_stage(settings: Settings) -> None:
     """Run `python -m stages sample`."""
     samples = run(load_section("sample", SampleParams), MODEL, OUT, device=settings.device)
     print(f"sample: {len(samples)} samples in {OUT / 'samples.txt'}")
-    origin = json.loads((MODEL / "lineage.json").read_text())
+    origin = read_lineage(MODEL)
     with Tracker(origin["model_id"], enabled=settings.tracking) as tracker:
         tracker.record_files("artifacts", OUT, path="samples")

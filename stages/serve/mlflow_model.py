@@ -16,7 +16,8 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from pydantic import ValidationError
 
 from nanogpt.rng import mix
-from stages.artifacts.model import GenerationParams, complete_prompts, open_model
+from stages.generation.completion import complete_prompts, open_model
+from stages.generation.params import GenerationParams
 from stages.lib.params import explain
 
 DEFAULTS: dict[str, Any] = {  # as in presets/shakespeare.yaml, for the same samples as the stage's

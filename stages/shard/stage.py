@@ -19,16 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt.files import atomic_dir, drop_cached, file_sha256, write_json
-from stages.artifacts.shards import VERSION
-from stages.artifacts.tokens import Sizes, Tokenized, TokenizedPart
+from stages.artifacts.shards import SHARDS, VERSION
+from stages.artifacts.tokenized import Sizes, Tokenized, TokenizedPart
+from stages.artifacts.tokens import TOKENS
 from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
 from stages.runtime.settings import Settings
 from stages.shard.mixture import check_weights, corpus_repeats, document_copies
 from stages.shard.params import ShardParams
 from stages.shard.split_writer import SplitWriter
-
-TOKENS, OUT = Path("data/tokens"), Path("data/shards")
 
 Mask = NDArray[np.bool_]  # (documents,)
 Copies = NDArray[np.uint8]  # (documents,) how often each occurs in the training stream
@@ -210,4 +209,4 @@ def run(params: ShardParams, split: SplitParams, tokens: Path, out: Path) -> Non
 
 def run_stage(settings: Settings) -> None:
     """Run `python -m stages shard`."""
-    run(load_section("shard", ShardParams), load_section("split", SplitParams), TOKENS, OUT)
+    run(load_section("shard", ShardParams), load_section("split", SplitParams), TOKENS, SHARDS)

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from nanogpt.evaluate.ngram import count_tokens
 from nanogpt.files import atomic_dir, file_sha256
-from stages.artifacts.shards import Shards
-from stages.artifacts.tokens import Tokenized
+from stages.artifacts.clean import CLEAN
+from stages.artifacts.corpus import CORPUS
+from stages.artifacts.shards import SHARDS, Shards
+from stages.artifacts.statistics import STATISTICS
+from stages.artifacts.tokenized import Tokenized
+from stages.artifacts.tokens import TOKENS
 from stages.runtime.settings import Settings
 from stages.statistics.lengths import Histogram, length_histogram
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
-
-CORPUS, CLEAN, TOKENS = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
-SHARDS, OUT = Path("data/shards"), Path("statistics")
 
 SPLITS = ("train", "val")
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -215,7 +216,7 @@ def contamination_line(leak: dict[str, Any]) -> str:
 
 def run_stage(settings: Settings) -> None:
     """Run `python -m stages statistics`."""
-    result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), OUT)
+    result = run(CORPUS, CLEAN, TOKENS, Shards.open(SHARDS), STATISTICS)
     print(
         f"statistics: {result['unseen_ids']:,} of {result['vocabulary']:,} tokens in the "
         f"vocabulary never occur; {contamination_line(result['leak'])}"

@@ -22,13 +22,13 @@ from typing import Any
 from pyarrow import fs
 
 from stages.artifacts.clean import CleanPart
+from stages.artifacts.tokens import SUFFIX
 from stages.runtime.errors import Crashed
-from stages.runtime.pool import in_order
+from stages.runtime.pool import results_in_order
 from stages.tokenize.engine import Encoder, adversarial, assert_same_tokens, load_encoder
 from stages.tokenize.params import Engine
 from stages.tokenize.token_cache import Task, cached_description
 from stages.tokenize.token_parts import (
-    SUFFIX,
     Description,
     record_path,
     tokenize_part,
@@ -214,7 +214,7 @@ def tokenize_on_ray(
                 return future
 
             in_flight = 2 * int(ray.cluster_resources()["CPU"])
-            for task, _ in zip(tasks, in_order(submit, tasks, in_flight), strict=True):
+            for task, _ in zip(tasks, results_in_order(submit, tasks, in_flight), strict=True):
                 yield collect_part(storage, task)
     finally:
         storage.clear()

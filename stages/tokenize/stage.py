@@ -14,7 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from nanogpt.files import atomic_dir, file_sha256, link, write_json
-from stages.artifacts.clean import CleanCorpus
+from stages.artifacts.clean import CLEAN, CleanCorpus
+from stages.artifacts.corpus import CORPUS
+from stages.artifacts.tokens import TOKENS
 from stages.lib.params import load_section
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_rows
@@ -36,7 +38,6 @@ from stages.tokenizers.tokenizer import (
 )
 from stages.tokenizers.tokens import token_dtype
 
-CORPUS, CLEAN, OUT = Path("data/corpus"), Path("data/clean"), Path("data/tokens")
 CACHE = Path(".cache/tokens")
 
 
@@ -129,8 +130,6 @@ def run(
             {"name": task.name, "corpus": task.part.corpus, **description}
             for task, description in zip(tasks, descriptions, strict=True)
         ]
-        tokens = sum(description["tokens"] for description in descriptions)
-        n_bytes = sum(description["bytes"] for description in descriptions)
         manifest = {
             "version": 1,
             "tokenize": params.model_dump(),
@@ -141,18 +140,27 @@ def run(
             "clean_manifest_sha256": file_sha256(cleaned.folder / "manifest.json"),
             "n_vocab": tokenizer.n_vocab,
             "dtype": np.dtype(token_dtype(tokenizer.n_vocab)).name,
-            "documents": sum(description["documents"] for description in descriptions),
-            "tokens": tokens,
-            "bytes": n_bytes,
-            "bytes_per_token": round(n_bytes / tokens, 4),
+            **totals(descriptions),
             "files": files,
         }
         write_json(folder / "manifest.json", manifest)
     prune(cache, [task.target for task in tasks])
     print(
-        f"tokenize: {tokens:,} tokens ({manifest['bytes_per_token']} bytes per token), "
+        f"tokenize: {manifest['tokens']:,} tokens ({manifest['bytes_per_token']} bytes per token), "
         f"vocabulary size {tokenizer.n_vocab:,}"
     )
+
+
+def totals(descriptions: Sequence[Description]) -> dict[str, int | float]:
+    """Return the documents, tokens and bytes of all parts."""
+    tokens = sum(description["tokens"] for description in descriptions)
+    n_bytes = sum(description["bytes"] for description in descriptions)
+    return {
+        "documents": sum(description["documents"] for description in descriptions),
+        "tokens": tokens,
+        "bytes": n_bytes,
+        "bytes_per_token": round(n_bytes / tokens, 4),
+    }
 
 
 def choose_runner(settings: Settings) -> TokenizeParts:
@@ -169,4 +177,4 @@ def run_stage(settings: Settings) -> None:
     params = load_section("tokenize", TokenizeParams)
     split = load_section("split", SplitParams)
     cleaned = CleanCorpus.open(CORPUS, CLEAN)
-    run(params, split, cleaned, OUT, cache=CACHE, tokenize_parts=choose_runner(settings))
+    run(params, split, cleaned, TOKENS, cache=CACHE, tokenize_parts=choose_runner(settings))

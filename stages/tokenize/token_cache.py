@@ -12,7 +12,8 @@ from pathlib import Path
 
 from nanogpt.files import file_sha256
 from stages.artifacts.clean import CleanCorpus, CleanPart
-from stages.tokenize.token_parts import SUFFIX, Description, record_path, writer_version
+from stages.artifacts.tokens import SUFFIX
+from stages.tokenize.token_parts import Description, record_path, writer_version
 
 
 @dataclass(frozen=True, kw_only=True)

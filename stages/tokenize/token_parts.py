@@ -17,16 +17,10 @@ import pyarrow as pa
 
 from nanogpt.files import atomic_write, drop_cached, flushed_sha256
 from stages.artifacts.clean import CleanPart, byte_lengths
+from stages.artifacts.tokens import VERSION, schema
 from stages.lib.arrow import from_numbers, to_numbers
-from stages.lib.text_hash import TEXT_HASH
 from stages.tokenize.engine import Dtype, Encoder
 from stages.tokenizers.tokens import RaggedTokens
-
-VERSION = 6  # of the format; raising it makes every part again
-
-# Arrow's own format: Parquet has no two-byte integers and takes three times as long to write and
-# five times as long to read (docs/lab-notes.md). Compression would take half as long as encoding.
-SUFFIX = ".arrow"
 
 
 class Description(TypedDict):
@@ -41,19 +35,6 @@ class Description(TypedDict):
 def writer_version() -> str:
     """Return all that decides the bytes of a part besides corpus, verdicts and tokenizer."""
     return f"version {VERSION}, pyarrow {pa.__version__}"
-
-
-def schema(dtype: type[np.unsignedinteger]) -> pa.Schema:
-    """Return the columns of a file of tokens, none of them nullable."""
-    tokens = pa.large_list(pa.field("element", pa.from_numpy_dtype(dtype), nullable=False))
-    columns = {
-        "id": pa.string(),
-        "tokens": tokens,
-        "n_tokens": pa.int64(),
-        "n_bytes": pa.int64(),
-        "text_hash": TEXT_HASH,
-    }
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def batch_groups(groups: Iterable[pa.RecordBatch], n_bytes: int) -> Iterator[list[pa.RecordBatch]]:

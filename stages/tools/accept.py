@@ -28,6 +28,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from nanogpt.files import write_json
+from stages.artifacts.model import LINEAGE
 from stages.formats.dvc_lock import (
     ACCEPTED,
     folder_md5,
@@ -38,7 +39,7 @@ from stages.formats.dvc_lock import (
 from stages.runtime.errors import Crashed
 from stages.runtime.inputs import folder_files
 from stages.runtime.settings import PREFIX, Settings
-from stages.runtime.yaml_files import PARAMS_FILE, read_params
+from stages.runtime.yaml_files import DVC_FILE, PARAMS_FILE, read_params
 from stages.tokenizers.gpt2 import CACHE
 
 CODE = ("nanogpt", "stages")
@@ -81,7 +82,7 @@ def compare_outputs(old: Path, current: Path, stages: Collection[str]) -> list[s
 
     The stages they depend on run only once, with the old code.
     """
-    pipeline = read_params(Path("dvc.yaml"))["stages"]
+    pipeline = read_params(DVC_FILE)["stages"]
     prepare(old)
     order = needed(pipeline, stages)
     run_stages(order, old)
@@ -231,7 +232,7 @@ def md5_of_out(folder: Path, out: str) -> dict[str, str]:
 def content_md5(file: Path) -> str:
     """Return a hash of a file; for lineage.json, without the keys that differ from run to run."""
     content = file.read_bytes()
-    if file.name == "lineage.json":
+    if file.name == LINEAGE:
         lineage = {k: v for k, v in json.loads(content).items() if k not in RUN_SPECIFIC}
         content = json.dumps(lineage, sort_keys=True).encode()
     return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -34,20 +34,29 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """
     console = Console()
     for kind in ("params", "metrics"):
-        changes = differences(kind, options.a, options.b)
-        if changes:
+        if changes := differences(kind, options.a, options.b):
             console.print(table(kind, changes, options.a, options.b))
         else:
-            console.print(Text(f"{kind}: no difference between {options.a} and {options.b}"))
+            console.print(Text(no_difference(kind, options.a, options.b)))
 
 
-def differences(kind: str, a: str, b: str) -> dict[str, dict[str, Any]]:
+def differences(kind: str, a: str, b: str, *flags: str) -> dict[str, dict[str, Any]]:
     """Return the changes that DVC finds, by key: `old`, `new` and, for numbers, `diff`."""
     revisions = [a] if b == NOW else [a, b]
     files: dict[str, dict[str, dict[str, Any]]] = json.loads(
-        run_dvc(kind, "diff", "--json", *revisions)
+        run_dvc(kind, "diff", "--json", *flags, *revisions)
     )
     return {key: change for file in files.values() for key, change in file.items()}
+
+
+def no_difference(kind: str, a: str, b: str) -> str:
+    """Return a line that says that nothing differs, or that there is nothing to compare."""
+    if differences(kind, a, b, "--all"):  # with the values that are the same
+        return f"{kind}: no difference between {a} and {b}"
+    return (
+        f"{kind}: neither {a} nor {b} has any; `make run` records them in dvc.lock, which git "
+        "keeps once you commit it"
+    )
 
 
 def table(title: str, changes: dict[str, dict[str, Any]], a: str, b: str) -> Table:

@@ -39,8 +39,9 @@ from nanogpt.convert.hugging_face_files import HF_INDEX, HF_WEIGHTS, read_hf
 from nanogpt.files import atomic_dir, file_sha256, write_json
 from nanogpt.model.files import load_model, read_config, save_model
 from nanogpt.model.gpt import GPT
-from stages.formats.chosen_tokenizer import GPT2_VOCAB_SIZES, chosen_tokenizer, own_tokenizer
+from stages.artifacts.model import LINEAGE
 from stages.formats.hugging_face_tokenizer import save_fast_tokenizer, symbol_vocabulary
+from stages.formats.named_tokenizer import GPT2_VOCAB_SIZES, own_tokenizer, tokenizer_named
 from stages.formats.nanogpt_meta import meta_tokenizer, text_tokenizer
 from stages.runtime.settings import Settings
 from stages.tokenizers.gpt2 import gpt2_ranks
@@ -69,7 +70,12 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
     hf_config = read_json(file)
     with prefix_errors(file):
         config = config_from_hf(hf_config)
-        tokenizer = chosen_tokenizer(tokenizer_name, config.vocab_size)
+        if tokenizer_name is None and config.vocab_size not in GPT2_VOCAB_SIZES:
+            raise ValueError(
+                f"vocab_size is {config.vocab_size}, GPT-2's is {GPT2_VOCAB_SIZES[0]}; name the "
+                "model's own tokenizer, a folder such as models/gpt/tokenizer, by --tokenizer"
+            )
+        tokenizer = tokenizer_named("gpt2" if tokenizer_name is None else tokenizer_name)
         if tokenizer.n_vocab != config.vocab_size:
             raise ValueError(
                 f"vocab_size is {config.vocab_size}, but the tokenizer has {tokenizer.n_vocab} "
@@ -134,7 +140,7 @@ def nanogpt_tokenizer(
             "text it learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
         )
     if text is None and not (name and (name.endswith(".pkl") or Path(name).is_file())):
-        return chosen_tokenizer(name, vocab_size), []
+        return tokenizer_named("gpt2" if name is None else name), []
     if text is None:
         file = Path(name or "")
         tokenizer, size = meta_tokenizer(file)
@@ -168,7 +174,7 @@ def to_hf(folder: Path, out: Path) -> None:
         write_json(draft / "config.json", hf_config)
         write_json(draft / "generation_config.json", generation_config)
         save_fast_tokenizer(draft, tokenizer, block_size=config.block_size)
-        for name in ("lineage.json", "source.json"):
+        for name in (LINEAGE, "source.json"):
             if (folder / name).is_file():
                 shutil.copy(folder / name, draft / name)
     print(f"convert: {out} holds a GPT-2 for transformers")

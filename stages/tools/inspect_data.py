@@ -10,7 +10,6 @@ import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -18,14 +17,13 @@ from rich.text import Text
 
 from nanogpt.data.order import WindowOrder
 from nanogpt.data.stream import TokenStream
-from stages.artifacts.shards import Shards
+from stages.artifacts.shards import SHARDS, Shards
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from stages.train.params import ModelParams, TrainParams
 
-SHARDS = Path("data/shards")
 SHOWN_TOKENS = 100  # of the beginning and of the end of a document
 CHARACTER_BYTES = 4  # at most, in UTF-8
 REPLACEMENT = "\ufffd"  # a decoder's replacement for incomplete characters
@@ -147,12 +145,13 @@ def windows(
     shards: Shards, split: str, count: int, rng: random.Random | None
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield the position and the tokens of each window, by the params in params.yaml."""
-    model, stream = load_section("model", ModelParams), shards.stream(split)
+    config = load_section("model", ModelParams).config(shards.n_vocab)
+    stream = shards.stream(split)
     if split == "train":
-        seed = load_section("train", TrainParams).seed
-        return training_windows(stream, model.block_size, seed, count, rng)
+        seed = load_section("train", TrainParams).config().seed
+        return training_windows(stream, config.block_size, seed, count, rng)
     evaluate = load_section("evaluate", EvaluateParams)
-    context = evaluate.context or model.block_size
+    context = evaluate.context or config.block_size
     eot_token = shards.eot_token
     return evaluation_windows(
         stream, eot_token, context, stride_in(context, evaluate.stride), count, rng

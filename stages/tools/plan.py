@@ -9,7 +9,7 @@ import argparse
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,35 +19,51 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL
+from stages.artifacts.shards import SHARDS, Shards
+from stages.formats.dvc_lock import locked_stages
+from stages.params.sections import check_content
 from stages.runtime.allocator import KEEP_FREED_MEMORY
 from stages.runtime.pool import environment_defaults, sigint_blocked
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.tokenizers.tokens import token_dtype
-from stages.tools.check import check_content
 from stages.tools.preset import PRESETS, preset_content
 from stages.train.params import ModelParams, TrainParams
 
 if TYPE_CHECKING:
+    from nanogpt.config import TrainConfig
     from nanogpt.estimate import ModelSize
     from nanogpt.runtime import Runtime
 
 Row = tuple[str, ...]
 GIB = 1 << 30
-SHARDS, LOCK, HERE = Path("data/shards"), Path("dvc.lock"), "here"
+HERE = "here"
 
-# GPUs, their kind, GiB of each as PyTorch reports it, and US dollars for an hour of each where a
-# source says so: karpathy's llm.c, discussion 481, and nanochat's README.
-MACHINES: dict[str, tuple[int, str, float, float | None, str]] = {
-    "8xA100-40GB": (8, "A100", 39.4, 1.29, "llm.c, 2024-05"),
-    "8xA100-80GB": (8, "A100", 79.2, 1.75, "llm.c, 2024-05"),
-    "H100": (1, "H100", 79.1, 3.00, "nanochat, 2026-01"),
-    "8xH100": (8, "H100", 79.1, 3.00, "nanochat, 2026-01"),
-    "H200": (1, "H200", 139.8, None, ""),
-    "8xH200": (8, "H200", 139.8, None, ""),
-    "RTX-4090": (1, "RTX 4090", 23.6, None, ""),
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The GPUs of a machine and, where a source says so, what they cost."""
+
+    gpus: int
+    kind: str
+    gib: float  # of each GPU, as PyTorch reports it
+    price: float | None = None  # US dollars for an hour of one GPU
+    source: str = ""  # of the price
+
+
+LLMC = "llm.c, 2024-05"  # karpathy's llm.c, discussion 481
+NANOCHAT = "nanochat, 2026-01"  # its README
+MACHINES = {
+    "8xA100-40GB": Machine(gpus=8, kind="A100", gib=39.4, price=1.29, source=LLMC),
+    "8xA100-80GB": Machine(gpus=8, kind="A100", gib=79.2, price=1.75, source=LLMC),
+    "H100": Machine(gpus=1, kind="H100", gib=79.1, price=3.00, source=NANOCHAT),
+    "8xH100": Machine(gpus=8, kind="H100", gib=79.1, price=3.00, source=NANOCHAT),
+    "H200": Machine(gpus=1, kind="H200", gib=139.8),
+    "8xH200": Machine(gpus=8, kind="H200", gib=139.8),
+    "RTX-4090": Machine(gpus=1, kind="RTX 4090", gib=23.6),
 }
+THIS_MACHINE = Machine(gpus=1, kind="", gib=0)  # measured on one device
 USABLE = 0.95  # of a GPU's memory; CUDA itself and fragmentation take the rest
 
 # Of the data sheets' peak. One H100 reached 0.46 with GPT-2 124M (docs/lab-notes.md, 2026-11-28),
@@ -76,8 +92,8 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     they are 0.
     """
     made: dict[str, Any] = {}
-    if LOCK.exists() and (SHARDS / "manifest.json").exists():
-        for stage in read_params(LOCK)["stages"].values():
+    if (SHARDS / "manifest.json").exists():
+        for stage in locked_stages(Path()).values():
             made |= stage.get("params", {}).get(str(PARAMS_FILE), {})
     if all(made.get(k) == content[k] for k in DATA):
         manifest = Shards.open(SHARDS).manifest
@@ -93,7 +109,7 @@ def known_data(content: Mapping[str, Any]) -> tuple[int, int, float, float]:
     return N_VOCAB.get(size or kind, size), published, tokens, TEXT_BYTES * tokens
 
 
-def facts(size: "ModelSize", train: TrainParams, known: int, *, guessed: bool) -> Iterator[Row]:
+def facts(size: "ModelSize", train: "TrainConfig", known: int, *, guessed: bool) -> Iterator[Row]:
     """Yield the rows that do not depend on the machine; `known` tokens are one epoch.
 
     `guessed` is whether the size of the vocabulary is.
@@ -113,25 +129,31 @@ def facts(size: "ModelSize", train: TrainParams, known: int, *, guessed: bool) -
 
 def disk(size: "ModelSize", tokens: float, text_bytes: float) -> Iterator[Row]:
     """Yield folders, their size on disk, and what they hold."""
+    from stages.artifacts.corpus import CORPUS
+    from stages.artifacts.tokens import TOKENS
+    from stages.train.stage import RUNS
+
     token_bytes = tokens * token_dtype(size.config.vocab_size)().itemsize
     model, checkpoint = size.weights_file, size.weights_file + size.optimizer_file
     places = {
-        "data/corpus": (CORPUS_SHARE * text_bytes, "the text, compressed"),
-        "data/tokens": (
+        CORPUS: (CORPUS_SHARE * text_bytes, "the text, compressed"),
+        TOKENS: (
             2 * token_bytes,
             "counted twice: DVC's cache holds a copy (everything else is linked)",
         ),
-        "data/shards": (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
-        "runs": (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
-        "models/gpt": (model, "the model"),
-        "mlartifacts": (2 * model, "MLflow's copies of the model and the best checkpoint"),
+        SHARDS: (token_bytes, "2 bytes per token, 4 with a vocabulary beyond 65,536"),
+        RUNS: (4 * checkpoint + model, "the newest two checkpoints, the best, the next"),
+        MODEL: (model, "the model"),
+        Path("mlartifacts"): (2 * model, "MLflow's copies of the model and the best checkpoint"),
     }
     for place, (n_bytes, what) in places.items():
-        yield place, decimal(round(n_bytes)) if n_bytes else "?", what
+        yield str(place), decimal(round(n_bytes)) if n_bytes else "?", what
     yield "total", decimal(round(sum(n for n, _ in places.values()))), "known parts only"
 
 
-def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -> "list[Runtime]":
+def gpu_runtimes(
+    name: str, train: TrainParams, block_size: int, recompute: bool
+) -> "list[Runtime]":
     """Return the ways to train on a machine: ddp and, where possible, fsdp.
 
     The number of GPUs must divide the windows of an update.
@@ -140,9 +162,10 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
 
     from nanogpt.runtime import Runtime
     from stages.runtime.torchrun import largest_divisor
-    from stages.train.configs import DTYPES
+    from stages.train.precision import DTYPES
 
-    gpus, dtype = largest_divisor(windows, MACHINES[name][0]), DTYPES[train.precision]
+    config, dtype = train.config(), DTYPES[train.precision]
+    gpus = largest_divisor(config.batch_tokens // block_size, MACHINES[name].gpus)
     ddp = Runtime(
         device=torch.device("cuda"),
         dtype=dtype or torch.bfloat16,
@@ -150,7 +173,7 @@ def gpu_runtimes(name: str, train: TrainParams, windows: int, recompute: bool) -
         distributed=gpus > 1,
         recompute=recompute,
     )
-    shardable = gpus > 1 and train.optimizer == "adamw"  # muon needs full matrices
+    shardable = gpus > 1 and config.optim.optimizer == "adamw"  # muon needs full matrices
     return [ddp, replace(ddp, parallel="fsdp")] if shardable else [ddp]
 
 
@@ -160,7 +183,7 @@ def memory_row(
     """Return GiB per GPU by purpose, for the largest micro-batch that fits or the smallest."""
     from nanogpt.estimate import fitted_memory
 
-    capacity = MACHINES[name][2]
+    capacity = MACHINES[name].gib
     rows, memory = fitted_memory(size, batch_tokens, runtime, most, USABLE * capacity * GIB)
     gib = [n_bytes / GIB for n_bytes in (*memory.values(), sum(memory.values()))]
     limit = f"{'over ' if gib[-1] > USABLE * capacity else ''}{capacity}"
@@ -173,16 +196,18 @@ def gpu_speed(
     """Return the seconds per update and per token; NaN if the GPU's peak is unknown."""
     from nanogpt.flops import peak_flops
 
-    peak = peak_flops(MACHINES[name][1], runtime.dtype) or math.nan
+    peak = peak_flops(MACHINES[name].kind, runtime.dtype) or math.nan
     token = size.flops_per_token / (runtime.world_size * peak * mfu)
     return max(batch_tokens * token, LEAST_UPDATE_SECONDS), token
 
 
 def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple[float, float]:
     """Return the seconds per update and per token on this machine; NaN if memory is too small."""
+    from torch import OutOfMemoryError
+
     from nanogpt.estimate import measure_updates
     from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-    from stages.train.configs import DTYPES, train_config
+    from stages.train.precision import DTYPES
 
     device, compile = choose_device(settings.device), settings.compile
     runtime = Runtime(
@@ -193,37 +218,42 @@ def measured(size: "ModelSize", train: TrainParams, settings: Settings) -> tuple
     )
     if device.type == "cpu" and STATE_BYTES * size.n_params > virtual_memory().available:
         return math.nan, math.nan
-    optim, most = train_config(train).optim, settings.micro_batch_tokens
-    arguments = size.config, optim, train.batch_tokens, runtime, most
+    config, most = train.config(), settings.micro_batch_tokens
+    arguments = size.config, config.optim, config.batch_tokens, runtime, most
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         # the environment in which a training run starts its workers
         with environment_defaults(KEEP_FREED_MEMORY), sigint_blocked():
             speed = process.submit(measure_updates, *arguments)
-        return speed.result()
+        try:
+            return speed.result()
+        except OutOfMemoryError:  # of a GPU, which says so only then
+            return math.nan, math.nan
 
 
 def time_row(name: str, train: TrainParams, speed: tuple[float, float], price: float | None) -> Row:
     """Return the time of a training run on a machine, evaluations included, its speed and cost."""
     update, token = speed
-    evaluated = math.ceil(train.max_steps / train.eval_interval) * train.eval_tokens
-    seconds = train.max_steps * update + evaluated * token / 3  # no backward pass: a third
+    config = train.config()
+    evaluated = math.ceil(config.max_steps / config.eval_interval) * config.eval_tokens
+    seconds = config.max_steps * update + evaluated * token / 3  # no backward pass: a third
     if math.isnan(seconds):
         return name, "too large" if name == HERE else f"peak FLOPS unknown for {train.precision}"
     units = {"days": 86_400, "h": 3600, "min": 60}
     unit = next((unit for unit, size in units.items() if seconds >= 2 * size), "s")
-    tokens = train.batch_tokens * train.max_steps
+    tokens = config.batch_tokens * config.max_steps
     row = (
         name,
         f"{seconds / units.get(unit, 1):.3g} {unit}",
         f"{update:.3g}",
         f"{tokens / seconds:,.0f}",
     )
-    gpus, _, _, hour, source = MACHINES.get(name, (1, "", 0, None, ""))
-    if price is not None:
-        hour, source = price, "--price"
-    if hour is None:
+    machine, source = MACHINES.get(name, THIS_MACHINE), "--price"
+    if price is None:
+        price, source = machine.price, machine.source
+    if price is None:
         return row
-    return *row, f"${seconds / 3600 * gpus * hour:,.2f}", f"${hour:.2f} per GPU hour ({source})"
+    cost = seconds / 3600 * machine.gpus * price
+    return *row, f"${cost:,.2f}", f"${price:.2f} per GPU hour ({source})"
 
 
 def show(columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -245,41 +275,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--price", type=float, help="US dollars per hour of one GPU")
 
 
-def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
-    if not 0 < options.mfu <= 1:
-        raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
-    if options.price is not None and options.price < 0:
-        raise ValueError(f"--price {options.price} must not be negative")
-    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
-    content = preset_content(file) if options.preset else read_params(file)
-    sections = check_content(content, file)
-    model, train = sections["model"], sections["train"]
-    assert isinstance(model, ModelParams)
-    assert isinstance(train, TrainParams)
-    from nanogpt.config import GPTConfig
-    from nanogpt.estimate import model_size  # torch takes seconds
-    from stages.train.configs import train_config
-
-    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
-    config = GPTConfig(vocab_size=n_vocab, **model.model_dump())
-    size = model_size(config, train_config(train).optim)
-    tokenize = content["tokenize"]
-    learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
-    show(
-        ["plan", str(file)], facts(size, train, train_tokens, guessed=learned and not train_tokens)
-    )
-    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+def show_machines(
+    size: "ModelSize", train: TrainParams, settings: Settings, options: argparse.Namespace
+) -> None:
+    """Show the memory, time and cost of a training run on the machine asked for, or on each."""
+    batch_tokens, most = train.config().batch_tokens, settings.micro_batch_tokens
     memories, speeds = [], {}
     for name in [options.hardware] if options.hardware else [*MACHINES, HERE]:
         if name == HERE:
             speeds[name] = measured(size, train, settings)
             continue
-        windows = train.batch_tokens // model.block_size
-        runtimes = gpu_runtimes(name, train, windows, settings.recompute)
-        most = settings.micro_batch_tokens
-        memories += [memory_row(size, train.batch_tokens, most, name, one) for one in runtimes]
-        speeds[name] = gpu_speed(size, train.batch_tokens, name, runtimes[0], options.mfu)
+        runtimes = gpu_runtimes(name, train, size.config.block_size, settings.recompute)
+        memories += [memory_row(size, batch_tokens, most, name, one) for one in runtimes]
+        speeds[name] = gpu_speed(size, batch_tokens, name, runtimes[0], options.mfu)
     purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
     if memories:
         show(["GiB per GPU", "", "micro-batch", *purposes], memories)
@@ -288,3 +296,33 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         (time_row(name, train, speed, options.price) for name, speed in speeds.items()),
     )
     print(f"GPU times assume an MFU of {options.mfu:g}; `{HERE}` is measured, on one device")
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError if a number on the command line is out of its range."""
+    if not 0 < options.mfu <= 1:
+        raise ValueError(f"--mfu {options.mfu} must be in (0, 1], e.g. {MFU}")
+    if options.price is not None and options.price < 0:
+        raise ValueError(f"--price {options.price} must not be negative")
+
+
+def run_tool(options: argparse.Namespace, settings: Settings) -> None:
+    """Run `python -m stages plan [PRESET] [--hardware NAME]`."""
+    check_options(options)
+    file = PRESETS / f"{options.preset}.yaml" if options.preset else PARAMS_FILE
+    content = preset_content(file) if options.preset else read_params(file)
+    sections = check_content(content, file)
+    model, train = sections["model"], sections["train"]
+    assert isinstance(model, ModelParams)
+    assert isinstance(train, TrainParams)
+    from nanogpt.estimate import model_size  # torch takes seconds
+
+    n_vocab, train_tokens, tokens, text_bytes = known_data(content)
+    config = train.config()
+    size = model_size(model.config(n_vocab), config.optim)
+    tokenize = content["tokenize"]
+    learned = tokenize["tokenizer"] == "char" or tokenize["vocab_size"] == "auto"
+    guessed = learned and not train_tokens
+    show(["plan", str(file)], facts(size, config, train_tokens, guessed=guessed))
+    show(["disk", "bytes", ""], disk(size, tokens, text_bytes))
+    show_machines(size, train, settings, options)

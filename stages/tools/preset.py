@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 
 from nanogpt.files import atomic_write
 from stages.formats.params_yaml import render
+from stages.params.sections import SECTIONS, check_content
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, parse_params, read_params
-from stages.tools.check import SECTIONS, check_content
 
 PRESETS = Path("presets")
 BASE = "shakespeare"  # the preset that is complete

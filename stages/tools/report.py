@@ -10,17 +10,18 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from stages.artifacts.model import LINEAGE, MODEL
+from stages.artifacts.shards import SHARDS
+from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.baselines import SEES
-from stages.evaluate.stage import MODEL, RESULT, SHARDS
+from stages.evaluate.stage import RESULT
 from stages.lib.reasons import in_words
 from stages.runtime.entry import TIMES
 from stages.runtime.settings import Settings
-from stages.runtime.yaml_files import read_params
+from stages.runtime.yaml_files import DVC_FILE, read_params
 from stages.sample.stage import OUT as SAMPLES
-from stages.statistics.stage import OUT as STATISTICS
 from stages.statistics.stage import contamination_line
 
-DAG = Path("dvc.yaml")
 SAMPLE_LINES = 24
 ADAPTIVE = "this model, adaptive"
 FEW_DOCUMENTS = 10  # held out: with fewer, the metrics depend on which ones
@@ -98,7 +99,7 @@ def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str
         "training text", f"{train['tokens']:,} tokens in {train['documents']:,} documents"
     )
     table.add_row("validation text", f"{val['tokens']:,} tokens in {val['documents']:,} documents")
-    files = {stage: TIMES / f"{stage}.json" for stage in read_params(DAG)["stages"]}
+    files = {stage: TIMES / f"{stage}.json" for stage in read_params(DVC_FILE)["stages"]}
     seconds = {s: read_json(file)["seconds"] for s, file in files.items() if file.exists()}
     table.add_row("last run of each stage", ", ".join(f"{s} {t:.0f} s" for s, t in seconds.items()))
     table.add_row("total", f"{sum(seconds.values()):.0f} s")
@@ -122,7 +123,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     console.print(Panel(scores_table(metrics), title="loss on held-out text", expand=False))
     if warning := few_documents(manifest["splits"]["val"]["documents"]):
         console.print(Text(warning, "yellow"))
-    console.print(facts_table(metrics, manifest, read_json(MODEL / "lineage.json")))
+    console.print(facts_table(metrics, manifest, read_json(MODEL / LINEAGE)))
     console.print(
         Panel(Text(first_sample()), title=f"a sample ({SAMPLES / 'samples.txt'} has more)")
     )

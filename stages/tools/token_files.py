@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from nanogpt.data.stream import TokenStream
 from nanogpt.files import atomic_dir, file_sha256, write_json
-from stages.artifacts.shards import VERSION, Shards
-from stages.formats.chosen_tokenizer import GPT2_VOCAB_SIZES, chosen_tokenizer
+from stages.artifacts.shards import SHARDS, VERSION, Shards
+from stages.formats.named_tokenizer import GPT2_VOCAB_SIZES, tokenizer_named
 from stages.runtime.settings import Settings
 from stages.shard.split_writer import SplitWriter
 from stages.tokenizers.tokenizer import (
@@ -33,7 +33,6 @@ from stages.tokenizers.tokenizer import (
     save_tokenizer,
 )
 
-SHARDS = Path("data/shards")
 SPLITS = ("train", "val")
 CHUNK_TOKENS = 1 << 22  # read at a time
 SHARD_TOKENS = 100_000_000  # per file, as in the presets and in llm.c's fineweb.py
@@ -231,7 +230,7 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
             "because a pickle can run any code; name their tokenizer by --tokenizer, a folder such "
             "as models/gpt/tokenizer"
         )
-    return chosen_tokenizer(name, GPT2_VOCAB_SIZES[0])
+    return tokenizer_named("gpt2" if name is None else name)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import file_sha256
+from stages.artifacts.clean import CLEAN
+from stages.artifacts.corpus import CORPUS
+from stages.artifacts.model import LINEAGE, MODEL
+from stages.artifacts.shards import SHARDS
+from stages.artifacts.tokens import TOKENS
 from stages.formats.dvc_lock import (
     chain_problems,
     code_problems,
@@ -20,9 +25,9 @@ from stages.formats.dvc_lock import (
     params_problems,
     read_accepted,
 )
+from stages.params.sections import SECTIONS
 from stages.runtime.settings import Settings
 from stages.tokenizers.tokenizer import files_fingerprint
-from stages.tools.check import SECTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class Artifact:
     """An output folder: the file in it that describes the others, and the stage that writes it."""
 
     name: str
-    folder: str
+    folder: Path
     manifest: str
     stage: str
     imported: bool = False  # by stages.tools.token_files
@@ -43,11 +48,11 @@ class Artifact:
 
 
 ARTIFACTS = (
-    Artifact(name="corpus", folder="data/corpus", manifest="manifest.json", stage="download"),
-    Artifact(name="clean", folder="data/clean", manifest="manifest.json", stage="clean"),
-    Artifact(name="tokens", folder="data/tokens", manifest="manifest.json", stage="tokenize"),
-    Artifact(name="shards", folder="data/shards", manifest="manifest.json", stage="shard"),
-    Artifact(name="model", folder="models/gpt", manifest="lineage.json", stage="train"),
+    Artifact(name="corpus", folder=CORPUS, manifest="manifest.json", stage="download"),
+    Artifact(name="clean", folder=CLEAN, manifest="manifest.json", stage="clean"),
+    Artifact(name="tokens", folder=TOKENS, manifest="manifest.json", stage="tokenize"),
+    Artifact(name="shards", folder=SHARDS, manifest="manifest.json", stage="shard"),
+    Artifact(name="model", folder=MODEL, manifest=LINEAGE, stage="train"),
 )
 
 
@@ -55,7 +60,7 @@ def verify(root: Path) -> list[str]:
     """Print a line per folder and return all problems. Raises ValueError if there is none."""
     present = [artifact for artifact in ARTIFACTS if (root / artifact.folder).is_dir()]
     if not present:
-        folders = ", ".join(artifact.folder for artifact in ARTIFACTS)
+        folders = ", ".join(str(artifact.folder) for artifact in ARTIFACTS)
         raise ValueError(
             f"there is nothing to verify: no {folders}; run `dvc repro` to create them"
         )

@@ -1,14 +1,15 @@
 """Initial weights: training starts from them if `train.init_from` names a folder in `weights/`.
 
-Such a folder is a model folder: `stages/tools/convert.py` makes one from GPT-2, and a copy of
-`models/gpt` is one. It is checked against params and shards before training, and loaded at its
-start. torch is imported late, since the launcher checks the params without it.
+Such a folder is a model folder: one converted from GPT-2, or a copy of `models/gpt`. It is checked
+against params and shards before training, and loaded at its start. torch is imported late, since
+the launcher checks the params without it.
 """
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.artifacts.model import LINEAGE
 from stages.artifacts.weights import check_initial_folder, weights_sha256
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def load_initial(model: "GPT", folder: Path, sha256: str) -> None:
 
 def origin_of(folder: Path) -> dict[str, Any]:
     """Return the origin of the weights, as the conversion or the training recorded it."""
-    records = [folder / name for name in ("source.json", "lineage.json")]
+    records = [folder / name for name in ("source.json", LINEAGE)]
     return {
         "folder": folder.as_posix(),
         "sha256": weights_sha256(folder),

@@ -1,19 +1,20 @@
 """The sections `model` and `train`: what is trained, and how."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
-from stages.lib.config_sections import section_of
+from stages.lib.config_sections import config_from, with_fields_of
+from stages.lib.params import Section
 
 FRACTION, STEPS = "a fraction of max_steps below 1, such as 0.01", "a number of steps, such as 10"
 
 
-class ModelParams(
-    section_of(GPTConfig, without=["vocab_size"])  # type: ignore[misc]  # made of its fields
-):
+@with_fields_of(GPTConfig, without=["vocab_size"])
+class ModelParams(Section):
     """The section `model`: GPTConfig but for vocab_size, which the tokenizer decides."""
 
     heading: ClassVar[str] = "the shape of the GPT and its design choices"
@@ -21,8 +22,16 @@ class ModelParams(
     @model_validator(mode="after")
     def is_a_model(self) -> "ModelParams":
         """Refuse what GPTConfig refuses."""
-        GPTConfig(**self.model_dump())
+        self.shape()
         return self
+
+    def shape(self) -> GPTConfig:
+        """Return the config with GPT-2's vocabulary, for checks that do not depend on its size."""
+        return self.config(GPTConfig.vocab_size)
+
+    def config(self, vocab_size: int) -> GPTConfig:
+        """Return the config of a model with a vocabulary of this size."""
+        return config_from(self, GPTConfig, vocab_size=vocab_size)
 
 
 def fraction_or_steps(value: object) -> int | float:
@@ -43,12 +52,13 @@ def steps_of(amount: int | float, max_steps: int) -> int:
 FractionOrSteps = Annotated[int | float, PlainValidator(fraction_or_steps)]
 
 
-class TrainParams(
-    section_of(  # type: ignore[misc]  # made of their fields
-        OptimConfig, TrainConfig, without=["optim", "warmup_steps", "decay_steps"]
-    )
-):
-    """The section `train`: OptimConfig and TrainConfig, and what else a training run needs."""
+@with_fields_of(OptimConfig, TrainConfig, without=["optim", "warmup_steps", "decay_steps"])
+class TrainOptions(Section):
+    """OptimConfig and TrainConfig but for the schedule's lengths, which are in other units."""
+
+
+class TrainParams(TrainOptions):
+    """The section `train`: the library's options, and what else a training run needs."""
 
     heading: ClassVar[str] = "optimization and training schedule"
 
@@ -82,15 +92,27 @@ class TrainParams(
     @model_validator(mode="after")
     def schedule_fits(self) -> "TrainParams":
         """Require that warmup and decay fit into the run, before fractions are rounded."""
-        amounts = (self.warmup, self.decay)
-        wanted = sum(n if isinstance(n, int) else n * self.max_steps for n in amounts)
-        if wanted > self.max_steps * (1 + 1e-9):  # 0.7 + 0.2 + 0.1 is not 1 in floating point
-            steps = " + ".join(str(steps_of(n, self.max_steps)) for n in amounts)
+        amounts, max_steps = (self.warmup, self.decay), self.unscheduled().max_steps
+        wanted = sum(n if isinstance(n, int) else n * max_steps for n in amounts)
+        if wanted > max_steps * (1 + 1e-9):  # 0.7 + 0.2 + 0.1 is not 1 in floating point
+            steps = " + ".join(str(steps_of(n, max_steps)) for n in amounts)
             raise ValueError(
                 f"warmup {self.warmup} + decay {self.decay} ({steps} steps) are more than "
-                f"max_steps {self.max_steps}"
+                f"max_steps {max_steps}"
             )
         return self
+
+    def unscheduled(self) -> TrainConfig:
+        """Return the config without warmup and decay."""
+        optim = config_from(self, OptimConfig, warmup_steps=0, decay_steps=0)
+        return config_from(self, TrainConfig, optim=optim)
+
+    def config(self) -> TrainConfig:
+        """Return the config, with warmup and decay in whole updates."""
+        config = self.unscheduled()
+        warmup, decay = self.schedule_updates()
+        optim = replace(config.optim, warmup_steps=warmup, decay_steps=decay)
+        return replace(config, optim=optim)
 
     def schedule_updates(self) -> tuple[int, int]:
         """Return (warmup, decay) as numbers of steps that fit into max_steps.
@@ -98,16 +120,17 @@ class TrainParams(
         A warmup above 0 has at least one step; where fractions are rounded up, the decay takes what
         is left.
         """
-        warmup = max(steps_of(self.warmup, self.max_steps), int(self.warmup > 0))
-        return warmup, min(steps_of(self.decay, self.max_steps), self.max_steps - warmup)
+        max_steps = self.unscheduled().max_steps
+        warmup = max(steps_of(self.warmup, max_steps), int(self.warmup > 0))
+        return warmup, min(steps_of(self.decay, max_steps), max_steps - warmup)
 
 
 def check_batch(model: ModelParams, train: TrainParams) -> None:
     """Raise ValueError if a batch is not a whole number of windows."""
-    if train.batch_tokens % model.block_size:
+    batch_tokens, block_size = train.config().batch_tokens, model.shape().block_size
+    if batch_tokens % block_size:
         raise ValueError(
-            f"train.batch_tokens {train.batch_tokens} is not a multiple of model.block_size "
-            f"{model.block_size}"
+            f"train.batch_tokens {batch_tokens} is not a multiple of model.block_size {block_size}"
         )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from nanogpt.data.order import WindowOrder
 from nanogpt.files import atomic_write, file_sha256
-from stages.artifacts.shards import Shards
+from stages.artifacts.model import MODEL
+from stages.artifacts.shards import SHARDS, Shards
 from stages.artifacts.weights import WEIGHTS, check_recorded, weights_sha256
 from stages.lib.params import load_section
 from stages.runtime.allocator import KEEP_FREED_MEMORY
@@ -29,17 +30,16 @@ from stages.runtime.supervise import exclusive_lock, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
 
-SHARDS, OUT, RUNS = Path("data/shards"), Path("models/gpt"), Path("runs")
+RUNS = Path("runs")
 LOCK = RUNS / "train.lock"
 WORKER = "stages.train.worker"  # what each process runs
 SHOWN_LINES = 30  # of a dead process's stderr
 TORCHRUN_SUMMARY = "torch/distributed/elastic/multiprocessing/api.py"  # where its output begins
 
 
-def check_train_split(model: ModelParams, train: TrainParams, shards: Shards) -> None:
+def check_train_split(shards: Shards, block_size: int, seed: int) -> None:
     """Raise ValueError if the training split is shorter than one window."""
-    tokens = len(shards.stream("train"))
-    WindowOrder(n_tokens=tokens, block_size=model.block_size, seed=train.seed)
+    WindowOrder(n_tokens=len(shards.stream("train")), block_size=block_size, seed=seed)
 
 
 def check_processes(settings: Settings, windows: int) -> None:
@@ -76,11 +76,12 @@ def run(
     the training.
     """
     check_batch(model, train)
+    config, block_size = train.config(), model.shape().block_size
     data = Shards.open(shards)
-    check_train_split(model, train, data)
+    check_train_split(data, block_size, config.seed)
     if train.init_from:
         check_initial(Path(train.init_from), model.model_dump(), data.tokenizer_folder)
-    windows = train.batch_tokens // model.block_size
+    windows = config.batch_tokens // block_size
     check_processes(settings, windows)
     identity = identity_of(model, train, shards)
     folder = RUNS / fingerprint_of(identity)
@@ -147,4 +148,4 @@ def run_stage(settings: Settings) -> None:
     model, train = load_section("model", ModelParams), load_section("train", TrainParams)
     if train.init_from and not settings.join:
         check_recorded(train.init_from, WEIGHTS)
-    run(model, train, SHARDS, OUT, settings=settings)
+    run(model, train, SHARDS, MODEL, settings=settings)

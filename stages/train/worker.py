@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
-from nanogpt.runtime import Runtime, bfloat16_gain, choose_device, is_emulated, process_group
+from nanogpt.runtime import Runtime, choose_device, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.train.loop import Ended, Started, TrainEvent, train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
+from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED
 from stages.runtime.outcome import write_end
@@ -37,11 +37,11 @@ from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
-from stages.train.configs import DTYPES, train_config
 from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
 from stages.train.params import ModelParams, TrainParams
+from stages.train.precision import DTYPES, format_of, number_format_line
 from stages.train.stage import code_sha256
 
 
@@ -82,8 +82,8 @@ class TrainWorker:
         self.settings, self.stop = settings, stop
         self.identity = json.loads((folder / "identity.json").read_text())
         self.params = TrainParams(**self.identity["train"])
-        shape = ModelParams(**self.identity["model"]).model_dump()
-        self.config = GPTConfig(vocab_size=shards.n_vocab, **shape)
+        self.train_config = self.params.config()
+        self.config = ModelParams(**self.identity["model"]).config(shards.n_vocab)
         if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
             raise ValueError(
                 f"{shards.folder} ends documents with token {shards.eot_token}, a model with the "
@@ -103,9 +103,11 @@ class TrainWorker:
             settings.recompute,
             leads=not settings.join,
         ) as alone:
-            torch.manual_seed(self.params.seed)
+            torch.manual_seed(self.train_config.seed)
             model = GPT(self.config)
-            runtime = replace(alone, workers=workers_of(earlier, model, self.params, alone))
+            runtime = replace(
+                alone, workers=workers_of(earlier, model, self.train_config.batch_tokens, alone)
+            )
             if self.params.init_from and not checkpoints(self.folder):
                 load_initial(
                     model, Path(self.params.init_from), self.identity["init_weights_sha256"]
@@ -125,7 +127,7 @@ class TrainWorker:
             model,
             self.shards.stream("train"),
             self.shards.stream("val"),
-            train_config(self.params),
+            self.train_config,
             eot_token=self.shards.eot_token,
             runtime=runtime,
             folder=self.folder,
@@ -183,8 +185,8 @@ class TrainWorker:
             tracker,
             Plan(
                 n_params=model.n_params(),
-                max_steps=self.params.max_steps,
-                batch_tokens=self.params.batch_tokens,
+                max_steps=self.train_config.max_steps,
+                batch_tokens=self.train_config.batch_tokens,
                 processes=runtime.world_size,
                 val_tokens=val.tokens,
                 val_bytes=val.bytes,
@@ -222,42 +224,17 @@ class TrainWorker:
                 if file.is_file()
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
-            write_json(draft / "lineage.json", about)
+            write_json(draft / LINEAGE, about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
 
 
-def number_format_line(runtime: Runtime) -> str:
-    """Return a line that names the number format and, where it is emulated, the cost."""
-    name = str(runtime.dtype).removeprefix("torch.")
-    line = f"train: on {device_name(runtime.device)}, computing in {name}"
-    if runtime.dtype == torch.bfloat16 and is_emulated(runtime.dtype, runtime.device):
-        times = 1 / bfloat16_gain(runtime.device)
-        line += (
-            f", as set by `train.precision`; this processor emulates it, {times:.0f} times slower "
-            "than float32, which `auto` would choose"
-        )
-    return line
-
-
-def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | None:
-    """Return the number format of an earlier session on such a device; None: choose one.
-
-    What was measured once is taken up again, so that a resumed run computes the same bits. A
-    checkpoint that came to a processor which emulates its format continues in another.
-    """
-    if earlier.get("device") != device_name(device):
-        return None
-    dtype = DTYPES[earlier["number_format"]]
-    return None if dtype == torch.bfloat16 and is_emulated(dtype, device) else dtype
-
-
-def workers_of(earlier: dict[str, Any], model: GPT, params: TrainParams, runtime: Runtime) -> int:
+def workers_of(earlier: dict[str, Any], model: GPT, batch_tokens: int, runtime: Runtime) -> int:
     """Return how many threads share an update: as many as in an earlier session that can.
 
     The order of its sums depends on them, so a resumed run keeps them.
     """
-    workers = default_workers(model, params.batch_tokens, runtime)
+    workers = default_workers(model, batch_tokens, runtime)
     here = {"processes": runtime.world_size, "device": device_name(runtime.device)}
     if runtime.compile or any(earlier.get(key) != value for key, value in here.items()):
         return workers

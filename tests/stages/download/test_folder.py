@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from stages.download.folder import check_copy, check_watched, text_files, user_files
 from stages.download.params import IGNORED, CorpusParams, outputs
+from stages.params.preflight import check_experiment
 from stages.runtime.yaml_files import read_params
-from stages.tools.check import check_experiment
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from stages.runtime.errors import Crashed
-from stages.runtime.pool import ENVIRONMENT, in_order, in_processes
+from stages.runtime.pool import ENVIRONMENT, in_processes, results_in_order
 
 ROOT = Path(__file__).parents[3]
 
@@ -144,7 +144,7 @@ def test_the_number_of_submitted_tasks_is_bounded() -> None:
         done.set_result(number)
         return done
 
-    for result in in_order(submit, range(20), ahead=3):
+    for result in results_in_order(submit, range(20), ahead=3):
         assert len(submitted) <= result + 4
     assert submitted == list(range(20))
 

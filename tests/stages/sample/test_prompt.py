@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stages.artifacts.model import format_samples
+from stages.generation.completion import format_samples
 from stages.lib.params import load_section, parse_section
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import read_params

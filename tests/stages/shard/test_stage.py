@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.artifacts.tokens import Tokenized
+from stages.artifacts.tokenized import Tokenized
 from stages.lib.split import SplitParams, split_documents
 from stages.lib.text_hash import hash_column, hash_rows, text_hash
 from stages.shard.params import ShardParams

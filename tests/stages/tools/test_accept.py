@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.params.sections import check_content
 from stages.tools.accept import edited_stages, small
-from stages.tools.check import check_content
 from stages.tools.preset import preset_content
 
 PRESETS = sorted((Path(__file__).parents[3] / "presets").glob("*.yaml"))

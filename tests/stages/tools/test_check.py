@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stages.params.sections import SECTIONS, check_params
 from stages.runtime.yaml_files import ParamsError, read_params
-from stages.tools.check import SECTIONS, check_params
 from stages.tools.preset import preset_text
 
 ROOT = Path(__file__).parents[3]

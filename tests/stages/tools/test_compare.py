@@ -20,6 +20,9 @@ def test_params_and_metrics_that_differ_are_shown_side_by_side(copy_of_built: An
     assert ["sample.max_new_tokens", "30", "12", "-18"] in rows
     assert ["sample.stop", "[]", "['[/INST]']"] in rows
     assert ["bits_per_byte", f"{before:.4f}", f"{before - 0.25:.4f}", "-0.25"] in rows
+    output = project.run("python", "-m", "stages", "compare", "HEAD~1", "HEAD~1").stdout
+    assert "params: no difference between HEAD~1 and HEAD~1" in output
+    assert "metrics: neither HEAD~1 nor HEAD~1 has any" in output
 
 
 def test_what_git_does_not_know_is_refused(built: Any) -> None:

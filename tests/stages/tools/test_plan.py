@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,6 +178,20 @@ def test_a_model_too_large_for_this_machine_is_not_measured(
     out = capsys.readouterr().out
     assert "309," in out
     assert "too large" in out
+
+
+def test_a_gpu_that_runs_out_of_memory_is_said_to_be_too_small(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("nanogpt.estimate.measure_updates", out_of_memory)
+    monkeypatch.setattr(
+        "stages.tools.plan.ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(n)
+    )
+    planned(None, "here")
+    assert "here      too large" in capsys.readouterr().out
 
 
 def test_the_command_measures_this_machine_and_leaves_nothing(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.params.sections import SECTIONS, check_content
 from stages.runtime.yaml_files import ParamsError, parse_params, read_params
-from stages.tools.check import SECTIONS, check_content
 from stages.tools.preset import preset_text, use
 
 ROOT = Path(__file__).parents[3]

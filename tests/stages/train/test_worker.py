@@ -1,18 +1,18 @@
 """What each process of a training makes of the params."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nanogpt.config import GPTConfig
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from stages.lib.params import load_section
-from stages.train.configs import train_config
 from stages.train.lineage import device_name
 from stages.train.params import ModelParams, TrainParams
-from stages.train.worker import format_of, number_format_line, workers_of
+from stages.train.precision import format_of, number_format_line
+from stages.train.worker import workers_of
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 CPU = torch.device("cpu")
@@ -22,21 +22,21 @@ HERE = device_name(CPU)
 def test_the_schedule_reaches_the_library_in_whole_updates() -> None:
     params = load_section("train", TrainParams, PARAMS)
     assert (params.max_steps, params.warmup, params.decay) == (1000, 0.01, 0.4)
-    config = train_config(params)
+    config = params.config()
     assert (config.optim.warmup_steps, config.optim.decay_steps) == (10, 400)
     assert (config.optim.schedule, config.max_steps) == (params.schedule, 1000)
 
 
 def test_a_shorter_run_rises_and_falls_in_the_same_shares() -> None:
     params = load_section("train", TrainParams, PARAMS)
-    config = train_config(params.model_copy(update={"max_steps": 200}))
+    config = params.model_copy(update={"max_steps": 200}).config()
     assert (config.optim.warmup_steps, config.optim.decay_steps) == (2, 80)
 
 
 def bfloat16_gains(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
     """Pretend to be on a processor on which bfloat16 is so many times as fast as float32."""
     monkeypatch.setattr("nanogpt.runtime.bfloat16_gain", lambda device: gain)
-    monkeypatch.setattr("stages.train.worker.bfloat16_gain", lambda device: gain)
+    monkeypatch.setattr("stages.train.precision.bfloat16_gain", lambda device: gain)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_an_emulated_format_is_said_with_what_it_costs(monkeypatch: pytest.Monke
 )
 def test_a_resumed_training_keeps_its_workers(earlier: dict[str, object], expected: int) -> None:
     """The order of its sums depends on them."""
-    params = load_section("train", TrainParams, PARAMS)
-    shape = load_section("model", ModelParams, PARAMS).model_dump()
+    batch_tokens = load_section("train", TrainParams, PARAMS).config().batch_tokens
+    config = load_section("model", ModelParams, PARAMS).config(vocab_size=64)
     with torch.device("meta"):
-        model = GPT(GPTConfig(vocab_size=64, **{**shape, "n_layer": 1}))
+        model = GPT(replace(config, n_layer=1))
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
         runtime = Runtime(device=CPU, dtype=torch.float32)
-        assert workers_of(earlier, model, params, runtime) == expected
+        assert workers_of(earlier, model, batch_tokens, runtime) == expected
     finally:
         torch.set_num_threads(threads)
