@@ -181,7 +181,7 @@ def test_an_edit_that_changes_no_byte_is_accepted_and_any_other_refused(copy_of_
 
     project.run("git", "commit", "-qam", "a remark")
     recorded = (project.folder / "dvc.lock").read_text()
-    other = "(OUT / 'manifest.json').write_text('{}')"
+    other = "(CLEAN / 'manifest.json').write_text('{}')"
     code.write_text(f"{text}\nmake = run\ndef run(*a, **k):\n    make(*a, **k)\n    {other}\n")
     done = project.run("python", "-m", "stages", "accept")
     assert done.returncode == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nanogpt.model.files import load_model
-from stages.artifacts import model as writing
+from stages.generation import completion
 from stages.sample import stage as sample
 from stages.sample.params import SampleParams
 
@@ -46,8 +46,8 @@ def test_samples_do_not_depend_on_what_shares_their_batch(
     together = sample.run(SAMPLE, model, tmp_path / "a", device="cpu")
     fewer = SAMPLE.model_copy(update={"prompts": ["and"], "samples_per_prompt": 1})
     assert sample.run(fewer, model, tmp_path / "b", device="cpu") == [together[2]]
-    monkeypatch.setattr(writing, "CACHE_BYTES", 1)
-    assert writing.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
+    monkeypatch.setattr(completion, "CACHE_BYTES", 1)
+    assert completion.rows_per_batch(load_model(model, torch.device("cpu")).config, 30) == 1
     assert sample.run(SAMPLE, model, tmp_path / "c", device="cpu") == together
 
 
