@@ -165,7 +165,7 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 def create(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID]) -> None:
-    """Create the automations for the deployments with these ids; remove what is no rule any more."""
+    """Create the automations of these deployments, and remove those that are no rule any more."""
     kept = {full_name(suffix, name) for name in (*rules(ids), "notices")}
     for automation in client.read_automations():
         if automation.name.startswith(full_name(suffix, "")) and automation.name not in kept:

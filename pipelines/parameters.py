@@ -4,6 +4,7 @@ The form in Prefect's UI is generated from the same descriptions, types and rang
 params.yaml, so a new option appears in it by itself.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -55,19 +56,23 @@ class OverridesBase(BaseModel):
 def optional(key: str, field: FieldInfo) -> Any:
     """Return the type and field of a key that may be left out."""
     kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    about = {"title": key, "description": field.description}
-    return kind, Field(default=None, json_schema_extra=without_default, **about)
+    return kind, Field(
+        default=None, title=key, description=field.description, json_schema_extra=adapt_to_form
+    )
 
 
-def without_default(schema: dict[str, Any]) -> None:
+def adapt_to_form(schema: dict[str, Any]) -> None:
     """Adapt a key's schema to Prefect's form and server.
 
-    The form would send a default where nothing was entered. The server allows null next to a
-    `type`, and its message would then not name the type.
+    The form would send a default, or a switch that is off, where nothing was entered. The server
+    allows null next to a `type`, and its message would then not name the type.
     """
     del schema["default"]
-    if "type" in schema and "enum" not in schema:
-        schema["allOf"] = [{"type": schema.pop("type")}]
+    kind = schema.pop("type", None)
+    if kind == "boolean":
+        schema["enum"] = [True, False]
+    elif kind and "enum" not in schema:
+        schema["allOf"] = [{"type": kind}]
 
 
 Overrides: Any = create_model(
@@ -100,8 +105,10 @@ def content_of(preset: str | None, overrides: Mapping[str, Any], root: Path) -> 
     unknown = []
     for dotted, value in overrides.items():
         section, _, key = dotted.partition(".")
-        if section not in SECTIONS or key not in SECTIONS[section].model_fields:
-            unknown.append(unknown_key(dotted, known_near(section)))
+        if section not in SECTIONS:
+            unknown.append(unknown_section(dotted))
+        elif key not in SECTIONS[section].model_fields:
+            unknown.append(unknown_key(dotted, list(SECTIONS[section].model_fields)))
         elif isinstance(content.get(section), dict):
             content[section][key] = value
     if unknown:
@@ -110,11 +117,13 @@ def content_of(preset: str | None, overrides: Mapping[str, Any], root: Path) -> 
     return content
 
 
-def known_near(section: str) -> list[str]:
-    """Return the keys of a section, or all dotted keys if there is no such section."""
-    if section in SECTIONS:
-        return list(SECTIONS[section].model_fields)
-    return [f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields]
+def unknown_section(dotted: str) -> str:
+    """Return one line on a key whose section does not exist, with what it may have meant."""
+    known = [f"{name}.{key}" for name, model in SECTIONS.items() for key in model.model_fields]
+    close = difflib.get_close_matches(dotted, known, n=1)
+    return f"{dotted} is not a known key; " + (
+        f"did you mean {close[0]}?" if close else f"the sections are {', '.join(SECTIONS)}"
+    )
 
 
 def params_in(root: Path) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Lab:
         wait_for(reached, seconds, f"no step {step}: {self.log(run)}")
 
     def processes(self, named: str) -> list[psutil.Process]:
-        """Return the processes in this project, workspaces included, with a word in their command."""
+        """Return the processes in this project and its workspaces by a part of their command."""
         return [p for p in self.project.processes() if named in " ".join(p.cmdline())]
 
     def weights(self, experiment: str) -> str:
@@ -164,7 +164,7 @@ def lab(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def undisturbed(lab: Lab) -> dict[str, str]:
-    """The weights of the short and of the long run, trained without Prefect in the project itself."""
+    """Return the hashes of the weights of the short and the long run, trained without Prefect."""
     hashes = {}
     for name, overrides in (("short", SHORT), ("long", LONG)):
         sets = [f"--set={key}={value}" for key, value in overrides.items()]

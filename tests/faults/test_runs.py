@@ -1,4 +1,4 @@
-"""Runs of a real Prefect server that are disturbed: each ends as if nothing had happened, or says why."""
+"""Disturbed runs of a real Prefect server: each ends as if nothing had happened, or says why."""
 
 import time
 from typing import Any
