@@ -1,5 +1,6 @@
 """What Prefect's page shows of a run: a task run per try, progress, results and links."""
 
+import os
 import socket
 import sys
 import time
@@ -10,11 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
@@ -23,7 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from pipelines.dag import Stage
-from pipelines.result import result_markdown
+from pipelines.result import create_artifacts, model_size
 from pipelines.stage_run import Console
 from stages.runtime.progress_file import Progress
 from stages.runtime.settings import read_settings
@@ -39,12 +36,14 @@ class PrefectConsole(Console):
 
     def __init__(self, run_id: str) -> None:
         self.run_id = UUID(run_id)
+        self.title = ""
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
         self.reported = float("-inf")
 
     def begin(self, title: str) -> None:
         """Name the run."""
+        self.title = title
         with get_client(sync_client=True) as client:
             client.update_flow_run(self.run_id, name=title)
 
@@ -102,8 +101,10 @@ class PrefectConsole(Console):
                 update_progress_artifact(self.artifact, progress=percent, description=text)
 
     def show_result(self) -> None:
-        """Add the result as an artifact."""
-        create_markdown_artifact(result_markdown(), key="result", description="metrics and samples")
+        """Add the size of the model to the name of the run, and the result as artifacts."""
+        name, dot, changed = self.title.partition(" · ")
+        self.begin(f"{name} {model_size()}{dot}{changed}")
+        create_artifacts(self.title)
 
     def cancelled(self) -> bool:
         """Ask the server whether the run is to end: a worker may have missed it."""
@@ -129,8 +130,6 @@ def progress_line(progress: Progress) -> str:
 
 def device_names(device: str) -> list[str]:
     """Return the names of the devices that a run on this machine uses, one per GPU."""
-    import os
-
     host = socket.gethostname()
     gpus = sorted(Path("/dev").glob("nvidia[0-9]*")) if device in ("auto", "cuda") else []
     if gpus:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,8 @@ class Request:
         shown = place.folder.relative_to(project)
         console.log(f"build: working in {shown}")
         try:
-            variables = {**place.environment, "DVC_EXP_NAME": name}
-            with chdir(place.folder):  # DVC looks at what it finds from there
-                stages = self.run(variables, console, tags)
+            with workspace.inside(place):
+                stages = self.run({"DVC_EXP_NAME": name}, console, tags)
         except BaseException:
             console.log(f"build: {shown} is kept; what was trained continues in the next such run")
             raise

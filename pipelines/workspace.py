@@ -6,11 +6,13 @@ Nothing that is edited in the project afterwards changes the run. A finished run
 experiment, which `dvc exp show` in the project lists and `dvc exp apply` brings in.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,6 @@ class Workspace:
 
     project: Path
     folder: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables by which stages find what they share with the project."""
-        return {"NANOGPT_PROJECT": str(self.project)}
 
 
 def workspace_of(project: Path, run_id: str) -> Workspace:
@@ -69,6 +66,17 @@ def create(
     share_cache(project, draft)
     write_params(preset, overrides, draft)
     draft.rename(workspace.folder)
+
+
+@contextmanager
+def inside(workspace: Workspace) -> Iterator[None]:
+    """Work in a workspace, with MLflow's store and the training state of the project."""
+    os.environ["NANOGPT_PROJECT"] = str(workspace.project)
+    try:
+        with chdir(workspace.folder):
+            yield
+    finally:
+        del os.environ["NANOGPT_PROJECT"]
 
 
 def check_repository(project: Path) -> None:

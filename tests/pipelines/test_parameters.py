@@ -45,11 +45,11 @@ def test_the_first_parameters_have_defaults_that_the_server_accepts() -> None:
 
 
 def test_overrides_change_a_preset(tmp_path: Path) -> None:
-    content = content_of("shakespeare-char", {"train.max_steps": 700}, ROOT)
-    assert content["train"]["max_steps"] == 700
+    content = content_of("shakespeare-char", {"train.max_steps": 7000}, ROOT)
+    assert content["train"]["max_steps"] == 7000
     assert content["tokenize"]["tokenizer"] == "char"
     (tmp_path / "presets").symlink_to(ROOT / "presets")
-    write_params("shakespeare-char", {"train.max_steps": 700}, tmp_path)
+    write_params("shakespeare-char", {"train.max_steps": 7000}, tmp_path)
     assert read_params(tmp_path / "params.yaml") == content
 
 
