@@ -5,12 +5,12 @@ params.yaml, so a new option appears in it by itself.
 """
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
 
-from dvc.utils.serialize import modify_yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,12 +21,14 @@ from pydantic import (
     model_serializer,
 )
 from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
 
 from stages.lib.params import unknown_key
 from stages.params.sections import SECTIONS, check_content
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
 from stages.tools.preset import PRESETS, preset_content, preset_text
 
+NULL_TAG = "tag:yaml.org,2002:null"
 SHORT = {  # names of keys in the name of a run
     "train.learning_rate": "lr",
     "train.max_steps": "steps",
@@ -146,10 +148,23 @@ def write_params(preset: str | None, overrides: Mapping[str, Any], root: Path) -
     if preset:
         file.write_text(preset_text(preset_file(preset, root)), encoding="utf-8")
     if overrides:
-        with modify_yaml(str(file)) as content:
-            for dotted, value in overrides.items():
-                section, _, key = dotted.partition(".")
-                content[section][key] = value
+        yaml = round_trip()
+        content = yaml.load(file)
+        for dotted, value in overrides.items():
+            section, _, key = dotted.partition(".")
+            content[section][key] = value
+        yaml.dump(content, file)
+
+
+def round_trip() -> YAML:
+    """Return a reader and writer of YAML that leaves as it is what is not changed."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = sys.maxsize
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar(NULL_TAG, "null")
+    )
+    return yaml
 
 
 def title_of(preset: str | None, overrides: Mapping[str, Any], content: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def share_cache(project: Path, folder: Path) -> None:
     if local.exists():
         shutil.copy2(local, folder / ".dvc" / "config.local")
     with Repo(str(project)) as repo:
-        cache = repo.cache.local.path
+        cache = repo.cache.local_cache_dir
         urls = {name: remote.get("url", "") for name, remote in repo.config["remote"].items()}
     with Repo(str(folder)) as repo, repo.config.edit("local") as config:
         config.setdefault("cache", {})["dir"] = cache
