@@ -171,10 +171,15 @@ def undisturbed(lab: Lab) -> dict[str, str]:
         done = lab.module("pipelines.build", "--target", "train", "--experiment", name, *sets)
         assert done.returncode == 0, done.stdout
         hashes[name] = lab.weights(name)
-        for state in (lab.project.folder / "runs").glob("*/ended.json"):
-            shutil.rmtree(state.parent)  # or the next run would only write this one's model again
-        lab.project.run("rm", "-rf", ".dvc/cache/runs")  # or DVC would restore it
     return hashes
+
+
+@pytest.fixture(autouse=True)
+def forgotten(lab: Lab, undisturbed: dict[str, str]) -> None:
+    """Forget what was trained: DVC would restore it, or a finished run only write its model."""
+    shutil.rmtree(lab.project.folder / ".dvc/cache/runs", ignore_errors=True)
+    for ended in (lab.project.folder / "runs").glob("*/ended.json"):
+        shutil.rmtree(ended.parent)
 
 
 def kill(process: psutil.Process) -> None:
