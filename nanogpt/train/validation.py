@@ -6,6 +6,7 @@ document. The result is the same for any batch size and number of processes, up 
 """
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -95,9 +96,8 @@ def evaluate_split(
     full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
     short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
-    if pool is None:
-        results = map(window_losses, groups)
-    else:
+    results: Iterator[tuple[list[int], Tensor]] = map(window_losses, groups)
+    if pool is not None:
         results = bounded_map(pool, window_losses, groups, runtime.workers)
     for group, losses in results:
         sums.add(group, losses)
