@@ -25,7 +25,8 @@ from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Ended, StepDone, train
+from nanogpt.train.events import Ended, StepDone
+from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import find_micro_batch_size
 from nanogpt.train.validation import evaluate_split
 

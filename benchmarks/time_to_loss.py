@@ -40,7 +40,8 @@ from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train.loop import StepDone, train
+from nanogpt.train.events import StepDone
+from nanogpt.train.loop import train
 from nanogpt.train.validation import evaluate_split
 
 # The command of nanoGPT's README for a CPU, evaluated at the end; for a GPU its configuration file,

@@ -35,7 +35,8 @@ from nanogpt.flops import flops_per_token
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, fastest_dtype
-from nanogpt.train.loop import StepDone, train
+from nanogpt.train.events import StepDone
+from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import peak_memory_bytes
 
 # name: (block_size, n_layer, n_head, n_embd, vocab_size)

@@ -23,7 +23,7 @@ class Range:
     zero_or: float | None = None  # the smallest usable value above 0
 
     def check(self, value: float) -> float:
-        """Return a value. Raises ValueError if it is above 0 and too small."""
+        """Return `value`. Raises ValueError if it is above 0 and too small."""
         if self.zero_or and 0 < value < self.zero_or:
             raise ValueError(
                 f"{value!r} is too small to calculate with; give 0, or {self.zero_or} or more"

@@ -22,16 +22,17 @@ from nanogpt.model.attention import MAX_SCORES
 from nanogpt.model.gpt import GPT
 from nanogpt.model.loss import chunks
 from nanogpt.optim.optimizers import build_optimizers
+from nanogpt.optim.update import clip_gradients, loss_scaler, unscale, update_weights
 from nanogpt.parallel.gradients import add_gradients
 from nanogpt.parallel.processes import wrap
 from nanogpt.parallel.threads import default_workers, worker_pool
 from nanogpt.runtime import Runtime
 from nanogpt.train.checkpoint import optimizer_tensors
-from nanogpt.train.loop import clip_gradients, micro_batch_sizes, unscale, update_weights
 from nanogpt.train.micro_batch import (
     can_try_sizes,
     default_micro_batch_tokens,
     find_micro_batch_size,
+    micro_batch_sizes,
 )
 
 PARTS = ("wte", "wpe", "ngrams", "attn", "mlp", "ln_", "lm_head")  # in the names of parameters
@@ -116,7 +117,7 @@ def activation_bytes(c: GPTConfig, sequences: int, dtype: torch.dtype, recompute
     their norm; the MLP's 4 before and after its activation; a mask for either dropout.
     """
     value, channels = dtype.itemsize, sequences * c.block_size * c.n_embd
-    residual = value if dtype == torch.bfloat16 else FLOAT32  # see `residual` in model/gpt.py
+    residual = value if dtype == torch.bfloat16 else FLOAT32  # see `to_residual_dtype`
     norms = 2 * (residual + value + (FLOAT32 if value < FLOAT32 else 0))
     layer = channels * (norms + value * (5 + 2 * c.qk_norm + 8 + 2 * bool(c.dropout)))
     pairs = sequences * c.n_head * c.block_size**2 if c.dropout else 0
@@ -128,22 +129,30 @@ def activation_bytes(c: GPTConfig, sequences: int, dtype: torch.dtype, recompute
 
 
 def fitted_memory(
-    size: ModelSize, batch_tokens: int, runtime: Runtime, most: int | None, room: float
+    size: ModelSize,
+    batch_tokens: int,
+    runtime: Runtime,
+    limit_tokens: int | None,
+    free_bytes: float,
 ) -> tuple[int, dict[str, float]]:
-    """Return the sequences in the largest micro-batch that fits into `room` bytes, and its memory.
+    """Return the sequences in the largest micro-batch that fits into free_bytes, and its memory.
 
-    The smallest, where none fits; `most` tokens are tried.
+    The smallest, where none fits. By default at most as many tokens are tried as in training.
     """
-    most = most or default_micro_batch_tokens(runtime)
-    for n in micro_batch_sizes(batch_tokens, size.config.block_size, runtime.world_size, most):
+    limit = limit_tokens or default_micro_batch_tokens(runtime)
+    for n in micro_batch_sizes(batch_tokens, size.config.block_size, runtime.world_size, limit):
         memory = gpu_memory(size, n, runtime)
-        if sum(memory.values()) <= room:
+        if sum(memory.values()) <= free_bytes:
             break
     return n, memory
 
 
 def measure_updates(
-    config: GPTConfig, optim: OptimConfig, batch_tokens: int, runtime: Runtime, most: int | None
+    config: GPTConfig,
+    optim: OptimConfig,
+    batch_tokens: int,
+    runtime: Runtime,
+    limit_tokens: int | None,
 ) -> tuple[float, float]:
     """Time updates on random tokens for some two seconds, as one process of a training run does.
 
@@ -153,11 +162,11 @@ def measure_updates(
     device = runtime.device
     model = GPT(config).to(device).train()
     runtime = replace(runtime, workers=default_workers(model, batch_tokens, runtime))
-    most = most or default_micro_batch_tokens(runtime)
-    sizes = micro_batch_sizes(batch_tokens, config.block_size, runtime.workers, most)
+    limit = limit_tokens or default_micro_batch_tokens(runtime)
+    sizes = micro_batch_sizes(batch_tokens, config.block_size, runtime.workers, limit)
     if can_try_sizes(runtime):
         sizes = [find_micro_batch_size(model, sizes, runtime)]
-    scaler = torch.amp.GradScaler(device.type, enabled=runtime.dtype == torch.float16)
+    scaler = loss_scaler(runtime)
     with worker_pool(runtime.workers) as pool:
         wrapped = wrap(model, runtime)
         optimizers = build_optimizers(model, optim, runtime.dtype, pool, runtime.workers)

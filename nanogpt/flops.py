@@ -32,7 +32,7 @@ PEAK_FLOPS = {
 
 
 def flops_per_token(model: GPT) -> int:
-    """Forward and backward arithmetic of one token.
+    """Return the FLOPs of one token, forward and backward.
 
     6 N for N parameters outside of looked-up tables, and 12 L C T for attention (Chowdhery et al.
     2022, appendix B).
@@ -45,7 +45,7 @@ def flops_per_token(model: GPT) -> int:
 
 
 def peak_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """What the device could do at best; None where that is not known for sure."""
+    """Return the most FLOP/s a device reaches in `dtype`; None where that is not known for sure."""
     if dtype not in (torch.bfloat16, torch.float16):
         return None
     for pattern, flops in PEAK_FLOPS.items():

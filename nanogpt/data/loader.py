@@ -24,6 +24,9 @@ CHUNK_WINDOWS = 1 << 11  # rows per chunk at most: with many thousands of slices
 PREFETCHED_CHUNKS = 2
 ORDERED_CHUNKS = 8  # whose windows are computed at once, at hardly more than the cost of one's
 
+# Where the windows of some micro-batches start, and their dropout keys: (micro-batches, B) each.
+Chunk = tuple[NDArray[np.int64], NDArray[np.int64]]
+
 
 def micro_batches(
     stream: TokenStream,
@@ -43,37 +46,43 @@ def micro_batches(
     chunk_windows = min(CHUNK_TOKENS // order.block_size, CHUNK_WINDOWS)
     size = max(1, chunk_windows // micro_batch)  # micro-batches per chunk
 
-    def chunks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield the starts and the keys of the windows of each chunk, (micro-batches, B)."""
-        for i in range(0, len(indices), size * ORDERED_CHUNKS):
-            m = np.asarray(indices[i : i + size * ORDERED_CHUNKS])
-            n = m * runtime.world_size + runtime.rank
-            windows = n[:, None] * micro_batch + np.arange(micro_batch)
-            starts = order.starts(windows.ravel()).reshape(windows.shape)
-            keys = order.keys(windows)
-            for j in range(0, len(starts), size):
-                yield starts[j : j + size], keys[j : j + size]
-
-    def read(chunk: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    def read(chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Read a chunk: rows (micro-batches, B, 1 + T) in the dtype of the files, and keys."""
         starts, keys = chunk
         rows = stream.read_rows(starts.ravel(), order.block_size + 1)
         check_vocabulary(rows, vocab_size)
-        return pinned(rows.reshape(*starts.shape, -1)), pinned(keys)
+        rows = rows.reshape(*starts.shape, -1)
+        return to_tensor(rows, runtime.device), to_tensor(keys, runtime.device)
 
-    def pinned(array: NDArray[np.integer[Any]]) -> Tensor:
-        """Return the array as a tensor, for CUDA in pinned memory, from which copies are async."""
-        unpinned = torch.from_numpy(array)
-        if runtime.device.type != "cuda":
-            return unpinned
-        copy = torch.empty_like(unpinned, pin_memory=True)
-        copy.numpy()[:] = array
-        return copy
-
-    for rows, keys in prefetch(read, chunks(), PREFETCHED_CHUNKS):
+    chunks = window_chunks(order, indices, micro_batch, size, runtime)
+    for rows, keys in prefetch(read, chunks, PREFETCHED_CHUNKS):
         idx, dropout_keys = to_indices(rows, runtime.device), to_indices(keys, runtime.device)
         parts = (idx[..., :-1].unbind(), idx[..., 1:].unbind(), dropout_keys.unbind())
         yield from zip(*parts, strict=True)
+
+
+def window_chunks(
+    order: WindowOrder, indices: range, micro_batch: int, size: int, runtime: Runtime
+) -> Iterator[Chunk]:
+    """Yield the windows of this process, `size` micro-batches at a time."""
+    for i in range(0, len(indices), size * ORDERED_CHUNKS):
+        m = np.asarray(indices[i : i + size * ORDERED_CHUNKS])
+        n = m * runtime.world_size + runtime.rank
+        windows = n[:, None] * micro_batch + np.arange(micro_batch)
+        starts = order.starts(windows.ravel()).reshape(windows.shape)
+        keys = order.dropout_keys(windows)
+        for j in range(0, len(starts), size):
+            yield starts[j : j + size], keys[j : j + size]
+
+
+def to_tensor(array: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
+    """Return the array as a tensor, for CUDA in pinned memory, from which copies are async."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor
+    pinned = torch.empty_like(tensor, pin_memory=True)
+    pinned.numpy()[:] = array
+    return pinned
 
 
 def to_indices(rows: Tensor, device: torch.device) -> Tensor:

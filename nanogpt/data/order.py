@@ -49,7 +49,7 @@ class WindowOrder:
             starts[chosen] = offset + images.astype(np.int64) * self.block_size
         return starts
 
-    def keys(self, k: NDArray[np.int64]) -> NDArray[np.int64]:
+    def dropout_keys(self, k: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a dropout key for each window k: 64 random bits, a hash of (seed, k)."""
         mixed = splitmix(k.astype(np.uint64) + mix(self.seed))
         return splitmix(mixed + 3).view(np.int64)  # equals mix(seed, k, 3)

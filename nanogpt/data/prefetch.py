@@ -9,11 +9,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def bounded_map(
+    pool: Executor, work: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
     """Yield work(item) for each item, in order, computed by the pool up to `ahead` items early.
 
-    At most `ahead` + 1 items and results are held at a time. When the iterator is closed or an
-    error ends it, work that has not begun is canceled.
+    Unlike `pool.map` before Python 3.14, it bounds memory: at most `ahead` + 1 items and results
+    are held at a time. When the iterator is closed or an error ends it, work that has not begun is
+    canceled.
     """
     pending: deque[Future[R]] = deque()
     try:
@@ -34,4 +37,4 @@ def prefetch(read: Callable[[T], R], chunks: Iterable[T], ahead: int) -> Iterato
     The thread ends with this iterator.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as thread:
-        yield from in_order(thread, read, chunks, ahead)
+        yield from bounded_map(thread, read, chunks, ahead)

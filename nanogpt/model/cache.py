@@ -4,15 +4,12 @@ Shapes: B batch, T new tokens, S slots attended to, H heads, D head size.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from nanogpt.config import GPTConfig
 from nanogpt.model.attention import causal_mask
-
-if TYPE_CHECKING:
-    from nanogpt.config import GPTConfig
 
 
 class KVCache:
@@ -22,7 +19,7 @@ class KVCache:
     are masked, and overwritten by its next tokens.
     """
 
-    def __init__(self, config: "GPTConfig", batch: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, config: GPTConfig, batch: int, device: torch.device, dtype: torch.dtype):
         head_size = config.n_embd // config.n_head
         shape = (batch, config.n_head, config.block_size, head_size)
         layers = range(config.n_layer)  # for each of them (B, H, block_size, D)

@@ -3,7 +3,7 @@
 The defaults are GPT-2 (Radford et al. 2019): learned positions, pre-LayerNorm, GELU, biases, a tied
 head. The others are techniques of the nanoGPT speedruns that work on any hardware, to be combined
 freely: rotary positions, RMSNorm, normalized queries and keys, squared ReLU, zero-initialized
-projections, a soft cap on the logits.
+projections, a soft cap on the logits, hashed n-gram embeddings.
 
 Shapes: B batch, T time, C channels (n_embd), D head size, V padded vocabulary, L layers.
 """
@@ -21,7 +21,7 @@ from nanogpt.config import GPTConfig
 from nanogpt.model.block import Block, Norm
 from nanogpt.model.cache import KVCache, document_mask
 from nanogpt.model.dropout import dropout, place_keys
-from nanogpt.model.loss import Head, mean_loss, token_losses
+from nanogpt.model.loss import LogitTransform, mean_loss, token_losses
 from nanogpt.model.position import rotary_cos_sin
 
 HASH_BASE, HASH_FINISH = 0x9E3779B97F4A7C1, 0x2127599BF4325C37  # odd, as integers of 64 bits wrap
@@ -44,7 +44,9 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = Norm(config)
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
-        self.head = Head(vocab_size=config.vocab_size, softcap=config.logit_softcap)
+        self.logit_transform = LogitTransform(
+            vocab_size=config.vocab_size, softcap=config.logit_softcap
+        )
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
         if config.position == "rotary":
@@ -100,8 +102,8 @@ class GPT(nn.Module):
             return self.logits(x)
         weight, x, targets = self.lm_head.weight, x.flatten(0, 1), targets.flatten()
         if reduction == "mean":
-            return mean_loss(x, weight, targets, self.head)
-        return token_losses(x, weight, targets, self.head).view_as(idx)
+            return mean_loss(x, weight, targets, self.logit_transform)
+        return token_losses(x, weight, targets, self.logit_transform).view_as(idx)
 
     def hidden(
         self,
@@ -168,7 +170,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (..., V), in float32 at least, of `hidden` states (..., C)."""
-        return self.head(self.lm_head(x))
+        return self.logit_transform(self.lm_head(x))
 
 
 def ngram_hashes(tokens: Sequence[Tensor], n_rows: int) -> list[Tensor]:

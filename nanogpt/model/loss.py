@@ -27,7 +27,7 @@ MIN_CHUNK_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class LogitTransform:
     """What is applied to logits after the matrix product: the soft cap and the padding mask."""
 
     vocab_size: int  # logits beyond are padding, which is never predicted
@@ -64,23 +64,23 @@ def chunks(n_tokens: int, n_logits: int, device: torch.device) -> Iterator[slice
     return (slice(i, min(i + size, n_tokens)) for i in range(0, n_tokens, size))
 
 
-def token_losses(x: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
+def token_losses(x: Tensor, weight: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
     """Return the loss in nats of each target, (N,).
 
     x (N, C) are hidden states, weight (V, C) is the head's matrix, targets (N,) are tokens.
     """
     parts = [
-        F.cross_entropy(head(F.linear(x[s], weight)), targets[s], reduction="none")
+        F.cross_entropy(transform(F.linear(x[s], weight)), targets[s], reduction="none")
         for s in chunks(len(x), len(weight), x.device)
     ]
     return torch.cat(parts)
 
 
-def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
+def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
     """Return the mean of `token_losses`, a scalar; its gradients are computed along with it."""
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    loss: Tensor = MeanLoss.apply(x, weight, targets, head)  # type: ignore[no-untyped-call] # torch leaves apply() untyped
+    loss: Tensor = MeanLoss.apply(x, weight, targets, transform)  # type: ignore[no-untyped-call] # torch leaves apply() untyped
     return loss
 
 
@@ -88,15 +88,17 @@ class MeanLoss(torch.autograd.Function):
     """Cross-entropy of a linear head, forward and backward in one pass over the chunks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, transform: LogitTransform
+    ) -> Tensor:
         w = weight.to(x.dtype)
         total = torch.zeros((), device=x.device, dtype=weight.dtype)
         x_grad = torch.empty_like(x)
         weight_grad = torch.zeros_like(weight)
         vocabulary = torch.arange(len(w), device=x.device)
         for s in chunks(len(x), len(w), x.device):
-            capped = head.softcap_tanh(upcast(x[s] @ w.t()))
-            log_p = head.scale_and_mask(capped).log_softmax(dim=1)
+            capped = transform.softcap_tanh(upcast(x[s] @ w.t()))
+            log_p = transform.scale_and_mask(capped).log_softmax(dim=1)
             target = targets[s, None]
             total -= log_p.gather(1, target).sum()
             grad = log_p.exp_()  # with respect to the logits: softmax, minus one at the target
@@ -104,7 +106,7 @@ class MeanLoss(torch.autograd.Function):
                 grad -= (vocabulary == target).to(grad)
             else:
                 grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
-            if head.softcap:
+            if transform.softcap:
                 grad = torch.ops.aten.tanh_backward(grad, capped)
             grad = grad.to(x.dtype)
             x_grad[s] = grad @ w

@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +40,12 @@ class Progress:
     step: int
     best_step: int | None
     best_loss: float | None
+
+    def with_val_loss(self, loss: float) -> "Progress":
+        """Return the progress after the weights of `step` were measured to have this loss."""
+        if self.best_loss is not None and loss >= self.best_loss:
+            return self
+        return replace(self, best_step=self.step, best_loss=loss)
 
 
 @dataclass(frozen=True, kw_only=True)

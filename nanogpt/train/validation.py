@@ -6,6 +6,7 @@ document. The result is the same for any batch size and number of processes, up 
 """
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanogpt.data.prefetch import in_order
+from nanogpt.data.prefetch import bounded_map
 from nanogpt.data.stream import TokenStream, check_vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
@@ -95,10 +96,10 @@ def evaluate_split(
     full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
     short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
-    results = map(window_losses, groups)
-    for group, losses in (
-        results if pool is None else in_order(pool, window_losses, groups, runtime.workers)
-    ):
+    results: Iterator[tuple[list[int], Tensor]] = map(window_losses, groups)
+    if pool is not None:
+        results = bounded_map(pool, window_losses, groups, runtime.workers)
+    for group, losses in results:
         sums.add(group, losses)
     model.train(was_training)
     return sums.summarize(runtime)

@@ -19,7 +19,8 @@ from nanogpt.config import GPTConfig, OptimConfig, TrainConfig
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import StepDone, TrainEvent, train
+from nanogpt.train.events import StepDone, TrainEvent
+from nanogpt.train.loop import train
 from tests.tiny import ADAMW, GPT2, MODERN, PLAN
 
 REPOSITORY = Path(__file__).parents[2]

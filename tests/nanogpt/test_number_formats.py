@@ -18,7 +18,7 @@ from nanogpt.generate.decode import generate
 from nanogpt.generate.gemv import decoding_copy
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import TrainEvent
+from nanogpt.train.events import TrainEvent
 from nanogpt.train.validation import evaluate_split
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from nanogpt.data.prefetch import in_order, prefetch
+from nanogpt.data.prefetch import bounded_map, prefetch
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -61,7 +61,7 @@ def test_threads_of_a_pool_hold_no_more_than_asked_for_and_give_it_in_order() ->
         assert second.wait(timeout=10)
         return item
 
-    with ThreadPoolExecutor(2) as pool, closing(in_order(pool, work, items(), 2)) as results:
+    with ThreadPoolExecutor(2) as pool, closing(bounded_map(pool, work, items(), 2)) as results:
         assert next(results) == 0
         assert taken == [0, 1, 2]
         assert list(results) == list(range(1, 50))
@@ -76,7 +76,7 @@ def test_what_has_not_begun_when_the_results_are_let_go_never_does() -> None:
         return item
 
     with ThreadPoolExecutor(1) as pool:
-        results = in_order(pool, work, range(50), 5)
+        results = bounded_map(pool, work, range(50), 5)
         assert next(results) == 0
         results.close()
         go.set()

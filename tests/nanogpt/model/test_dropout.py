@@ -25,7 +25,7 @@ NUMBERS = [[3936, 22932, 3342, 28207, 17986], [8677, 27392, 24587, 9552, 7406]]
 def keys(windows: range, n_places: int = 1, seed: int = 7) -> Tensor:
     """The key (P, B, 2) of each place in each window."""
     order = WindowOrder(n_tokens=10_000, block_size=16, seed=seed)
-    return place_keys(torch.from_numpy(order.keys(np.asarray(windows))), n_places)
+    return place_keys(torch.from_numpy(order.dropout_keys(np.asarray(windows))), n_places)
 
 
 def standardised(key: Tensor, p: float) -> Tensor:
@@ -41,7 +41,7 @@ def z_score(x: Tensor) -> float:
 
 def test_masks_are_what_they_always_were() -> None:
     """Checkpoints count on it. The values are of a version in Python's integers."""
-    assert ORDER.keys(np.array([0, 1, 10**12])).tolist() == WINDOW_KEYS
+    assert ORDER.dropout_keys(np.array([0, 1, 10**12])).tolist() == WINDOW_KEYS
     assert keys(range(2), 2).tolist() == PLACE_KEYS
     assert random_numbers(keys(range(2))[0], 5).tolist() == NUMBERS
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpt.model import loss
-from nanogpt.model.loss import Head, chunks, mean_loss, token_losses
+from nanogpt.model.loss import LogitTransform, chunks, mean_loss, token_losses
 
 N, C, V = 37, 8, 64
 
@@ -21,7 +21,7 @@ def drawn(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, torch.randint(50, (N,), generator=generator)
 
 
-def by_hand(x: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
+def by_hand(x: Tensor, weight: Tensor, targets: Tensor, head: LogitTransform) -> Tensor:
     """Losses (N,) by PyTorch's own operations over the real vocabulary."""
     logits = x @ weight[: head.vocab_size].T
     if head.softcap:
@@ -37,7 +37,7 @@ def test_losses_and_gradients_are_those_of_cross_entropy(
 ) -> None:
     monkeypatch.setitem(loss.CHUNK_LOGITS, "cpu", chunk * V)
     monkeypatch.setattr(loss, "MIN_CHUNK_TOKENS", 1)
-    head = Head(vocab_size=vocab_size, softcap=softcap)
+    head = LogitTransform(vocab_size=vocab_size, softcap=softcap)
     x, weight, targets = drawn()
     expected = by_hand(x, weight, targets, head)
     gradients = torch.autograd.grad(3 * expected.mean(), (x, weight))
@@ -49,7 +49,7 @@ def test_losses_and_gradients_are_those_of_cross_entropy(
 
 
 def test_in_bfloat16_it_is_as_close_as_the_rounding() -> None:
-    head = Head(vocab_size=50, softcap=2.0)
+    head = LogitTransform(vocab_size=50, softcap=2.0)
     x, weight, targets = drawn(torch.float32)
     expected = by_hand(x, weight, targets, head).mean()
     wanted = torch.autograd.grad(expected, (x, weight))
@@ -63,7 +63,7 @@ def test_in_bfloat16_it_is_as_close_as_the_rounding() -> None:
 
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 def test_compiled_it_is_the_same(softcap: float) -> None:
-    head = Head(vocab_size=50, softcap=softcap)
+    head = LogitTransform(vocab_size=50, softcap=softcap)
     x, weight, targets = drawn()
     expected = mean_loss(x, weight, targets, head)
     wanted = torch.autograd.grad(expected, (x, weight))
@@ -89,6 +89,6 @@ def test_a_chunk_is_worth_reading_a_large_head_for() -> None:
 
 
 def test_padding_has_no_probability() -> None:
-    logits = Head(vocab_size=50, softcap=0.0)(torch.randn(3, V))
+    logits = LogitTransform(vocab_size=50, softcap=0.0)(torch.randn(3, V))
     assert (logits[:, 50:] == -math.inf).all()
     assert logits[:, :50].isfinite().all()

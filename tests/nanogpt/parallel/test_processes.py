@@ -19,7 +19,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.parallel.processes import check_optimizer
 from nanogpt.runtime import Runtime
 from nanogpt.train.checkpoint import checkpoint_folder
-from nanogpt.train.loop import Evaluated, StepDone, TrainEvent
+from nanogpt.train.events import Evaluated, StepDone, TrainEvent
 
 CPU = torch.device("cpu")
 
@@ -36,16 +36,10 @@ from nanogpt.data.stream import TokenStream
 from nanogpt.optim.optimizers import OptimConfig, build_optimizers
 from nanogpt.parallel.processes import wrap
 from nanogpt.runtime import process_group
-from nanogpt.train.loop import (
-    CheckpointWritten,
-    Ended,
-    Evaluated,
-    StepDone,
-    TrainConfig,
-    reduce_loss_and_stop,
-    check_same_step,
-    train,
-)
+from nanogpt.config import TrainConfig
+from nanogpt.train.events import CheckpointWritten, Ended, Evaluated, StepDone
+from nanogpt.train.loop import train
+from nanogpt.train.trainer import check_same_step, reduce_loss_and_stop
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)

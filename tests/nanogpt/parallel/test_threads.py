@@ -13,7 +13,7 @@ from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers, worker_pool
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Evaluated, StepDone, TrainEvent
+from nanogpt.train.events import Evaluated, StepDone, TrainEvent
 from nanogpt.train.validation import Evaluation, evaluate_split
 
 CPU = torch.device("cpu")

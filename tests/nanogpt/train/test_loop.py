@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nanogpt.config import GPTConfig, TrainConfig
 from nanogpt.data.order import WindowOrder
@@ -20,15 +18,13 @@ from nanogpt.model.files import load_model
 from nanogpt.model.gpt import GPT
 from nanogpt.optim.optimizers import lr_ratio
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import (
+from nanogpt.train.events import (
     CheckpointWritten,
     Ended,
     Evaluated,
     Started,
     StepDone,
     TrainEvent,
-    clip_gradients,
-    micro_batch_sizes,
 )
 from nanogpt.train.validation import evaluate_split
 
@@ -315,35 +311,6 @@ def test_processes_share_the_windows_of_an_epoch(
     assert len(np.unique(steps)) == 7 * 8
 
 
-@settings(deadline=None)
-@given(
-    sequences=st.integers(1, 300),
-    block_size=st.integers(1, 2048),
-    world_size=st.integers(1, 16),
-    limit=st.integers(1, 100_000),
-)
-def test_micro_batches_make_the_global_batch(
-    sequences: int, block_size: int, world_size: int, limit: int
-) -> None:
-    batch_tokens = sequences * block_size * world_size
-    sizes = micro_batch_sizes(batch_tokens, block_size, world_size, limit)
-    assert sizes == [
-        n
-        for n in range(sequences, 0, -1)
-        if sequences % n == 0 and (n == 1 or n * block_size <= limit)
-    ]
-
-
-def test_the_sizes_of_an_absurd_batch_take_no_time() -> None:
-    assert micro_batch_sizes(8 * 10**18, 8, 1, 64) == [8, 5, 4, 2, 1]
-
-
-@pytest.mark.parametrize(("batch_tokens", "world_size"), [(100, 1), (112, 2), (8, 1), (0, 1)])
-def test_a_batch_that_does_not_divide_is_refused(batch_tokens: int, world_size: int) -> None:
-    with pytest.raises(ValueError, match=rf"batch_tokens {batch_tokens} .*\(16 x {world_size}\)"):
-        micro_batch_sizes(batch_tokens, 16, world_size, 64)
-
-
 def test_a_loss_that_is_not_finite_stops_with_its_step(
     config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, tmp_path: Path
 ) -> None:
@@ -420,13 +387,3 @@ def test_recomputed_activations_change_nothing(
         events = training(seeded(config), plan, runtime=runtime, folder=folder)
         runs.append([(e.loss, e.grad_norm) for e in events if isinstance(e, StepDone)])
     assert runs[0] == runs[1]
-
-
-def test_gradients_are_scaled_down_to_the_limit(gpt2: GPTConfig, seeded: Build) -> None:
-    model = seeded(gpt2)
-    for limit, expected in ((3.0, 3.0), (0.0, 10.0), (20.0, 10.0)):
-        for p in model.parameters():
-            p.grad = torch.ones_like(p) * 10 / model.n_params() ** 0.5
-        assert clip_gradients(model, limit) == pytest.approx(10, rel=1e-4)
-        left = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
-        assert left == pytest.approx(expected, rel=1e-4)

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanogpt.config import GPTConfig
 from nanogpt.model.gpt import GPT
@@ -12,8 +14,38 @@ from nanogpt.runtime import Runtime
 from nanogpt.train.micro_batch import (
     default_micro_batch_tokens,
     find_micro_batch_size,
+    micro_batch_sizes,
     peak_memory_bytes,
 )
+
+
+@settings(deadline=None)
+@given(
+    sequences=st.integers(1, 300),
+    block_size=st.integers(1, 2048),
+    world_size=st.integers(1, 16),
+    limit=st.integers(1, 100_000),
+)
+def test_micro_batches_make_the_global_batch(
+    sequences: int, block_size: int, world_size: int, limit: int
+) -> None:
+    batch_tokens = sequences * block_size * world_size
+    sizes = micro_batch_sizes(batch_tokens, block_size, world_size, limit)
+    assert sizes == [
+        n
+        for n in range(sequences, 0, -1)
+        if sequences % n == 0 and (n == 1 or n * block_size <= limit)
+    ]
+
+
+def test_the_sizes_of_an_absurd_batch_take_no_time() -> None:
+    assert micro_batch_sizes(8 * 10**18, 8, 1, 64) == [8, 5, 4, 2, 1]
+
+
+@pytest.mark.parametrize(("batch_tokens", "world_size"), [(100, 1), (112, 2), (8, 1), (0, 1)])
+def test_a_batch_that_does_not_divide_is_refused(batch_tokens: int, world_size: int) -> None:
+    with pytest.raises(ValueError, match=rf"batch_tokens {batch_tokens} .*\(16 x {world_size}\)"):
+        micro_batch_sizes(batch_tokens, 16, world_size, 64)
 
 
 def room_for(sequences: int, model: GPT) -> None:
