@@ -59,7 +59,6 @@ def evaluate_split(
     model: GPT,
     stream: TokenStream,
     *,
-    eot_token: int,
     runtime: Runtime,
     batch_tokens: int = 16_384,
     block_size: int | None = None,
@@ -85,7 +84,7 @@ def evaluate_split(
 
     def window_losses(starts: list[int]) -> tuple[list[int], Tensor]:
         """Return the starts of equally long windows and their losses (B, T)."""
-        windows = [window_at(stream, start, block_size, eot_token) for start in starts]
+        windows = [window_at(stream, start, block_size, model.config.eot_token) for start in starts]
         rows = torch.stack(windows)  # (B, 1 + T)
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)

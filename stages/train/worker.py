@@ -128,7 +128,6 @@ class TrainWorker:
             self.shards.stream("train"),
             self.shards.stream("val"),
             self.train_config,
-            eot_token=self.shards.eot_token,
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,

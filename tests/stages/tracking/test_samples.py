@@ -70,7 +70,6 @@ def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple
         model,
         *streams,
         MUON,
-        eot_token=len(CHARACTERS),
         runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
         folder=folder,
         identity={},
