@@ -28,13 +28,10 @@ from nanogpt.train.events import (
     Ended,
     Evaluated,
     Started,
-    StepDone,
     TrainEvent,
 )
 from nanogpt.train.micro_batch import choose_batch_sizes
 from nanogpt.train.trainer import Trainer
-
-__all__ = ["CheckpointWritten", "Ended", "Evaluated", "Started", "StepDone", "TrainEvent", "train"]
 
 
 def train(
