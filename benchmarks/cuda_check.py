@@ -60,7 +60,6 @@ def train_small(
         stream,
         stream,
         train_config(optimizer, 2048, STEPS),
-        eot_token=1023,
         runtime=runtime,
         folder=folder,
         identity={},
@@ -189,7 +188,7 @@ def check_inference(on_cpu: GPT, on_cuda: GPT) -> None:
     on_cuda.load_state_dict(on_cpu.state_dict())
     stream = TokenStream([(np.arange(5000) ** 2 % 1000).astype(np.uint16)])
     losses = [
-        evaluate_split(model, stream, eot_token=1023, runtime=runtime).loss
+        evaluate_split(model, stream, runtime=runtime).loss
         for model, runtime in ((on_cpu, CPU), (on_cuda, CUDA))
     ]
     print(f"evaluation: {losses[0]:.6f} and {losses[1]:.6f}")

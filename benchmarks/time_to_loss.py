@@ -131,7 +131,7 @@ class Text:
 def val_loss(model: GPT, text: Text, device: torch.device) -> float:
     """Return the loss in nats per character over all of the last tenth, in float32."""
     runtime = Runtime(device=device, dtype=torch.float32)
-    return evaluate_split(model, TokenStream([text.val]), eot_token=0, runtime=runtime).loss
+    return evaluate_split(model, TokenStream([text.val]), runtime=runtime).loss
 
 
 def peer(options: argparse.Namespace, text: Text) -> dict[str, float]:
@@ -225,7 +225,6 @@ def ours(options: argparse.Namespace, text: Text) -> dict[str, float]:
             TokenStream([text.train]),
             TokenStream([text.val]),
             train_config(recipe, options.seed),
-            eot_token=0,
             runtime=runtime,
             folder=Path(folder),
             identity={},

@@ -112,7 +112,6 @@ def updates(
             stream,
             stream,
             config,
-            eot_token=0,
             runtime=runtime,
             folder=Path(folder),
             identity={},

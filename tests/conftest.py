@@ -32,7 +32,7 @@ MINIATURE = {
     "n_layer": "2",
     "n_head": "2",
     "n_embd": "32",
-    "batch_tokens": "2048",
+    "batch_tokens": "512",
     "learning_rate": "0.003",
     "max_steps": "200",  # so that it does not end before a test kills it
     "warmup": "4",

@@ -33,7 +33,7 @@ def refused(call):
 
 section = {**read_params()["model"], "embedding_scale": 0}
 refused(lambda: parse_section("model", ModelParams, section, Path("params.yaml")))
-refused(lambda: config_to_hf(GPTConfig(embedding_scale=2.0), eot_token=50256))
+refused(lambda: config_to_hf(GPTConfig(embedding_scale=2.0)))
 """
 
 

@@ -40,52 +40,57 @@ def run_on_a_small_disk(
     return done
 
 
-@pytest.mark.parametrize(
-    ("size", "step", "tracking"),
-    [
-        ("500k", 20, "false"),  # no room for the second checkpoint
-        ("900k", 40, "true"),  # nor for MLflow's copy of the model, after both and the weights
-    ],
-)
-def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_is_kept(
-    new_project: Callable[..., Any], size: str, step: int, tracking: str
-) -> None:
-    project = new_project(max_steps="40")
-    status = project.folder / "status.json"
-    done = run_on_a_small_disk(
-        *(project, "runs", size, "python", "-m", "stages", "train"),
-        NANOGPT_TRACKING=tracking,
-        NANOGPT_STATUS_FILE=str(status),
-    )
-    assert done.returncode == 28, done.stdout
-    (line,) = [text for text in done.stdout.splitlines() if "no space left on the disk" in text]
+def assert_it_says_what_is_kept(output: str, step: int) -> None:
+    """Assert that one line says from which step a training goes on, and how."""
+    (line,) = [text for text in output.splitlines() if "no space left on the disk" in text]
     assert f"the checkpoint of step {step} is kept in runs/" in line
     assert "free some space and run again to continue from there" in line
-    assert json.loads(status.read_text())["kind"] == "full"
-    assert not list((project.folder / "runs-after").glob("**/reserve"))
-
-    if step == 40:
-        return  # written again by the next run: see below
-    shutil.rmtree(project.folder / "runs")  # what the disk held, on a larger one
-    (project.folder / "runs-after").rename(project.folder / "runs")
-    again = project.run("python", "-m", "stages", "train", NANOGPT_TRACKING="false", **QUIET)
-    assert again.returncode == 0, again.stdout
-    assert "continuing after step 20" in again.stdout
 
 
-def test_a_model_that_finds_no_space_is_written_by_the_next_run(
+def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_is_kept(
     new_project: Callable[..., Any],
 ) -> None:
     project = new_project(max_steps="40")
-    done = run_on_a_small_disk(
-        project, "models", "64k", "python", "-m", "stages", "train", NANOGPT_TRACKING="false"
-    )
+    train = ("python", "-m", "stages", "train")
+    environment = {
+        "NANOGPT_TRACKING": "false",
+        "NANOGPT_STATUS_FILE": str(project.folder / "status.json"),
+    }
+    # no room for the second checkpoint
+    done = run_on_a_small_disk(project, "runs", "500k", *train, **environment)
     assert done.returncode == 28, done.stdout
+    assert_it_says_what_is_kept(done.stdout, 20)
+    assert json.loads((project.folder / "status.json").read_text())["kind"] == "full"
+    assert not list((project.folder / "runs-after").glob("**/reserve"))
+    shutil.rmtree(project.folder / "runs")  # what the disk held, on a larger one
+    (project.folder / "runs-after").rename(project.folder / "runs")
+
+    # no room for the model
+    done = run_on_a_small_disk(project, "models", "64k", *train, **environment)
+    assert done.returncode == 28, done.stdout
+    assert "continuing after step 20" in done.stdout
     assert "the checkpoint of step 40 is kept" in done.stdout
     assert list((project.folder / "models-after").iterdir()) == []
-    again = project.run("python", "-m", "stages", "train", NANOGPT_TRACKING="false", **QUIET)
+
+    again = project.run(*train, **environment, **QUIET)
     assert again.returncode == 0, again.stdout
     assert "already trained; rewriting its model" in again.stdout
+
+
+def test_a_disk_without_room_for_mlflows_copy_of_the_model_loses_nothing(
+    new_project: Callable[..., Any],
+) -> None:
+    project = new_project(max_steps="40")
+    status = project.folder / "status.json"
+    done = run_on_a_small_disk(  # it holds both checkpoints and the weights
+        *(project, "runs", "900k", "python", "-m", "stages", "train"),
+        NANOGPT_TRACKING="true",
+        NANOGPT_STATUS_FILE=str(status),
+    )
+    assert done.returncode == 28, done.stdout
+    assert_it_says_what_is_kept(done.stdout, 40)
+    assert json.loads(status.read_text())["kind"] == "full"
+    assert not list((project.folder / "runs-after").glob("**/reserve"))
 
 
 def test_another_stage_says_it_and_leaves_nothing_half_made(

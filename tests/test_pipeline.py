@@ -223,6 +223,7 @@ def test_an_experiment_on_a_changed_corpus_runs_everything(copy_of_built: Any) -
     (copy_of_built.folder / "texts/0.txt").write_text("the moon upon the sea\n" * 60)
     done = copy_of_built.run(
         *("dvc", "exp", "run", "-S", "train.max_steps=12", "-S", "train.decay=4"),
+        *("-S", "evaluate.adapt_rate=0.0"),
         NANOGPT_TRACKING="false",
     )
     assert done.returncode == 0, done.stdout
@@ -295,7 +296,7 @@ def locked_train(project: Any) -> dict[str, Any]:
     return found
 
 
-def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: Any) -> None:
+def test_what_is_edited_during_a_training_is_not_recorded_with_it(new_project: Any) -> None:
     """DVC would note the new rate with the old one's model, and find it in its run cache later."""
     project = new_project(max_steps="60")
     output = edit_during_training(project, lambda: project.set_params(learning_rate="0.05"))
@@ -304,30 +305,27 @@ def test_params_edited_during_a_training_are_not_recorded_with_it(new_project: A
     project.set_params(learning_rate="0.003")  # undone: the finished training is written again
     output = project.repro("train", NANOGPT_TRACKING="false")
     assert "step     60" not in output
+    assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.003
+
     project.set_params(learning_rate="0.05")
-    output = project.repro("train", NANOGPT_TRACKING="false")
-    assert "step     60" in output  # trained, not taken from DVC's cache
-    lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
-    assert lineage["params"]["train"]["learning_rate"] == 0.05
-    assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.05
-    done = project.run("python", "-m", "stages", "verify")
-    assert done.returncode == 0, done.stdout
-
-
-def test_code_edited_during_a_training_is_not_recorded_with_it(new_project: Any) -> None:
-    project = new_project(max_steps="60")
     file = project.folder / "nanogpt/optim/optimizers.py"
     text = file.read_text()
     assert "return 1.0\n" in text
     edited = text.replace("return 1.0\n", "return 0.5\n")
     output = edit_during_training(project, lambda: file.write_text(edited))
+    assert "step     60" in output  # trained, not taken from DVC's cache
     assert "nanogpt/optim/optimizers.py was edited" in output
-    assert locked_train(project) == {}
+    assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.003
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()
     output = project.repro("train", NANOGPT_TRACKING="false")  # what is finished is of other code
     assert "step     60" in output
     assert "continuing" not in output
     assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before
+    lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
+    assert lineage["params"]["train"]["learning_rate"] == 0.05
+    assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.05
+    done = project.run("python", "-m", "stages", "verify")
+    assert done.returncode == 0, done.stdout
 
 
 def test_weights_next_to_those_named_concern_no_training(copy_of_built: Any) -> None:

@@ -96,7 +96,7 @@ def config_from_hf(hf_config: Mapping[str, Any]) -> GPTConfig:
     )
 
 
-def config_to_hf(config: GPTConfig, *, eot_token: int) -> dict[str, Any]:
+def config_to_hf(config: GPTConfig) -> dict[str, Any]:
     """Return the content of Hugging Face's config.json for a model of ours.
 
     Raises ValueError naming the options that GPT-2 cannot express. Biases that our model lacks
@@ -125,8 +125,8 @@ def config_to_hf(config: GPTConfig, *, eot_token: int) -> dict[str, Any]:
         "n_inner": None,
         **dict.fromkeys(HF_DROPOUTS, config.dropout),
         "initializer_range": 0.02,
-        "bos_token_id": eot_token,
-        "eos_token_id": eot_token,
+        "bos_token_id": config.eot_token,
+        "eos_token_id": config.eot_token,
         "dtype": "float32",
         "use_cache": True,
     }

@@ -30,7 +30,6 @@ def adaptive_loss(
     stream: TokenStream,
     optim: OptimConfig,
     *,
-    eot_token: int,
     runtime: Runtime,
     rate: float,
     pool: Executor | None = None,
@@ -51,7 +50,7 @@ def adaptive_loss(
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=False)
     model.eval()  # no dropout: the predictions are what is measured
     total = 0.0
-    for rows in batches_in_order(stream, model.config.block_size, eot_token):
+    for rows in batches_in_order(stream, model.config.block_size, model.config.eot_token):
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
         parts = rows.chunk(runtime.workers if len(rows) % runtime.workers == 0 else 1)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt.optim.eager import Eager
 
-class Muon(torch.optim.Muon):
+
+class Muon(Eager, torch.optim.Muon):
     """`torch.optim.Muon` with a batched `step`, in `dtype` and by `workers` threads of a pool."""
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nanogpt.config import OptimConfig
+from nanogpt.optim.eager import AdamW
 from nanogpt.optim.muon import Muon
 
 
@@ -51,7 +52,7 @@ def build_optimizers(
     outer = [p for name, p in named if p.ndim == 2 and not name.startswith("h.")]
     matrices = outer if config.optimizer == "muon" else hidden + outer
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
+        AdamW(
             [
                 {"params": matrices, "weight_decay": config.weight_decay},
                 {"params": vectors, "weight_decay": 0.0},

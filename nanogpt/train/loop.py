@@ -28,13 +28,10 @@ from nanogpt.train.events import (
     Ended,
     Evaluated,
     Started,
-    StepDone,
     TrainEvent,
 )
 from nanogpt.train.micro_batch import choose_batch_sizes
 from nanogpt.train.trainer import Trainer
-
-__all__ = ["CheckpointWritten", "Ended", "Evaluated", "Started", "StepDone", "TrainEvent", "train"]
 
 
 def train(
@@ -43,7 +40,6 @@ def train(
     val_stream: TokenStream,
     config: TrainConfig,
     *,
-    eot_token: int,
     runtime: Runtime,
     folder: Path,
     identity: Mapping[str, Any],
@@ -89,7 +85,7 @@ def train(
             # validate: measure the loss, and note whether it is the best so far
             evaluate = step % config.eval_interval == 0 or step == config.max_steps
             if evaluate:
-                val_loss = trainer.validate(step, val_stream, eot_token)
+                val_loss = trainer.validate(step, val_stream)
                 progress = progress.with_val_loss(val_loss)
                 yield Evaluated(step=step, loss=val_loss, is_best=progress.best_step == step)
 

@@ -109,7 +109,7 @@ class Trainer:
         )
         return done, stopping
 
-    def validate(self, step: int, stream: TokenStream, eot_token: int) -> float:
+    def validate(self, step: int, stream: TokenStream) -> float:
         """Return the loss on eval_tokens of `stream`, spread evenly over it, after `step`.
 
         Raises FloatingPointError when it is not finite.
@@ -118,7 +118,6 @@ class Trainer:
             loss = evaluate_split(
                 self.model,
                 stream,
-                eot_token=eot_token,
                 runtime=self.runtime,
                 batch_tokens=self.sizes.eval_batch_tokens,
                 pool=self.pool,

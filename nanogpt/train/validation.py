@@ -6,6 +6,7 @@ document. The result is the same for any batch size and number of processes, up 
 """
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -58,7 +59,6 @@ def evaluate_split(
     model: GPT,
     stream: TokenStream,
     *,
-    eot_token: int,
     runtime: Runtime,
     batch_tokens: int = 16_384,
     block_size: int | None = None,
@@ -84,7 +84,7 @@ def evaluate_split(
 
     def window_losses(starts: list[int]) -> tuple[list[int], Tensor]:
         """Return the starts of equally long windows and their losses (B, T)."""
-        windows = [window_at(stream, start, block_size, eot_token) for start in starts]
+        windows = [window_at(stream, start, block_size, model.config.eot_token) for start in starts]
         rows = torch.stack(windows)  # (B, 1 + T)
         check_vocabulary(rows.numpy(), model.config.vocab_size)
         rows = rows.to(runtime.device)
@@ -95,9 +95,8 @@ def evaluate_split(
     full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
     short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
-    if pool is None:
-        results = map(window_losses, groups)
-    else:
+    results: Iterator[tuple[list[int], Tensor]] = map(window_losses, groups)
+    if pool is not None:
         results = bounded_map(pool, window_losses, groups, runtime.workers)
     for group, losses in results:
         sums.add(group, losses)

@@ -128,7 +128,6 @@ def evaluate_model(
         return evaluate_split(
             gpt,
             shards.stream("val"),
-            eot_token=shards.eot_token,
             runtime=runtime,
             batch_tokens=batch_tokens,
             block_size=context,
@@ -168,7 +167,6 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
             gpt,
             shards.stream("val"),
             optim,
-            eot_token=shards.eot_token,
             runtime=runtime,
             rate=rate,
             pool=pool,

@@ -165,7 +165,7 @@ def to_hf(folder: Path, out: Path) -> None:
             f"{config.vocab_size}"
         )
     with prefix_errors(folder / "config.json"):
-        hf_config = config_to_hf(config, eot_token=tokenizer.eot_token)
+        hf_config = config_to_hf(config)
     model = load_model(folder, torch.device("cpu"))
     weights = weights_to_hf(config, dict(model.named_parameters()))
     generation_config = {key: hf_config[key] for key in ("bos_token_id", "eos_token_id")}

@@ -12,7 +12,7 @@ import torch
 from nanogpt.flops import flops_per_token, peak_flops
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Ended, Evaluated, Started, StepDone, TrainEvent
+from nanogpt.train.events import Ended, Evaluated, Started, StepDone, TrainEvent
 from nanogpt.train.micro_batch import peak_memory_bytes
 from nanogpt.train.validation import bits_per_byte
 from stages.runtime.progress_file import Progress, ProgressFile

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nanogpt.files import atomic_write
-from nanogpt.train.loop import Evaluated, Started, StepDone, TrainEvent
+from nanogpt.train.events import Evaluated, Started, StepDone, TrainEvent
 
 TRAIN_COLUMNS = ("step", "loss", "lr", "grad_norm")
 VAL_COLUMNS = ("step", "loss")

@@ -24,7 +24,8 @@ from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
-from nanogpt.train.loop import Ended, Started, TrainEvent, train
+from nanogpt.train.events import Ended, Started, TrainEvent
+from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
 from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
@@ -129,7 +130,6 @@ class TrainWorker:
             self.shards.stream("train"),
             self.shards.stream("val"),
             self.train_config,
-            eot_token=self.shards.eot_token,
             runtime=runtime,
             folder=self.folder,
             identity=self.identity,

@@ -130,7 +130,6 @@ def training(
         arguments: dict[str, Any] = {
             "train_stream": train_stream,
             "val_stream": val_stream,
-            "eot_token": SEPARATOR,
             "runtime": cpu,
             "identity": {"seed": plan.seed},
             "micro_batch_tokens": 64,

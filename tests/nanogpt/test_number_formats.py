@@ -75,7 +75,7 @@ def test_nothing_of_a_float32_evaluation_or_sample_is_in_a_half_format(
 ) -> None:
     model = seeded(replace(modern, n_embd=256, n_layer=1))  # wide enough for rows to be streamed
     with Products() as seen:
-        evaluate_split(model, val_stream, eot_token=49, runtime=cpu)
+        evaluate_split(model, val_stream, runtime=cpu)
         copied = decoding_copy(model, cpu)
         prompts = [torch.tensor([49])]
         list(generate(copied, prompts, 3, sampling=Sampling(), seeds=[1]))

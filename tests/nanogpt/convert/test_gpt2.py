@@ -62,7 +62,7 @@ def imported(model: GPT2LMHeadModel, weights: Mapping[str, Tensor] | None = None
 
 def exported(model: GPT) -> GPT2LMHeadModel:
     """Hugging Face's of ours."""
-    about = config_to_hf(model.config, eot_token=model.config.vocab_size - 1)
+    about = config_to_hf(model.config)
     theirs = GPT2LMHeadModel(GPT2Config(**about)).eval()
     weights = weights_to_hf(model.config, dict(model.named_parameters()))
     left = theirs.load_state_dict(weights, strict=False)
@@ -163,7 +163,7 @@ def test_the_way_in_and_out_changes_no_bit() -> None:
 
 def test_the_config_out_and_in_is_the_same(gpt2: GPTConfig) -> None:
     config = replace(gpt2, vocab_size=97, dropout=0.1)
-    assert config_from_hf(config_to_hf(config, eot_token=96)) == config
+    assert config_from_hf(config_to_hf(config)) == config
 
 
 def test_the_two_forms_of_gelu_are_told_apart() -> None:
@@ -272,7 +272,7 @@ def test_what_gpt2_cannot_express_is_refused_by_name(
     changes: dict[str, Any], gpt2: GPTConfig
 ) -> None:
     with pytest.raises(ValueError, match="GPT-2 cannot express this model") as caught:
-        config_to_hf(replace(gpt2, **changes), eot_token=49)
+        config_to_hf(replace(gpt2, **changes))
     for field in changes:
         assert f"{field} is" in str(caught.value)
     assert str(caught.value).count(" is ") == len(changes)

@@ -22,9 +22,7 @@ SEPARATOR = 49
 
 
 def read(model: GPT, stream: TokenStream, adamw: OptimConfig, cpu: Runtime, rate: float) -> float:
-    return adaptive_loss(
-        deepcopy(model), stream, adamw, eot_token=SEPARATOR, runtime=cpu, rate=rate
-    )
+    return adaptive_loss(deepcopy(model), stream, adamw, runtime=cpu, rate=rate)
 
 
 @pytest.mark.parametrize("n_tokens", [7, 16, 203, 1024])
@@ -39,7 +37,7 @@ def test_without_a_rate_it_is_the_plain_loss(
     config: GPTConfig, lively: Build, val_stream: TokenStream, adamw: OptimConfig, cpu: Runtime
 ) -> None:
     model = lively(config)
-    plain = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu).loss
+    plain = evaluate_split(model, val_stream, runtime=cpu).loss
     assert read(model, val_stream, adamw, cpu, rate=0.0) == pytest.approx(plain, rel=1e-6)
 
 
@@ -68,9 +66,7 @@ def test_two_threads_share_an_update(
     model.register_forward_hook(lambda *_: threads.add(threading.current_thread().name))
     with worker_pool(2) as pool:
         two = replace(cpu, workers=2)
-        shared = adaptive_loss(
-            model, train_stream, adamw, eot_token=SEPARATOR, runtime=two, rate=1.0, pool=pool
-        )
+        shared = adaptive_loss(model, train_stream, adamw, runtime=two, rate=1.0, pool=pool)
     assert any(name.startswith("worker") for name in threads)
     assert shared == pytest.approx(alone, rel=1e-3)
 

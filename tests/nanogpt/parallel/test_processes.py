@@ -55,7 +55,6 @@ def run(name, runtime, double):
         TokenStream.open([folder / "train.npy"]),
         TokenStream.open([folder / "val.npy"]),
         plan,
-        eot_token=49,
         runtime=runtime,
         folder=folder / name,
         identity=identity,

@@ -83,9 +83,7 @@ def test_evaluation_by_workers_is_the_same(
     def evaluate(workers: int) -> Evaluation:
         runtime = replace(cpu, workers=workers)
         with worker_pool(workers) as pool:
-            return evaluate_split(
-                model, val_stream, eot_token=49, runtime=runtime, batch_tokens=64, pool=pool
-            )
+            return evaluate_split(model, val_stream, runtime=runtime, batch_tokens=64, pool=pool)
 
     one = evaluate(1)
     threads.clear()

@@ -94,7 +94,7 @@ def test_events_say_what_happened(
                 assert event.grad_norm > 0
                 assert 0 < event.loader_seconds < event.seconds
             case Evaluated():
-                some = evaluate_split(model, val_stream, eot_token=49, runtime=cpu, max_windows=4)
+                some = evaluate_split(model, val_stream, runtime=cpu, max_windows=4)
                 assert event.loss == some.loss  # on eval_tokens, 64
                 assert event.is_best == (event.loss < best)
                 if event.is_best:

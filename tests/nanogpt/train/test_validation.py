@@ -55,9 +55,7 @@ def test_whole_split_equals_sums_by_hand(
     model = lively(config)
     windows = losses_by_hand(model, val_stream, block_size or 16)
     flat = [loss for window in windows for loss in window]
-    result = evaluate_split(
-        model, val_stream, eot_token=SEPARATOR, runtime=cpu, block_size=block_size
-    )
+    result = evaluate_split(model, val_stream, runtime=cpu, block_size=block_size)
     assert result.tokens == len(flat) == 203
     assert result.loss == pytest.approx(np.mean(flat), abs=1e-6)
     assert result.loss_by_position.shape == (block_size or 16,)
@@ -107,7 +105,6 @@ def test_a_stride_equals_predicting_token_by_token(
     result = evaluate_split(
         model,
         TokenStream([np.array(tokens[1:])]),
-        eot_token=SEPARATOR,
         runtime=cpu,
         batch_tokens=48,
         stride=stride,
@@ -123,9 +120,7 @@ def test_a_stride_of_the_windows_length_changes_nothing(
     config: GPTConfig, val_stream: TokenStream, cpu: Runtime, lively: Callable[[GPTConfig], GPT]
 ) -> None:
     def found(stride: int | None) -> list[float]:
-        result = evaluate_split(
-            lively(config), val_stream, eot_token=SEPARATOR, runtime=cpu, stride=stride
-        )
+        result = evaluate_split(lively(config), val_stream, runtime=cpu, stride=stride)
         return [result.loss, result.standard_error, result.tokens, *result.loss_by_position]
 
     assert found(16) == found(None)
@@ -140,10 +135,8 @@ def test_any_batch_gives_the_same(
     lively: Callable[[GPTConfig], GPT],
 ) -> None:
     model = lively(config)
-    expected = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu)
-    result = evaluate_split(
-        model, val_stream, eot_token=SEPARATOR, runtime=cpu, batch_tokens=batch_tokens
-    )
+    expected = evaluate_split(model, val_stream, runtime=cpu)
+    result = evaluate_split(model, val_stream, runtime=cpu, batch_tokens=batch_tokens)
     assert result.tokens == expected.tokens
     assert result.loss == pytest.approx(expected.loss, abs=1e-6)
     assert result.standard_error == pytest.approx(expected.standard_error, abs=1e-6)
@@ -158,7 +151,7 @@ def test_some_windows_are_spread_evenly(
     windows = losses_by_hand(model, val_stream, 16)  # 13 of them
 
     def some(n: int) -> Evaluation:
-        return evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu, max_windows=n)
+        return evaluate_split(model, val_stream, runtime=cpu, max_windows=n)
 
     assert some(3).tokens == 48
     assert some(3).loss == pytest.approx(np.mean(windows[0] + windows[4] + windows[8]), abs=1e-6)
@@ -173,7 +166,7 @@ def test_standard_error_is_that_of_the_mean_over_windows(
     whole = TokenStream([val_stream.read(0, 192)])  # 12 equal windows
     with torch.no_grad():
         means = [np.mean(window) for window in losses_by_hand(model, whole, 16)]
-    result = evaluate_split(model, whole, eot_token=SEPARATOR, runtime=cpu)
+    result = evaluate_split(model, whole, runtime=cpu)
     by_hand = np.std(means, ddof=1) / math.sqrt(12)
     assert result.standard_error == pytest.approx(by_hand, rel=1e-5)
 
@@ -184,7 +177,7 @@ def test_evaluation_drops_nothing_and_leaves_the_model_as_it_was(
     losses = []
     for training in (True, False):
         model = lively(replace(gpt2, dropout=0.5)).train(training)
-        result = evaluate_split(model, val_stream, eot_token=SEPARATOR, runtime=cpu)
+        result = evaluate_split(model, val_stream, runtime=cpu)
         losses.append(result.loss)
         assert model.training is training
         assert all(p.grad is None for p in model.parameters())
@@ -196,7 +189,7 @@ def test_shards_of_another_tokenizer_are_refused(
 ) -> None:
     stream = TokenStream([np.array([1, 2, 63, 3])])  # 63 is in the padding: no index error
     with pytest.raises(ValueError, match="token id 63 is beyond the model's vocabulary of 50"):
-        evaluate_split(lively(gpt2), stream, eot_token=SEPARATOR, runtime=cpu)
+        evaluate_split(lively(gpt2), stream, runtime=cpu)
 
 
 def test_bits_per_byte_of_known_codes() -> None:

@@ -5,26 +5,26 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import mlflow
 import pytest
+
+from stages.tracking.local_store import EXPERIMENT
+from stages.tracking.mlflow_run import Tracker
+from stages.tracking.store import connect
 
 ROOT = Path(__file__).parents[3]
 NAME = "what? 100%41 naïve #1 [x] & $y"
 RECORD = """
 import sys
-from pathlib import Path
-from stages.tracking.mlflow_run import Tracker
-note = Path("note.txt")
-note.write_text(sys.argv[1])
-with Tracker("model", enabled=True) as tracker:
-    tracker.record("metrics", step=1, values={"train/loss": 1.0})
-    tracker.record_files("artifacts", note, path=sys.argv[1])
+from tests.stages.tracking.test_local_store import record
+record(sys.argv[1])
 """
 LOG = """
 from pathlib import Path
@@ -43,6 +43,25 @@ for logged in client.search_logged_models([experiment.experiment_id]):
     (text,) = model.predict(["the king"], params={"max_new_tokens": 5})
     print(len(text) > len("the king"))
 """
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Unset what says where to record; return to the current folder in the end."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+def record(text: str) -> None:
+    """Record a metric and a file in the current folder, as a stage does."""
+    note = Path("note.txt")
+    note.write_text(text)
+    with Tracker("model", enabled=True) as tracker:
+        tracker.record("metrics", step=1, values={"train/loss": 1.0})
+        tracker.record_files("artifacts", note, path=text)
 
 
 def python(folder: Path, script: str, *arguments: str) -> str:
@@ -83,28 +102,28 @@ def files_of_runs(folder: Path) -> set[str]:
     }
 
 
-def test_runs_are_recorded_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
-    folder = tmp_path / NAME
-    folder.mkdir()
-    assert python(folder, RECORD, "first") == ""
-    assert files_of_runs(folder) == {"first/note.txt"}
+def test_runs_are_recorded_in_the_folder_whatever_its_name_and_a_copy_has_its_own(
+    tmp_path: Path,
+    digests: Callable[[Path], dict[str, str]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    original, copied = tmp_path / NAME, tmp_path / "100%41 mine"
+    original.mkdir()
+    os.chdir(original)
+    record("first")
+    assert capfd.readouterr().out == ""
+    assert files_of_runs(original) == {"first/note.txt"}
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-    made = {path.name for path in folder.iterdir()}
+    made = {path.name for path in original.iterdir()}
     assert made == {"mlflow.db", "mlartifacts", "note.txt", "runs"}
 
-
-def test_a_copied_project_writes_nothing_into_the_original(
-    tmp_path: Path, digests: Callable[[Path], dict[str, str]]
-) -> None:
-    original, copied = tmp_path / "original?", tmp_path / "100%41 mine"
-    original.mkdir()
-    python(original, RECORD, "first")
     before = digests(original)
     shutil.copytree(original, copied)
-    assert python(copied, RECORD, "second") == ""
+    assert python(copied, RECORD, "second") == ""  # MLflow keeps a store open in its process
     assert files_of_runs(copied) == {"first/note.txt", "second/note.txt"}
     assert digests(original) == before
-    assert all("/original" not in location for location in locations(copied))
+    assert all(original.as_uri() not in location for location in locations(copied))
+    assert all(str(original) not in location for location in locations(copied))
     assert files_of_runs(original) == {"first/note.txt"}
 
 
@@ -121,14 +140,9 @@ def test_models_are_logged_in_any_folder_and_load_after_it_is_renamed(
 def test_artifacts_that_the_user_keeps_elsewhere_stay_there(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     folder.mkdir()
-    script = """
-import sys
-from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.store import connect
-connect().create_experiment(EXPERIMENT, artifact_location=sys.argv[1])
-"""
-    python(folder, script, elsewhere.as_uri())
-    python(folder, RECORD, "first")
+    os.chdir(folder)
+    connect().create_experiment(EXPERIMENT, artifact_location=elsewhere.as_uri())
+    record("first")
     assert list(elsewhere.rglob("note.txt"))
     assert elsewhere.as_uri() in locations(folder)
 
@@ -140,6 +154,7 @@ def test_an_experiment_in_a_temporary_folder_records_in_the_project(
     temporary = folder / ".dvc/tmp/exps/one"
     temporary.mkdir(parents=True)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    python(temporary, RECORD, "first")
+    os.chdir(temporary)
+    record("first")
     assert [path.name for path in temporary.iterdir()] == ["note.txt"]
     assert len(list((folder / "mlartifacts").rglob("note.txt"))) == 1

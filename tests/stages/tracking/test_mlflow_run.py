@@ -123,8 +123,6 @@ def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     assert f"tracking: {DEAD} did not accept all entries" in output
     assert "Traceback" not in output
     assert (project.folder / "models/gpt").exists()
-    done = project.run("python", "-m", "stages", "deliver", MLFLOW_TRACKING_URI=DEAD)
-    assert done.returncode == 75
     done = project.run("python", "-m", "stages", "deliver")
     assert done.returncode == 0, done.stdout
     client, run = only_run(project.folder)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt.train.loop import Evaluated, Started, StepDone
+from nanogpt.train.events import Evaluated, Started, StepDone
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
 

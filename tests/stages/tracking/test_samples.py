@@ -13,7 +13,8 @@ import torch
 from nanogpt.data.stream import TokenStream
 from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
-from nanogpt.train.loop import Evaluated, StepDone, train
+from nanogpt.train.events import Evaluated, StepDone
+from nanogpt.train.loop import train
 from stages.tokenizers.tokenizer import CharTokenizer, save_tokenizer
 from stages.tracking.samples import SampleTable, TrainingSamples, split_documents
 from tests.tiny import MODERN, PLAN
@@ -70,7 +71,6 @@ def trained(folder: Path, write: Callable[[GPT], Callable[[], object]]) -> tuple
         model,
         *streams,
         MUON,
-        eot_token=len(CHARACTERS),
         runtime=Runtime(device=torch.device("cpu"), dtype=torch.float32),
         folder=folder,
         identity={},

@@ -22,11 +22,6 @@ from stages.tracking.outbox import Outbox
 from stages.tracking.store import connect
 
 SECRET = "s3cr3t-Pa55"
-BACKGROUND = """
-from stages.tracking.mlflow_run import Tracker
-with Tracker("model", enabled=True) as tracker:
-    tracker.record("metrics", step=1, values={"train/loss": 1.0})
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +30,12 @@ def no_tracking_uri(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield
     mlflow.set_tracking_uri(None)
+
+
+def record() -> None:
+    """Record a metric as a stage does."""
+    with Tracker("model", enabled=True) as tracker:
+        tracker.record("metrics", step=1, values={"train/loss": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,11 @@ def test_a_run_that_is_gone_for_good_is_recorded_again(outbox: Outbox) -> None:
 
 @pytest.mark.parametrize("damage", ["overwritten", "zeros"])
 def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
-    outbox: Outbox, run_python: Callable[..., Any], workspace: Path, damage: str
+    outbox: Outbox,
+    run_python: Callable[..., Any],
+    workspace: Path,
+    capfd: pytest.CaptureFixture[str],
+    damage: str,
 ) -> None:
     database = workspace / "mlflow.db"
     content = database.read_bytes()
@@ -147,9 +152,10 @@ def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
         "zeros": content[:8192] + bytes(len(content) - 8192),
     }
     database.write_bytes(bad[damage])
-    done = run_python("-c", BACKGROUND)
-    assert (done.returncode, done.stderr) == (0, "")
-    (line,) = done.stdout.splitlines()
+    record()
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    (line,) = printed.out.splitlines()
     assert line.startswith(
         "tracking: mlflow.db did not accept all entries (it is damaged; `mv mlflow.db "
     )
@@ -166,12 +172,17 @@ def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     assert [point.step for point in points] == [1, 2, 1]
 
 
-def test_a_missing_driver_is_reported_in_one_line(run_python: Callable[..., Any]) -> None:
-    hidden = "import sys; sys.modules |= {'psycopg': None, 'psycopg2': None}\n"
+def test_a_missing_driver_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for driver in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, driver, None)
     uri = f"postgresql://alice:{SECRET}@127.0.0.1:9/runs"
-    done = run_python("-c", hidden + BACKGROUND, MLFLOW_TRACKING_URI=uri)
-    assert (done.returncode, done.stderr) == (0, "")
-    (line,) = done.stdout.splitlines()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    record()
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    (line,) = printed.out.splitlines()
     assert line.startswith(
         "tracking: postgresql://127.0.0.1:9/runs did not accept all entries (it needs "
     )
@@ -179,26 +190,28 @@ def test_a_missing_driver_is_reported_in_one_line(run_python: Callable[..., Any]
 
 
 def test_no_line_and_no_entry_shows_the_credentials(
-    run_python: Callable[..., Any], workspace: Path, dead_url: str
+    run_python: Callable[..., Any],
+    workspace: Path,
+    dead_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     uri = dead_url.replace("://", f"://alice:{SECRET}@")
-    script = f"""
-from stages.tracking.mlflow_run import Tracker
-with Tracker("model", enabled=True) as tracker:
-    print(tracker.live_curves())
-    tracker.record("tags", values={{"corpus": "https://alice:{SECRET}@host/a"}})
-"""
-    done = run_python("-c", script, MLFLOW_TRACKING_URI=uri)
-    curves, line = done.stdout.splitlines()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with Tracker("model", enabled=True) as tracker:
+        curves = tracker.live_curves()
+        tracker.record("tags", values={"corpus": f"https://alice:{SECRET}@host/a"})
+    printed = capfd.readouterr()
+    (line,) = printed.out.splitlines()
     assert curves == f"{dead_url} (make watch: this run)"
     assert line.startswith(f"tracking: {dead_url} did not accept all entries")
-    watched = run_python("-m", "stages", "watch", dead_url, "--", "true", MLFLOW_TRACKING_URI=uri)
+    watched = run_python("-m", "stages", "watch", dead_url, "--", "true")
     assert watched.returncode == 75
     assert f"{dead_url} is not responding" in watched.stderr
-    sent = run_python("-m", "stages", "deliver", MLFLOW_TRACKING_URI=uri)
+    sent = run_python("-m", "stages", "deliver")
     assert sent.returncode == 75
     kept = (workspace / "runs/tracking/model/outbox.jsonl").read_text()
-    said = "".join((done.stderr, line, watched.stdout, watched.stderr, sent.stdout, sent.stderr))
+    said = "".join((printed.err, line, watched.stdout, watched.stderr, sent.stdout, sent.stderr))
     for secret in (SECRET, "alice"):
         assert secret not in said + kept
     assert "https://host/a" in kept
@@ -225,10 +238,11 @@ def test_a_failing_store_takes_a_small_share_of_the_time(
 
 
 def test_a_database_is_created_at_the_users_uri(
-    run_python: Callable[..., Any], workspace: Path
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    done = run_python("-c", BACKGROUND, MLFLOW_TRACKING_URI=f"sqlite:///{workspace}/new/runs.db")
-    assert (done.returncode, done.stdout) == (0, "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace}/new/runs.db")
+    record()
+    assert capfd.readouterr().out == ""
     assert (workspace / "new/runs.db").is_file()
     assert not (workspace / "mlflow.db").exists()
 

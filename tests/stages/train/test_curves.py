@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nanogpt.train.loop import Evaluated, Started, StepDone
+from nanogpt.train.events import Evaluated, Started, StepDone
 from stages.train.curves import Curves
 
 
