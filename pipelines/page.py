@@ -68,8 +68,16 @@ class PrefectConsole(Console):
             return Failed(message=f"{status.kind}: {status.message}")
 
         name = stage.name if number == 1 else f"{stage.name}, try {number}"
-        one = task(name=stage.name, task_run_name=name, cache_policy=NO_CACHE)(work_to_state)
-        state = one(return_state=True)
+        # The policies retry, each try in a task run of its own. A condition that is never met
+        # keeps Prefect from logging an empty traceback.
+        attempt = task(
+            name=stage.name,
+            task_run_name=name,
+            cache_policy=NO_CACHE,
+            retries=1,
+            retry_condition_fn=lambda *_: False,
+        )(work_to_state)
+        state = attempt(return_state=True)
         if not ended:  # the engine ended it, not the stage
             state.result()
         return ended[0]

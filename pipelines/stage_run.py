@@ -146,6 +146,7 @@ def run_process(stage: Stage, run: Run) -> Status | None:
             )
         except Hang as error:
             return Status(stage.name, "hang", str(error))
+        watch.look()  # at the last step
         status = read_status(file)
         if code == 0 or (status and status.kind != "done"):
             return status

@@ -43,13 +43,18 @@ class Watch:
             self.asked = now
             if self.cancelled():
                 raise Interrupted("the run was cancelled")
-        progress = read_progress(self.file)
-        if progress is None:
+        progress = self.look()
+        if progress is None or progress.step == progress.max_steps:
             return
-        if progress != self.progress:
-            self.progress = progress
-            self.report(progress)
         allowed = max(self.silence, HANG_STEPS * (progress.step_seconds or 0.0))
         silent = time.time() - self.file.stat().st_mtime
-        if progress.step < progress.max_steps and silent > allowed:
+        if silent > allowed:
             raise Hang(f"made no step for {silent:.0f} s after step {progress.step}")
+
+    def look(self) -> Progress | None:
+        """Report and return the progress."""
+        progress = read_progress(self.file)
+        if progress is not None and progress != self.progress:
+            self.progress = progress
+            self.report(progress)
+        return progress

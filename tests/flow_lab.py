@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -15,8 +15,6 @@ from tests.conftest import Project
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 QUIET = {
-    "NANOGPT_TRACKING": "false",
-    "NANOGPT_LOG_INTERVAL": "1",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # so that `make up` starts no UI of MLflow
     "PREFECT_WORKER_QUERY_SECONDS": "1",
 }
@@ -37,6 +35,7 @@ class Lab:
 
     project: Project
     port: int
+    environment: dict[str, str] = field(default_factory=dict)
 
     def up(self) -> str:
         """`make up`."""
@@ -53,7 +52,9 @@ class Lab:
     def module(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run `python -m ARGUMENTS` in the project."""
         ports = {"PREFECT_PORT": str(self.port)}
-        return self.project.run("python", "-m", *arguments, **{**QUIET, **ports, **variables})
+        return self.project.run(
+            "python", "-m", *arguments, **{**QUIET, **self.environment, **ports, **variables}
+        )
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask the server; a POST if there is a body."""

@@ -12,8 +12,13 @@ from tests.conftest import Project, copy_of
 from tests.flow_lab import Lab
 from tests.services_lab import free_port
 
+SETTINGS = {
+    "NANOGPT_TRACKING": "false",
+    "NANOGPT_LOG_INTERVAL": "10",
+    "NANOGPT_HANG_SECONDS": "8",
+}
 SHORT = {"train.max_steps": 60, "train.eval_interval": 10}
-LONG = {"train.max_steps": 400, "train.eval_interval": 20}
+LONG = {"train.max_steps": 3000, "train.eval_interval": 100, "train.batch_tokens": 2048}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def lab(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     project = copy_of(template, folder, max_steps="60", eval_interval="10")
     for command in (("git", "add", "-A"), ("git", "commit", "-qm", "lab")):
         assert project.run(*command).returncode == 0
-    made = Lab(project, free_port())
+    made = Lab(project, free_port(), SETTINGS)
     made.up()
     yield made
     made.down()

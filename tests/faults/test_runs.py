@@ -13,7 +13,7 @@ WORKER, LAUNCHER, DVC = "stages.train.worker", "-m stages train", "pipelines.sta
 def test_killed_processes_of_a_training_are_replaced(lab: Lab, undisturbed: dict[str, str]) -> None:
     run = lab.start(LONG, target="train", experiment="killed")
     for number, named in enumerate((WORKER, LAUNCHER, DVC)):
-        lab.wait_for_step(run, 60 + 80 * number)
+        lab.wait_for_step(run, 200 + 400 * number)
         kill(lab.processes(named)[-1])
     lab.complete(run)
     assert lab.tries(run, "train") == ["Failed", "Failed", "Failed", "Completed"]
@@ -38,7 +38,7 @@ def test_a_cancelled_run_ends_at_once_and_a_later_one_resumes(
     lab: Lab, undisturbed: dict[str, str]
 ) -> None:
     run = lab.start({**LONG, "train.seed": 3}, target="train", experiment="cancelled")
-    lab.wait_for_step(run, 60)
+    lab.wait_for_step(run, 300)
     lab.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
     started = time.monotonic()
     wait_for(lambda: not lab.orphans(), 15, "stages are still there")
@@ -64,7 +64,7 @@ def test_edits_during_a_run_do_not_change_it(lab: Lab, undisturbed: dict[str, st
 
 def test_a_run_that_hangs_is_resumed(lab: Lab, undisturbed: dict[str, str]) -> None:
     run = lab.start({**LONG, "sample.seed": 5}, target="train", experiment="hung")
-    lab.wait_for_step(run, 60)
+    lab.wait_for_step(run, 300)
     (rank,) = lab.processes(WORKER)[-1:]
     rank.suspend()
     wait_for(lambda: "Failed" in lab.tries(run, "train"), 60, lab.log(run))
