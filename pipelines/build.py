@@ -10,9 +10,8 @@ import sys
 import time
 import uuid
 from typing import Annotated, Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import httpx
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
@@ -160,13 +159,14 @@ def wait_for_server() -> None:
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
-            with urlopen(f"{url.rstrip('/')}/health", timeout=10):
-                return
-        except (URLError, OSError, ValueError) as error:
+            httpx.get(f"{url.rstrip('/')}/health", timeout=10).raise_for_status()
+            return
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             if time.monotonic() > deadline:
                 raise ConnectionError(
-                    f"Prefect's server at {redacted(url)} does not answer ({error}); start it "
-                    "(`make up`), or unset PREFECT_API_URL to run without it"
+                    f"Prefect's server at {redacted(url)} does not answer "
+                    f"({redacted(str(error))}); start it (`make up`), or unset PREFECT_API_URL to "
+                    "run without it"
                 ) from None
             time.sleep(1)
 

@@ -1,10 +1,11 @@
 """The stages of dvc.yaml in the order of their dependencies, as DVC reads them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import networkx
-from dvc.exceptions import NotDvcRepoError
+from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
 from dvc.scm import SCMError
 from dvc.stage import PipelineStage
@@ -50,9 +51,13 @@ def stage_names(root: Path = Path()) -> list[str]:
 
 
 def is_up_to_date(root: Path, stage: str) -> bool:
-    """Return whether a stage's outputs are there and nothing it depends on has changed."""
-    with open_repo(root) as repo:
+    """Return whether a stage's outputs are there and nothing it depends on has changed.
+
+    Where DVC cannot say, because files are locked or damaged, running the stage tells why.
+    """
+    with open_repo(root) as repo, suppress(DvcException):
         return not repo.status(targets=[stage])
+    return False
 
 
 def open_repo(root: Path) -> Repo:

@@ -43,8 +43,10 @@ def main() -> None:
             repo.reproduce(options.stage, single_item=True, force=options.force)
     except (DvcException, *EXPECTED) as error:
         status = status_of(options.stage, error, file)
-        status.write(file)
-        sys.exit(f"{options.stage}: {status.message}")
+        if status != read_status(file):  # or the stage has printed and written it
+            print(f"{options.stage}: {status.message}", file=sys.stderr)
+            status.write(file)
+        sys.exit(1)
 
 
 def stop_group() -> None:
