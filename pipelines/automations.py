@@ -1,9 +1,9 @@
 """What a Prefect server does by itself with this project's runs: give up, take up again, report.
 
 A run whose process has died without a word sends no more heartbeats. It becomes Lost, a kind of
-Crashed, and a crashed run is scheduled again, so that any worker goes on with the same flow run: five times, after
-which the flow itself refuses. The server cannot tell a dead run from one that could not reach it,
-so a run that sends a heartbeat after all is Running again instead.
+Crashed, and a crashed run is scheduled again, so that any worker goes on with the same flow run:
+five times, after which the flow itself refuses. The server cannot tell a dead run from one that
+could not reach it, so a run that sends a heartbeat after all is Running again instead.
 
 `python -m pipelines.automations notify URL` lets the server report failed, crashed and late runs.
 """
@@ -166,7 +166,7 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 def create(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID]) -> None:
-    """Create the automations for the deployments with these ids; remove what is no rule any more."""
+    """Create the automations for the deployments with these ids; remove those of older rules."""
     kept = {full_name(suffix, name) for name in (*rules(ids), "notices")}
     for automation in client.read_automations():
         if automation.name.startswith(full_name(suffix, "")) and automation.name not in kept:
@@ -275,11 +275,14 @@ def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
     client.set_flow_run_state(id, AwaitingRetry(message=message), force=True)
 
 
-def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> None:
-    """Schedule the runs again that `make down` has ended, for the worker of the next `make up`."""
+def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
+    """Schedule the runs again that `make down` has ended, for the next worker; return their names."""
+    names = []
     for run in map(client.read_flow_run, map(UUID, ids)):
         if run.state_type in (StateType.CRASHED, StateType.RUNNING):
             take_up(client, run.id, "Stopped by make down; the next worker goes on.")
+            names.append(run.name)
+    return names
 
 
 def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:

@@ -103,7 +103,10 @@ def start(name: str, command: Sequence[str], port: int | None, **variables: str)
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    record = Record(process.pid, psutil.Process(process.pid).create_time(), kept, port)
+    keeper = psutil.Process(process.pid)
+    while is_alive(keeper) and keeper.cmdline() != kept:  # empty at first
+        time.sleep(POLL_SECONDS)
+    record = Record(process.pid, keeper.create_time(), kept, port)
     (FOLDER / f"{name}.json").write_text(json.dumps(asdict(record), indent=2) + "\n")
 
 
@@ -278,10 +281,11 @@ def down() -> None:
         print("nothing runs")
     for name in STOP_ORDER:
         going = record_of(name) is not None or bool(members(mark(name)))
-        if runs := end_service(name):
-            schedule_again(runs)
+        runs = end_service(name)
         if going:
-            print(f"{name} has ended" + (f", {len(runs)} runs wait for the next" if runs else ""))
+            print(f"{name} has ended")
+        if runs:
+            schedule_again(runs)
     remove_settings()
 
 
@@ -292,7 +296,8 @@ def schedule_again(runs: set[str]) -> None:
 
     try:
         with server() as client:
-            automations.take_up_later(client, runs)
+            for name in automations.take_up_later(client, runs):
+                print(f"the run {name} waits for the next worker")
     except ConnectionError as error:
         print(error, file=sys.stderr)
 

@@ -83,7 +83,7 @@ def test_a_folder_that_was_moved_keeps_its_names(folder: Path) -> None:
 
 
 def test_what_is_not_deployed_has_no_names(folder: Path) -> None:
-    with pytest.raises(ValueError, match="pipelines.deploy"):
+    with pytest.raises(ValueError, match=r"pipelines\.deploy"):
         names.deployed_names(Server())  # type: ignore[arg-type]
 
 

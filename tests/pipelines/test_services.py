@@ -71,7 +71,8 @@ def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
         lab.wait_until_trains()
         lab.up()  # what runs is left alone
         assert keepers == [lab.record(name)["pid"] for name in ("server", "worker")]
-        assert "worker has ended, 1 runs wait" in lab.down()
+        named = lab.flow_run(going)["name"]
+        assert f"the run {named} waits for the next worker" in lab.down()
     finally:
         lab.down()
     assert not lab.processes()
