@@ -276,7 +276,7 @@ def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
 
 
 def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
-    """Schedule the runs again that `make down` has ended, for the next worker; return their names."""
+    """Schedule the runs again that `make down` has ended; return their names."""
     names = []
     for run in map(client.read_flow_run, map(UUID, ids)):
         if run.state_type in (StateType.CRASHED, StateType.RUNNING):
