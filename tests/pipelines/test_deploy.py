@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipelines import names
+from pipelines import deploy, names
 
 ROOT = Path(__file__).parents[2]
 ALL = ("local", "nightly", "gpt2-124m-openwebtext")
@@ -87,13 +88,16 @@ def test_what_is_not_deployed_has_no_names(folder: Path) -> None:
         names.deployed_names(Server())  # type: ignore[arg-type]
 
 
-def test_no_server_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
+def test_no_server_is_told_in_one_line_without_its_password(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://me:s3cr3t-Pa55@127.0.0.1:9/api"}),
-        pytest.raises(ConnectionError) as error,
+        pytest.raises(SystemExit) as exit,
     ):
-        names.server_url()
-    assert "127.0.0.1:9" in str(error.value)
-    assert "s3cr3t" not in str(error.value)
+        deploy.main()
+    assert exit.value.code == 75
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "127.0.0.1:9" in told
+    assert "s3cr3t" not in told
