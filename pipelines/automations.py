@@ -39,7 +39,7 @@ from prefect.events.actions import (
 )
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed, Running
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
@@ -283,6 +283,19 @@ def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
             take_up(client, run.id, "Stopped by make down; the next worker goes on.")
             names.append(run.name)
     return names
+
+
+def object_if_lost(client: SyncPrefectClient, id: UUID) -> None:
+    """Set a flow run that was given up back to Running; to be called by its living process.
+
+    A server that was away for longer than LOST_SECONDS gives every run up when it is back, and may
+    see the heartbeats that follow only 15 minutes later (it orders events by their predecessors,
+    which it no longer knows).
+    """
+    run = client.read_flow_run(id)
+    if run.state is not None and run.state.name == "Lost":
+        running: State[Any] = Running(message="Its process is there.")
+        client.set_flow_run_state(id, running, force=True)
 
 
 def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:
