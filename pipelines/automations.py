@@ -1,9 +1,9 @@
 """What a Prefect server does by itself with this project's runs: give up, take up again, report.
 
-A run whose process has died without a word sends no more heartbeats. It becomes Crashed, and a
-crashed run is scheduled again, so that any worker goes on with the same flow run: five times, after
-which the flow itself refuses. The server cannot tell a dead run from one that could not reach it,
-so a run that sends a heartbeat after all is Running again instead.
+A run whose process has died without a word sends no more heartbeats. It becomes Lost, a kind of
+Crashed, and a crashed run is scheduled again, so that any worker goes on with the same flow run:
+five times, after which the flow itself refuses. The server cannot tell a dead run from one that
+could not reach it, so a run that sends a heartbeat after all is Running again instead.
 
 `python -m pipelines.automations notify URL` lets the server report failed, crashed and late runs.
 """
@@ -39,7 +39,7 @@ from prefect.events.actions import (
 )
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed, Running
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
@@ -53,6 +53,7 @@ LOST_SECONDS = 90  # three heartbeats, of which PREFECT_FLOWS_HEARTBEAT_FREQUENC
 # passed, a worker reports the death of a process a second time, which would end the next attempt.
 OBJECTION_SECONDS = 40
 CRASHES = 5  # after which a run is not taken up again
+MISSED = timedelta(minutes=2)  # the automation should have acted by then
 RECENT = timedelta(days=1)
 
 STATE = "prefect.flow-run."
@@ -65,7 +66,7 @@ STOPPED = {
         *("Scheduled", "AwaitingRetry", "Pending"),
     )
 }
-PROBLEMS = {f"{STATE}{name}" for name in ("Failed", "TimedOut", "Crashed", "Late")}
+PROBLEMS = {f"{STATE}{name}" for name in ("Failed", "TimedOut", "Crashed", "Lost", "Late")}
 
 TEXT = "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
 PAYLOAD = """{
@@ -105,11 +106,10 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
     ("database is locked"). So "lost" does not expect Crashed and Failed, which others react to: a
     run that has ended refuses to become Crashed anyway.
     """
-    crashed = {f"{STATE}Crashed"}
     counts = [str(count) for count in range(1, CRASHES + 2)]
     return {
         "lost": (
-            f"a run that sends no heartbeat for {LOST_SECONDS} s is Crashed",
+            f"a run that sends no heartbeat for {LOST_SECONDS} s has crashed: Lost",
             of_deployments(
                 ids,
                 posture=Posture.Proactive,
@@ -120,14 +120,15 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
             set_state(
                 StateType.CRASHED,
                 f"No heartbeat for {LOST_SECONDS} s: its process or its machine is gone.",
+                name="Lost",
             ),
         ),
         "found": (
-            "a crashed run that sends a heartbeat after all is Running",
+            "a Lost run that sends a heartbeat after all is Running",
             of_deployments(
                 ids,
                 posture=Posture.Reactive,
-                after=crashed,
+                after={f"{STATE}Lost"},
                 expect={HEARTBEAT},
                 within=timedelta(seconds=OBJECTION_SECONDS),
             ),
@@ -139,7 +140,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
                 ids,
                 labels={"prefect.run-count": counts},
                 posture=Posture.Proactive,
-                after=crashed,
+                after={f"{STATE}Crashed", f"{STATE}Lost"},
                 expect={f"{STATE}*"},
                 within=timedelta(seconds=OBJECTION_SECONDS),
             ),
@@ -165,7 +166,7 @@ def put(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 
 def create(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID]) -> None:
-    """Create the automations of these deployments, and remove those that are no rule any more."""
+    """Create the automations for the deployments with these ids; remove those of older rules."""
     kept = {full_name(suffix, name) for name in (*rules(ids), "notices")}
     for automation in client.read_automations():
         if automation.name.startswith(full_name(suffix, "")) and automation.name not in kept:
@@ -249,7 +250,7 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
     """Give the runs that this worker started, and that have no process, the state they are in.
 
     A worker calls this before it starts: after a restart of the machine nobody misses a heartbeat,
-    because the server was not there either. Crashed runs are taken up again at once.
+    because the server was not there either. Its automations have also missed older crashes.
     """
     states = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED)
     living = living_flow_runs()
@@ -258,14 +259,15 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
         assert run.state is not None
         if run.labels.get("prefect.worker.name") != worker or str(run.id) in living:
             continue
+        age = datetime.now(UTC) - run.state.timestamp
         if run.state_type is StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
-            continue
-        if run.state_type is StateType.RUNNING:
+        elif run.state_type is not StateType.CRASHED and run.run_count <= CRASHES:
+            take_up(client, run.id, f"Taken up again. {message}")
+        elif run.state_type is not StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
-        recent = run.state.timestamp > datetime.now(UTC) - RECENT
-        if run.state_type is StateType.PENDING or (recent and 1 <= run.run_count <= CRASHES):
-            take_up(client, run.id, "Taken up again by a new worker.")
+        elif MISSED < age < RECENT and 1 <= run.run_count <= CRASHES:
+            take_up(client, run.id, "Taken up again after a crash.")
 
 
 def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
@@ -273,11 +275,27 @@ def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
     client.set_flow_run_state(id, AwaitingRetry(message=message), force=True)
 
 
-def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> None:
-    """Schedule the runs again that `make down` has ended, for the worker of the next `make up`."""
+def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
+    """Schedule the runs again that `make down` has ended; return their names."""
+    names = []
     for run in map(client.read_flow_run, map(UUID, ids)):
         if run.state_type in (StateType.CRASHED, StateType.RUNNING):
             take_up(client, run.id, "Stopped by make down; the next worker goes on.")
+            names.append(run.name)
+    return names
+
+
+def object_if_lost(client: SyncPrefectClient, id: UUID) -> None:
+    """Set a flow run that was given up back to Running; to be called by its living process.
+
+    A server that was away for longer than LOST_SECONDS gives every run up when it is back, and may
+    see the heartbeats that follow only 15 minutes later (it orders events by their predecessors,
+    which it no longer knows).
+    """
+    run = client.read_flow_run(id)
+    if run.state is not None and run.state.name == "Lost":
+        running: State[Any] = Running(message="Its process is there.")
+        client.set_flow_run_state(id, running, force=True)
 
 
 def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:

@@ -40,6 +40,7 @@ HEADER = "# written by `make up`, removed by `make down`\n"
 READY_SECONDS = 120.0  # a server's first start on a busy machine
 LOG_LINES = 20
 POLL_SECONDS = 0.2
+STARTED = "started by make up at "  # the first line of each start in a log
 STOP_ORDER = ("worker", "ui", "server")
 SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -93,7 +94,7 @@ def start(name: str, command: Sequence[str], port: int | None, **variables: str)
     kept = [sys.executable, "-m", "pipelines.keep", *command]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables, MARKER: mark(name)}
     with log_of(name).open("a") as log:
-        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} make up", file=log, flush=True)
+        print(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}", file=log, flush=True)
         process = subprocess.Popen(
             kept,
             env=environment,
@@ -102,7 +103,10 @@ def start(name: str, command: Sequence[str], port: int | None, **variables: str)
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    record = Record(process.pid, psutil.Process(process.pid).create_time(), kept, port)
+    keeper = psutil.Process(process.pid)
+    while is_alive(keeper) and keeper.cmdline() != kept:  # empty at first
+        time.sleep(POLL_SECONDS)
+    record = Record(process.pid, keeper.create_time(), kept, port)
     (FOLDER / f"{name}.json").write_text(json.dumps(asdict(record), indent=2) + "\n")
 
 
@@ -160,8 +164,7 @@ def is_ready(name: str, port: int | None) -> bool:
     """Return whether a service does its work; a worker says so in its log."""
     if port is not None:
         return answers(port, "/api/health" if name == "server" else "/health")
-    started = log_of(name).read_text(errors="replace").rpartition("--- ")[2]
-    return "started!" in started
+    return "started!" in log_of(name).read_text(errors="replace").rpartition(STARTED)[2]
 
 
 def wait_until_ready(name: str) -> None:
@@ -240,7 +243,7 @@ def up(prefect_port: int, ui_port: int) -> None:
             end_service("worker")
             command = [sys.executable, "-m", "pipelines.services", "worker"]
             start("worker", command, None, PREFECT_API_URL=url)
-        for name in ("worker", *(["ui"] if own_ui else [])):
+        for name in started:
             wait_until_ready(name)
     except NotStarted:
         for name in [name for name in STOP_ORDER if name in started]:
@@ -278,10 +281,11 @@ def down() -> None:
         print("nothing runs")
     for name in STOP_ORDER:
         going = record_of(name) is not None or bool(members(mark(name)))
-        if runs := end_service(name):
-            schedule_again(runs)
+        runs = end_service(name)
         if going:
-            print(f"{name} has ended" + (f", {len(runs)} runs wait for the next" if runs else ""))
+            print(f"{name} has ended")
+        if runs:
+            schedule_again(runs)
     remove_settings()
 
 
@@ -292,7 +296,8 @@ def schedule_again(runs: set[str]) -> None:
 
     try:
         with server() as client:
-            automations.take_up_later(client, runs)
+            for name in automations.take_up_later(client, runs):
+                print(f"the run {name} waits for the next worker")
     except ConnectionError as error:
         print(error, file=sys.stderr)
 
