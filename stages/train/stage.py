@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +123,26 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
         if any(folder.glob("step-*")):
             raise Interrupted("stopped before it resumed; run again to continue")
         raise Interrupted("stopped before the first step; run again to start")
-    stderr = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
+    if signum := signal_of(outcome.code):
+        memory = ", perhaps because memory ran out" if signum == signal.SIGKILL else ""
+        raise Crashed(
+            f"a training process was killed by signal {signum} ({signum.name}){memory}; "
+            f"{log} has all its output"
+        )
+    lines = log.read_text(errors="replace").splitlines()
+    stderr = list(takewhile(lambda line: TORCHRUN_SUMMARY not in line, lines))
     if stderr and outcome.code == EXIT_CODES["input"]:
         raise ValueError(stderr[-1])
     if stderr and reports_full_disk(stderr[-1]):
         raise disk_full_error(stderr[-1], folder)
     tail = "\n".join(stderr[-SHOWN_LINES:])
     raise Crashed(f"a training process died; {log} has all its output, which ends in:\n{tail}")
+
+
+def signal_of(code: int) -> signal.Signals | None:
+    """Return the signal that killed a process with this exit code, its own or a shell's 128 + N."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def remove_finished(*, except_for: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
@@ -28,10 +29,10 @@ from nanogpt.train.loop import Ended, Started, TrainEvent, train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
 from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
-from stages.runtime.errors import EXPECTED
+from stages.runtime.errors import EXPECTED, OutOfMemory
 from stages.runtime.outcome import write_end
 from stages.runtime.progress_file import ProgressFile
-from stages.runtime.redaction import redact_tracebacks
+from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
@@ -84,6 +85,7 @@ class TrainWorker:
         self.identity = json.loads((folder / "identity.json").read_text())
         self.params = TrainParams(**self.identity["train"])
         self.train_config = self.params.config()
+        self.micro_batch_tokens: int | None = None  # from the start of the loop on
         self.config = ModelParams(**self.identity["model"]).config(shards.n_vocab)
         if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
             raise ValueError(
@@ -92,7 +94,7 @@ class TrainWorker:
             )
 
     def run(self) -> Ended:
-        """Train; in rank 0 also record, and at the end write the model."""
+        """Train; in rank 0 also record, and at the end write the model. Raises OutOfMemory."""
         settings, earlier = self.settings, self.last_hardware()
         device = choose_device(settings.device)
         dtype = DTYPES[self.params.precision] or format_of(earlier, device)
@@ -109,22 +111,28 @@ class TrainWorker:
             runtime = replace(
                 alone, workers=workers_of(earlier, model, self.train_config.batch_tokens, alone)
             )
-            if self.params.init_from and not checkpoints(self.folder):
-                load_initial(
-                    model, Path(self.params.init_from), self.identity["init_weights_sha256"]
-                )
-            model.to(runtime.device)
-            events = self.events(model, runtime)
-            if runtime.rank == 0:
-                print(number_format_line(runtime), flush=True)
-                return self.record(events, model, runtime)
-            *_, ended = events
-            assert isinstance(ended, Ended)  # the loop's last event
-            return ended
+            try:
+                return self.train(model, runtime)
+            except torch.OutOfMemoryError as error:
+                print(redacted(str(error)), file=sys.stderr, flush=True)
+                raise out_of_memory(runtime.device, self.micro_batch_tokens, self.config) from error
+
+    def train(self, model: GPT, runtime: Runtime) -> Ended:
+        """Train `model` in this process of `runtime`."""
+        if self.params.init_from and not checkpoints(self.folder):
+            load_initial(model, Path(self.params.init_from), self.identity["init_weights_sha256"])
+        model.to(runtime.device)
+        events = self.events(model, runtime)
+        if runtime.rank == 0:
+            print(number_format_line(runtime), flush=True)
+            return self.record(events, model, runtime)
+        *_, ended = events
+        assert isinstance(ended, Ended)  # the loop's last event
+        return ended
 
     def events(self, model: GPT, runtime: Runtime) -> Iterator[TrainEvent]:
-        """Return the events of the training loop."""
-        return train(
+        """Yield the events of the training loop; note the size of its micro-batches."""
+        for event in train(
             model,
             self.shards.stream("train"),
             self.shards.stream("val"),
@@ -136,7 +144,10 @@ class TrainWorker:
             micro_batch_tokens=self.settings.micro_batch_tokens
             or default_micro_batch_tokens(runtime),
             stop=self.stop,
-        )
+        ):
+            if isinstance(event, Started):
+                self.micro_batch_tokens = event.micro_batch * self.config.block_size
+            yield event
 
     def record(self, events: Iterator[TrainEvent], model: GPT, runtime: Runtime) -> Ended:
         """Consume the events, and write the model when the last one says it is finished."""
@@ -161,7 +172,7 @@ class TrainWorker:
                     curves.handle(event)
                     recorder.handle(event)
                     if isinstance(event, Started):
-                        origin["sessions"] = self.begin_session(event.step, origin)
+                        origin["sessions"] = self.begin_session(event, origin)
             assert isinstance(event, Ended)  # the loop's last event
             if event.finished:
                 best = self.write_model(model, event.progress, origin)
@@ -199,12 +210,17 @@ class TrainWorker:
             progress=ProgressFile(self.settings.progress_file),
         )
 
-    def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
-        """Record the code and hardware that training continues with; return all sessions so far."""
+    def begin_session(self, start: Started, origin: dict[str, Any]) -> list[dict[str, Any]]:
+        """Record what training continues with; return all sessions so far."""
         file = self.folder / "sessions.json"
         earlier = json.loads(file.read_text()) if file.exists() else []
-        session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
-        sessions = [note for note in earlier if note["after_step"] < step] + [session]
+        session = {
+            "after_step": start.step,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "code": origin["code"],
+            "hardware": origin["hardware"],
+        }
+        sessions = [note for note in earlier if note["after_step"] < start.step] + [session]
         atomic_write(file, json.dumps(sessions, indent=2) + "\n")
         return sessions
 
@@ -229,6 +245,29 @@ class TrainWorker:
             write_json(draft / LINEAGE, about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
+
+
+def out_of_memory(
+    device: torch.device, micro_batch_tokens: int | None, config: GPTConfig
+) -> OutOfMemory:
+    """Return the exception for a device without memory for a micro-batch, None before the first.
+
+    Its message has a way out.
+    """
+    window = config.block_size
+    if micro_batch_tokens is None or micro_batch_tokens <= window:
+        return OutOfMemory(
+            f"{device} ran out of memory, and a micro-batch cannot be smaller than one window of "
+            f"{window} tokens: set NANOGPT_RECOMPUTE=true or use a smaller model",
+            window,
+            window,
+        )
+    return OutOfMemory(
+        f"{device} ran out of memory with micro-batches of {micro_batch_tokens} tokens per forward "
+        f"pass: set NANOGPT_MICRO_BATCH_TOKENS={max(window, micro_batch_tokens // 2)}",
+        micro_batch_tokens,
+        window,
+    )
 
 
 def workers_of(earlier: dict[str, Any], model: GPT, batch_tokens: int, runtime: Runtime) -> int:
