@@ -6,6 +6,7 @@ document. The result is the same for any batch size and number of processes, up 
 """
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -68,6 +69,37 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluate a model on the full split, or on max_windows windows spread evenly over it.
 
+    For the arguments see `evaluate_in_batches`.
+    """
+    *_, evaluation = evaluate_in_batches(
+        model,
+        stream,
+        eot_token=eot_token,
+        runtime=runtime,
+        batch_tokens=batch_tokens,
+        block_size=block_size,
+        stride=stride,
+        max_windows=max_windows,
+        pool=pool,
+    )
+    assert evaluation is not None  # the last one
+    return evaluation
+
+
+def evaluate_in_batches(
+    model: GPT,
+    stream: TokenStream,
+    *,
+    eot_token: int,
+    runtime: Runtime,
+    batch_tokens: int = 16_384,
+    block_size: int | None = None,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    pool: Executor | None = None,
+) -> Iterator[Evaluation | None]:
+    """Yield None after each batch of an evaluation, and the evaluation in the end.
+
     block_size is the length of a window, by default the model's; stride is the distance between the
     starts of windows, by default their length. With a pool, its threads share the batches, which
     are the same as without. Raises ValueError at a token beyond the vocabulary.
@@ -101,8 +133,9 @@ def evaluate_split(
         results = bounded_map(pool, window_losses, groups, runtime.workers)
     for group, losses in results:
         sums.add(group, losses)
+        yield None
     model.train(was_training)
-    return sums.summarize(runtime)
+    yield sums.summarize(runtime)
 
 
 class LossAccumulator:

@@ -32,6 +32,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.supervise import exclusive_lock, is_locked, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
+from stages.train.skipped import skip_diverged
 
 RUNS = Path("runs")
 LOCK = RUNS / "train.lock"  # held by the one training run that writes OUT
@@ -75,9 +76,10 @@ def run(
 ) -> None:
     """Train a model to the end, or resume its training.
 
-    Raises Interrupted if asked to stop earlier, Crashed if a process dies, Busy if another run
-    holds the lock, Full if the disk is full, ValueError if params, settings or data do not allow
-    the training.
+    Raises Interrupted if asked to stop earlier, Crashed if a process dies, OutOfMemory if a device
+    has no room for a micro-batch, FloatingPointError if a loss or gradient is not finite, Busy if
+    another run holds the lock, Full if the disk is full, ValueError if params, settings or data do
+    not allow the training.
     """
     check_batch(model, train)
     config, block_size = train.config(), model.shape().block_size
@@ -100,6 +102,8 @@ def run(
         for leftover in folder.glob(".*"):  # a checkpoint half written or removed at a kill
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         atomic_write(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
+        if settings.skip_diverged:
+            skip_diverged(folder)
         try:
             with reserved(folder):
                 launch(command, folder, (lock, state_lock))

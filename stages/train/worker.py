@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from nanogpt.runtime import Runtime, choose_device, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
 from nanogpt.train.loop import Ended, Started, TrainEvent, train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
+from nanogpt.train.trainer import NotFinite
 from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
 from stages.runtime.errors import EXPECTED, OutOfMemory
@@ -44,6 +45,7 @@ from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
 from stages.train.params import ModelParams, TrainParams
 from stages.train.precision import DTYPES, format_of, number_format_line
+from stages.train.skipped import read_skipped
 from stages.train.stage import code_sha256
 
 
@@ -68,7 +70,8 @@ def main() -> None:
         settings = read_settings()
         ended = TrainWorker(folder, Shards.open(shards), out, settings, stop).run()
     except EXPECTED as error:
-        write_end(folder, finished=False, step=0, code=code, error=error)
+        step = error.step if isinstance(error, NotFinite) else 0
+        write_end(folder, finished=False, step=step, code=code, error=error)
         sys.exit(1)
     if os.environ.get("LOCAL_RANK", "0") == "0" and not settings.join:
         write_end(folder, finished=ended.finished, step=ended.progress.step, code=code)
@@ -85,6 +88,7 @@ class TrainWorker:
         self.identity = json.loads((folder / "identity.json").read_text())
         self.params = TrainParams(**self.identity["train"])
         self.train_config = self.params.config()
+        self.skipped = read_skipped(folder)
         self.micro_batch_tokens: int | None = None  # from the start of the loop on
         self.config = ModelParams(**self.identity["model"]).config(shards.n_vocab)
         if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
@@ -116,6 +120,15 @@ class TrainWorker:
             except torch.OutOfMemoryError as error:
                 print(redacted(str(error)), file=sys.stderr, flush=True)
                 raise out_of_memory(runtime.device, self.micro_batch_tokens, self.config) from error
+            except NotFinite as error:
+                raise NotFinite(error.step, f"{error}{self.skipped_note()}") from error
+
+    def skipped_note(self) -> str:
+        """Return a note for the message of a run that diverges in spite of skipped data."""
+        first, steps = self.skipped.after_step + 1, self.skipped.windows_of_steps
+        return f" (from step {first} on, the data of {steps} steps were already skipped)" * bool(
+            steps
+        )
 
     def train(self, model: GPT, runtime: Runtime) -> Ended:
         """Train `model` in this process of `runtime`."""
@@ -144,6 +157,7 @@ class TrainWorker:
             micro_batch_tokens=self.settings.micro_batch_tokens
             or default_micro_batch_tokens(runtime),
             stop=self.stop,
+            skipped=self.skipped,
         ):
             if isinstance(event, Started):
                 self.micro_batch_tokens = event.micro_batch * self.config.block_size
@@ -153,6 +167,8 @@ class TrainWorker:
         """Consume the events, and write the model when the last one says it is finished."""
         model_id = model_id_of(self.folder)
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
+        if self.skipped.windows_of_steps:
+            origin["skipped"] = [asdict(self.skipped)]
         if problem := origin["code"]["git_problem"]:
             print(
                 f"train: lineage.json has no git information about the code: {problem}", flush=True
