@@ -127,6 +127,7 @@ def evaluate_in_batches(
     full = [starts[i] for i in own if starts[i] + block_size <= len(stream)]
     short = [starts[i] for i in own if starts[i] + block_size > len(stream)]  # the last, if any
     groups = [*batches(full, max(1, batch_tokens // block_size)), *batches(short, 1)]
+    results: Iterator[tuple[list[int], Tensor]]
     if pool is None:
         results = map(window_losses, groups)
     else:

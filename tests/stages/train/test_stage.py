@@ -103,10 +103,29 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
         weight_decay="10.0",
         warmup="0",
     )
-    done = project.run("python", "-m", "stages", "train", **QUIET)
+    status = project.folder / "status.json"
+    settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status)}
+    done = project.run("python", "-m", "stages", "train", **settings)
     assert done.returncode == 33
-    assert re.search(r"step \d+: the (validation )?(loss|gradient norm) is (nan|inf)", done.stdout)
-    assert "lower the learning rate" in done.stdout
+    told = json.loads(status.read_text())
+    assert told["kind"] == "diverged"
+    said = (
+        r"step (\d+): the (validation )?(loss|gradient norm) is (nan|inf); lower the learning rate"
+    )
+    step = re.match(said, told["message"])
+    assert step, told
+    (end,) = project.folder.glob("runs/*/ended.json")
+    assert json.loads(end.read_text())["step"] == int(step[1])
+
+    # Without the data it diverges too, and that is its end.
+    settings["NANOGPT_SKIP_DIVERGED"] = "true"
+    skipping = "train: it diverged at step"
+    for starts in (True, False):
+        done = project.run("python", "-m", "stages", "train", **settings)
+        assert done.returncode == 33
+        assert (skipping in done.stdout) == starts
+        told = json.loads(status.read_text())
+        assert re.search(r"were already skipped\)$", told["message"]), told
 
 
 def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
