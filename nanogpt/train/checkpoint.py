@@ -12,6 +12,7 @@ any number of processes may resume from them, under `ddp` or `fsdp` (docs/decisi
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,6 +144,12 @@ class CheckpointWriter:
             assert self.writing is None  # finished(wait=True) comes first
             future = self.thread.submit(save_state, self.folder, state, self.identity)
             self.writing = state.progress.step, future
+
+    def busy(self, *, wait_seconds: float) -> bool:
+        """Return whether a checkpoint is being written, and is still after some seconds."""
+        if self.writing is None:
+            return False
+        return bool(futures.wait([self.writing[1]], timeout=wait_seconds).not_done)
 
     def finished(self, *, wait: bool) -> Iterator[tuple[int, Path]]:
         """Yield (step, folder) of the checkpoint completed since the last call, if there is one.

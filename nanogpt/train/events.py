@@ -54,4 +54,11 @@ class Ended:
     finished: bool
 
 
-TrainEvent = Started | StepDone | Evaluated | CheckpointWritten | Ended
+@dataclass(frozen=True, kw_only=True)
+class Working:
+    """After `step`, some more is done of a validation or of a checkpoint that is waited for."""
+
+    step: int
+
+
+TrainEvent = Started | StepDone | Evaluated | CheckpointWritten | Working | Ended

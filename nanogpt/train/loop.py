@@ -29,9 +29,13 @@ from nanogpt.train.events import (
     Evaluated,
     Started,
     TrainEvent,
+    Working,
 )
 from nanogpt.train.micro_batch import choose_batch_sizes
+from nanogpt.train.skipped_data import NOTHING_SKIPPED, SkippedData
 from nanogpt.train.trainer import Trainer
+
+WAIT_SECONDS = 1.0  # between two events while a checkpoint is waited for
 
 
 def train(
@@ -45,13 +49,15 @@ def train(
     identity: Mapping[str, Any],
     micro_batch_tokens: int,
     stop: Event,
+    skipped: SkippedData = NOTHING_SKIPPED,
 ) -> Iterator[TrainEvent]:
     """Train `model` in place, resuming from the newest checkpoint in `folder` if there is one.
 
-    Ends early, after the update during which `stop` is set in any process. Raises
-    FloatingPointError when a loss or gradient is not finite, unless such updates are skipped;
-    OSError when a checkpoint cannot be written; ValueError when the batch cannot be divided or does
-    not fit into memory, or when the checkpoint is damaged or belongs to another run.
+    Ends early once `stop` is set in any process, with a checkpoint: an update of several
+    micro-batches is abandoned, any other finished. Raises NotFinite when a loss or gradient is not
+    finite, unless such updates are skipped; OSError when a checkpoint cannot be written; ValueError
+    when the batch cannot be divided or does not fit into memory, or when the checkpoint is damaged
+    or belongs to another run.
     """
     block_size = model.config.block_size
     order = WindowOrder(n_tokens=len(train_stream), block_size=block_size, seed=config.seed)
@@ -64,7 +70,7 @@ def train(
 
         # resume: the newest checkpoint, and the windows that follow those of its updates
         progress = trainer.resume(folder, identity)
-        batches = trainer.batches_after(progress.step, train_stream, order)
+        batches = trainer.batches_after(progress.step, train_stream, order, skipped)
         yield Started(
             step=progress.step,
             micro_batch=sizes.micro_batch,
@@ -72,11 +78,13 @@ def train(
             too_large=sizes.too_large,
         )
 
-        stopping = False
+        saved, stopping = progress.step, False
         while progress.step < config.max_steps and not stopping:
             # update: learning rate, gradients, weights
             step = progress.step + 1
             done, stopping = trainer.update(step, batches, stop)
+            if done is None:  # abandoned: the weights are those of the step before
+                break
             progress = replace(progress, step=step)
 
             # log: by the caller
@@ -85,21 +93,33 @@ def train(
             # validate: measure the loss, and note whether it is the best so far
             evaluate = step % config.eval_interval == 0 or step == config.max_steps
             if evaluate:
-                val_loss = trainer.validate(step, val_stream)
+                val_loss = yield from trainer.validate(step, val_stream)
                 progress = progress.with_val_loss(val_loss)
                 yield Evaluated(step=step, loss=val_loss, is_best=progress.best_step == step)
 
             # checkpoint: copy the state and write it in the background while training continues
-            yield from checkpoints_written(writer, wait=evaluate or stopping)
-            if evaluate or stopping:
+            yield from checkpoints_written(writer, step, wait=evaluate)
+            if evaluate:
                 writer.start(trainer.snapshot(progress))
+                saved = step
 
-        yield from checkpoints_written(writer, wait=True)
+        # stopped: a checkpoint of what is not in one yet
+        yield from checkpoints_written(writer, progress.step, wait=True)
+        if progress.step > saved:
+            writer.start(trainer.snapshot(progress))
+        yield from checkpoints_written(writer, progress.step, wait=True)
     runtime.barrier()
     yield Ended(progress=progress, finished=progress.step >= config.max_steps)
 
 
-def checkpoints_written(writer: CheckpointWriter, *, wait: bool) -> Iterator[CheckpointWritten]:
-    """Yield the event of the checkpoint completed since the last call, if there is one."""
-    for step, path in writer.finished(wait=wait):
-        yield CheckpointWritten(step=step, path=path)
+def checkpoints_written(
+    writer: CheckpointWriter, step: int, *, wait: bool
+) -> Iterator[CheckpointWritten | Working]:
+    """Yield the event of the checkpoint completed since the last call, if there is one.
+
+    With `wait`, waits for the one being written, with an event every WAIT_SECONDS.
+    """
+    while wait and writer.busy(wait_seconds=WAIT_SECONDS):
+        yield Working(step=step)
+    for written, path in writer.finished(wait=wait):
+        yield CheckpointWritten(step=written, path=path)

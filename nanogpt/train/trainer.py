@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -22,9 +23,24 @@ from nanogpt.parallel.gradients import Batch, add_gradients
 from nanogpt.parallel.processes import full_weights, wrap
 from nanogpt.runtime import Runtime
 from nanogpt.train.checkpoint import Progress, TrainingState, checkpoints, copy_state, load_state
-from nanogpt.train.events import StepDone
+from nanogpt.train.events import StepDone, Working
 from nanogpt.train.micro_batch import BatchSizes
-from nanogpt.train.validation import evaluate_split
+from nanogpt.train.skipped_data import SkippedData
+from nanogpt.train.validation import evaluate_in_batches
+
+AGREEMENT_SECONDS = 2.0  # between two moments at which processes agree on stopping in an update
+
+
+class NotFinite(FloatingPointError):
+    """A loss or gradient of update `step`, or the validation loss after it, is not finite."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class StopRequested(Exception):
+    """An update is abandoned between two of its micro-batches, by all processes alike."""
 
 
 class Trainer:
@@ -45,6 +61,7 @@ class Trainer:
             model, config.optim, runtime.dtype, pool, runtime.workers
         )
         self.scaler = loss_scaler(runtime)
+        self.agreement_interval = 1  # in micro-batches; the first update will tell how long one is
 
     def resume(self, folder: Path, identity: Mapping[str, Any]) -> Progress:
         """Load the newest checkpoint in `folder`, if there is one; return the progress so far.
@@ -60,22 +77,31 @@ class Trainer:
         check_same_step(progress.step, self.runtime)
         return progress
 
-    def batches_after(self, step: int, stream: TokenStream, order: WindowOrder) -> Iterator[Batch]:
+    def batches_after(
+        self, step: int, stream: TokenStream, order: WindowOrder, skipped: SkippedData
+    ) -> Iterator[Batch]:
         """Return the micro-batches of all updates after `step`, prefetched."""
         accumulation = self.sizes.accumulation
-        return micro_batches(
-            stream,
-            order,
-            indices=range(step * accumulation, self.config.max_steps * accumulation),
-            micro_batch=self.sizes.micro_batch,
-            vocab_size=self.model.config.vocab_size,
-            runtime=self.runtime,
+        return chain.from_iterable(
+            micro_batches(
+                stream,
+                order,
+                indices=range(steps.start * accumulation, steps.stop * accumulation),
+                micro_batch=self.sizes.micro_batch,
+                vocab_size=self.model.config.vocab_size,
+                runtime=self.runtime,
+            )
+            for steps in skipped.data_of(range(step, self.config.max_steps))
         )
 
-    def update(self, step: int, batches: Iterator[Batch], stop: Event) -> tuple[StepDone, bool]:
+    def update(
+        self, step: int, batches: Iterator[Batch], stop: Event
+    ) -> tuple[StepDone | None, bool]:
         """Do update `step`, counted from 1; return its event, and whether to stop after it.
 
-        Raises FloatingPointError when the loss or gradient is not finite, unless it is skipped.
+        Once `stop` is set in any process, the update is abandoned between two micro-batches: the
+        weights stay as they were, and the event is None. Raises NotFinite when the loss or gradient
+        is not finite, unless it is skipped.
         """
         started, optim, scaler = time.perf_counter(), self.config.optim, self.scaler
 
@@ -84,16 +110,28 @@ class Trainer:
         set_lr(self.optimizers, ratio)
 
         # accumulate: the gradients of all micro-batches of this update
-        loss_share, loader_seconds = add_gradients(
-            self.wrapped, batches, self.sizes.accumulation, scaler, self.runtime, self.pool
-        )
+        batches = self.until_stopped(batches, stop)
+        try:
+            loss_share, loader_seconds = add_gradients(
+                self.wrapped, batches, self.sizes.accumulation, scaler, self.runtime, self.pool
+            )
+        except StopRequested:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            return None, True
 
         # clip: scale the gradients down to grad_clip if their norm is larger
         unscale(self.optimizers, scaler)
         grad_norm = clip_gradients(self.model, optim.grad_clip)
 
         # step: the processes agree on the loss and on stopping, then all update or all skip
-        loss, stopping = reduce_loss_and_stop(loss_share, stop.is_set(), self.runtime)
+        mine = time.perf_counter() - started
+        loss, stopping, seconds = reduce_over_processes(
+            loss_share, stop.is_set(), mine, self.runtime
+        )
+        self.agreement_interval = max(
+            1, int(AGREEMENT_SECONDS * self.sizes.accumulation / max(seconds, 1e-9))
+        )
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if skipped and not may_skip(loss, self.config, scaler):
             raise not_finite(step, {"loss": loss, "gradient norm": grad_norm})
@@ -109,23 +147,47 @@ class Trainer:
         )
         return done, stopping
 
-    def validate(self, step: int, stream: TokenStream) -> float:
+    def until_stopped(self, batches: Iterator[Batch], stop: Event) -> Iterator[Batch]:
+        """Yield the micro-batches of one update. Raises StopRequested between two of them."""
+        yield next(batches)
+        for done in range(1, self.sizes.accumulation):
+            if self.agree_to_stop(done, stop):
+                raise StopRequested
+            yield next(batches)
+
+    def agree_to_stop(self, done: int, stop: Event) -> bool:
+        """Return whether to stop after `done` micro-batches of an update.
+
+        Several processes ask each other every AGREEMENT_SECONDS or so, by the last update's
+        duration: all at the same micro-batches, and in short updates never.
+        """
+        if not self.runtime.distributed:
+            return stop.is_set()
+        if done % self.agreement_interval:
+            return False
+        flag = torch.tensor(float(stop.is_set()), device=self.runtime.device)
+        return self.runtime.all_reduce_max(flag).item() > 0
+
+    def validate(self, step: int, stream: TokenStream) -> Generator[Working, None, float]:
         """Return the loss on eval_tokens of `stream`, spread evenly over it, after `step`.
 
-        Raises FloatingPointError when it is not finite.
+        Yields an event after each batch. Raises NotFinite when the loss is not finite.
         """
         with full_weights(self.model, self.runtime):
-            loss = evaluate_split(
+            for evaluation in evaluate_in_batches(
                 self.model,
                 stream,
                 runtime=self.runtime,
                 batch_tokens=self.sizes.eval_batch_tokens,
                 pool=self.pool,
                 max_windows=max(1, self.config.eval_tokens // self.model.config.block_size),
-            ).loss
-        if not math.isfinite(loss):
-            raise not_finite(step, {"validation loss": loss})
-        return loss
+            ):
+                if evaluation is None:
+                    yield Working(step=step)
+        assert evaluation is not None  # the last one
+        if not math.isfinite(evaluation.loss):
+            raise not_finite(step, {"validation loss": evaluation.loss})
+        return evaluation.loss
 
     def snapshot(self, progress: Progress) -> TrainingState | None:
         """Copy the state for a checkpoint in rank 0; the others help to gather it and get None."""
@@ -149,11 +211,17 @@ def check_same_step(step: int, runtime: Runtime) -> None:
         )
 
 
-def reduce_loss_and_stop(loss: Tensor, stop: bool, runtime: Runtime) -> tuple[float, bool]:
-    """Return the sum of all processes' shares of the loss, and whether any was asked to stop."""
-    both = torch.stack((loss, torch.tensor(float(stop), device=loss.device)))
-    loss_sum, stops = runtime.all_reduce_sum(both).tolist()
-    return loss_sum, stops > 0
+def reduce_over_processes(
+    loss: Tensor, stop: bool, seconds: float, runtime: Runtime
+) -> tuple[float, bool, float]:
+    """Combine what all processes say of an update, for all to go on alike.
+
+    Return the sum of their shares of the loss, whether any was asked to stop, and the mean of the
+    seconds it took them.
+    """
+    values = torch.stack((loss, *torch.tensor((float(stop), seconds), device=loss.device)))
+    loss_sum, stops, total = runtime.all_reduce_sum(values).tolist()
+    return loss_sum, stops > 0, total / runtime.world_size
 
 
 def may_skip(loss: float, config: TrainConfig, scaler: torch.amp.GradScaler) -> bool:
@@ -164,9 +232,8 @@ def may_skip(loss: float, config: TrainConfig, scaler: torch.amp.GradScaler) -> 
     return config.non_finite == "skip" or (scaler.is_enabled() and math.isfinite(loss))
 
 
-def not_finite(step: int, values: Mapping[str, float]) -> FloatingPointError:
+def not_finite(step: int, values: Mapping[str, float]) -> NotFinite:
     """Return an error that names the step and the first value that is not finite."""
     name, value = next((n, v) for n, v in values.items() if not math.isfinite(v))
-    return FloatingPointError(
-        f"step {step}: the {name} is {value}; lower the learning rate or lengthen the warm-up"
-    )
+    way_out = "lower the learning rate or lengthen the warm-up"
+    return NotFinite(step, f"step {step}: the {name} is {value}; {way_out}")

@@ -68,6 +68,35 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluate a model on the full split, or on max_windows windows spread evenly over it.
 
+    For the arguments see `evaluate_in_batches`.
+    """
+    *_, evaluation = evaluate_in_batches(
+        model,
+        stream,
+        runtime=runtime,
+        batch_tokens=batch_tokens,
+        block_size=block_size,
+        stride=stride,
+        max_windows=max_windows,
+        pool=pool,
+    )
+    assert evaluation is not None  # the last one
+    return evaluation
+
+
+def evaluate_in_batches(
+    model: GPT,
+    stream: TokenStream,
+    *,
+    runtime: Runtime,
+    batch_tokens: int = 16_384,
+    block_size: int | None = None,
+    stride: int | None = None,
+    max_windows: int | None = None,
+    pool: Executor | None = None,
+) -> Iterator[Evaluation | None]:
+    """Yield None after each batch of an evaluation, and the evaluation in the end.
+
     block_size is the length of a window, by default the model's; stride is the distance between the
     starts of windows, by default their length. With a pool, its threads share the batches, which
     are the same as without. Raises ValueError at a token beyond the vocabulary.
@@ -100,8 +129,9 @@ def evaluate_split(
         results = bounded_map(pool, window_losses, groups, runtime.workers)
     for group, losses in results:
         sums.add(group, losses)
+        yield None
     model.train(was_training)
-    return sums.summarize(runtime)
+    yield sums.summarize(runtime)
 
 
 class LossAccumulator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import atomic_write
-from stages.runtime.errors import Full, Interrupted, kind_of, reason_of
+from stages.runtime.errors import Full, Interrupted, OutOfMemory, kind_of, reason_of
 from stages.runtime.redaction import redacted
 
 RESERVED_BYTES = 1 << 16
@@ -50,25 +50,55 @@ def write_end(
         "kind": None if error is None else kind_of(error),
         "code": code,
     }
+    if isinstance(error, OutOfMemory):
+        content["micro_batch_tokens"] = error.micro_batch_tokens
+        content["window_tokens"] = error.window_tokens
     atomic_write(end_file(folder), json.dumps(content))
 
 
-def raise_unless_finished(folder: Path) -> None:
-    """Raise Full, Interrupted, or ValueError for a user error if the run ended early."""
+def read_end(folder: Path) -> dict[str, Any]:
+    """Read what `write_end` wrote."""
     outcome: dict[str, Any] = json.loads(end_file(folder).read_text())
-    if outcome["kind"] == "full":
-        raise disk_full_error(outcome["error"], folder)
-    if outcome["error"]:
-        raise ValueError(outcome["error"])
+    return outcome
+
+
+def raise_unless_finished(folder: Path) -> None:
+    """Raise the exception of the outcome's kind if the run ended early.
+
+    It is Full, OutOfMemory, FloatingPointError if the run diverged, Interrupted if it was asked to
+    stop, or ValueError for a user error.
+    """
+    outcome = read_end(folder)
+    kind, error = outcome["kind"], outcome["error"]
+    if kind == "full":
+        raise disk_full_error(error, folder)
+    if kind == "memory":
+        raise OutOfMemory(error, outcome["micro_batch_tokens"], outcome["window_tokens"])
+    if kind == "diverged":
+        raise FloatingPointError(error)
+    if error:
+        raise ValueError(error)
     if not outcome["finished"]:
-        raise Interrupted(f"stopped after step {outcome['step']}; run again to continue from there")
+        raise stopped_error(outcome["step"])
+
+
+def stopped_error(step: int) -> Interrupted:
+    """Return the exception for a run that was asked to stop, after so many updates."""
+    if step:
+        return Interrupted(f"stopped after step {step}; run again to continue from there")
+    return Interrupted("stopped before the first step; run again to start")
 
 
 def disk_full_error(error: str, folder: Path) -> Full:
     """Return the exception for a run on a full disk; it says which checkpoint was saved."""
-    steps = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]
+    steps = saved_steps(folder)
     kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
     return Full(
         f"no space left on the disk ({error}); {kept} in {folder}: free some space and run again "
         f"to {'continue from there' if steps else 'start'}"
     )
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Return the step of each checkpoint in a run's folder."""
+    return [int(path.name.removeprefix("step-")) for path in folder.glob("step-*")]

@@ -5,15 +5,19 @@ This runs in a process of its own, so that the launcher need not import torch, w
 
 import argparse
 import os
+import signal
 import sys
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from nanogpt.runtime import choose_device
 from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
+
+TOGETHER_SECONDS = 10  # torchrun waits for 30 between SIGTERM and SIGKILL
 
 
 def main() -> None:
@@ -35,7 +39,22 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CODES["input"])
     sys.argv[0] = "NANOGPT_TORCHRUN"  # torchrun's messages name this as the source of its options
-    torchrun(torchrun_arguments(settings, count, [options.module, *options.arguments]))
+    try:
+        torchrun(torchrun_arguments(settings, count, [options.module, *options.arguments]))
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(exit_code_of(error))
+
+
+def exit_code_of(error: ChildFailedError) -> int:
+    """Return 128 + N, as a shell does, if signal N killed a process on this machine, else 1.
+
+    A process whose peer was killed fails at the same moment. The others get SIGTERM from torchrun
+    then, and SIGKILL much later.
+    """
+    start = min(failure.timestamp for failure in error.failures.values())
+    first = [f.exitcode for f in error.failures.values() if f.timestamp < start + TOGETHER_SECONDS]
+    return next((128 - code for code in first if code < 0 and code != -signal.SIGTERM), 1)
 
 
 def process_count(settings: Settings, windows: int) -> int:

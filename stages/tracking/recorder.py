@@ -81,6 +81,7 @@ class Recorder:
         progress: ProgressFile,
     ) -> None:
         self.losses, self.progress = losses, progress
+        self.latest: Progress | None = None  # that was written to the progress file
         self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
         self.samples, self.table = samples, SampleTable(folder)
         self.tracker = tracker
@@ -100,6 +101,8 @@ class Recorder:
             self.handle_evaluation(event)
         elif isinstance(event, Ended):
             self.display.close()
+        elif self.latest and self.latest.step < self.plan.max_steps:
+            self.progress.write(self.latest)  # again: the run is alive
 
     def handle_start(self, event: Started) -> None:
         """Print the size of the run, and start the display."""
@@ -121,16 +124,15 @@ class Recorder:
         steps_left = self.plan.max_steps - event.step
         seconds_left = steps_left * (step_seconds + self.clock.between_steps)
         self.display.update(event.step, event.loss, event.lr, speed, seconds_left)
-        self.progress.write(
-            Progress(
-                step=event.step,
-                max_steps=self.plan.max_steps,
-                loss=event.loss,
-                tokens_per_second=speed,
-                step_seconds=step_seconds,
-                seconds_left=seconds_left,
-            )
+        self.latest = Progress(
+            step=event.step,
+            max_steps=self.plan.max_steps,
+            loss=event.loss,
+            tokens_per_second=speed,
+            step_seconds=step_seconds,
+            seconds_left=seconds_left,
         )
+        self.progress.write(self.latest)
         due = event.step % self.interval == 0 or event.step == self.plan.max_steps
         if due and event.step > self.recorded["train/loss"]:
             values = {

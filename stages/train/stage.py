@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from stages.runtime.settings import Settings
 from stages.runtime.supervise import exclusive_lock, is_locked, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
+from stages.train.skipped import skip_diverged
 
 RUNS = Path("runs")
 LOCK = RUNS / "train.lock"  # held by the one training run that writes OUT
@@ -73,9 +76,10 @@ def run(
 ) -> None:
     """Train a model to the end, or resume its training.
 
-    Raises Interrupted if asked to stop earlier, Crashed if a process dies, Busy if another run
-    holds the lock, Full if the disk is full, ValueError if params, settings or data do not allow
-    the training.
+    Raises Interrupted if asked to stop earlier, Crashed if a process dies, OutOfMemory if a device
+    has no room for a micro-batch, FloatingPointError if a loss or gradient is not finite, Busy if
+    another run holds the lock, Full if the disk is full, ValueError if params, settings or data do
+    not allow the training.
     """
     check_batch(model, train)
     config, block_size = train.config(), model.shape().block_size
@@ -98,6 +102,8 @@ def run(
         for leftover in folder.glob(".*"):  # a checkpoint half written or removed at a kill
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         atomic_write(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
+        if settings.skip_diverged:
+            skip_diverged(folder)
         try:
             with reserved(folder):
                 launch(command, folder, (lock, state_lock))
@@ -121,13 +127,26 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
         if any(folder.glob("step-*")):
             raise Interrupted("stopped before it resumed; run again to continue")
         raise Interrupted("stopped before the first step; run again to start")
-    stderr = log.read_text(errors="replace").split(TORCHRUN_SUMMARY)[0].strip().splitlines()
+    if signum := signal_of(outcome.code):
+        memory = ", perhaps because memory ran out" if signum == signal.SIGKILL else ""
+        raise Crashed(
+            f"a training process was killed by signal {signum} ({signum.name}){memory}; "
+            f"{log} has all its output"
+        )
+    lines = log.read_text(errors="replace").splitlines()
+    stderr = list(takewhile(lambda line: TORCHRUN_SUMMARY not in line, lines))
     if stderr and outcome.code == EXIT_CODES["input"]:
         raise ValueError(stderr[-1])
     if stderr and reports_full_disk(stderr[-1]):
         raise disk_full_error(stderr[-1], folder)
     tail = "\n".join(stderr[-SHOWN_LINES:])
     raise Crashed(f"a training process died; {log} has all its output, which ends in:\n{tail}")
+
+
+def signal_of(code: int) -> signal.Signals | None:
+    """Return the signal that killed a process with this exit code, its own or a shell's 128 + N."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number) if number in set(signal.Signals) else None
 
 
 def remove_finished(*, except_for: Path) -> None:

@@ -13,12 +13,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nanogpt.config import GPTConfig
 from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
@@ -27,12 +28,13 @@ from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, c
 from nanogpt.train.events import Ended, Started, TrainEvent
 from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
+from nanogpt.train.trainer import NotFinite
 from stages.artifacts.model import LINEAGE
 from stages.artifacts.shards import Shards
-from stages.runtime.errors import EXPECTED
+from stages.runtime.errors import EXPECTED, OutOfMemory
 from stages.runtime.outcome import write_end
 from stages.runtime.progress_file import ProgressFile
-from stages.runtime.redaction import redact_tracebacks
+from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
@@ -44,6 +46,7 @@ from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
 from stages.train.params import ModelParams, TrainParams
 from stages.train.precision import DTYPES, format_of, number_format_line
+from stages.train.skipped import read_skipped
 from stages.train.stage import code_sha256
 
 
@@ -68,7 +71,8 @@ def main() -> None:
         settings = read_settings()
         ended = TrainWorker(folder, Shards.open(shards), out, settings, stop).run()
     except EXPECTED as error:
-        write_end(folder, finished=False, step=0, code=code, error=error)
+        step = error.step if isinstance(error, NotFinite) else 0
+        write_end(folder, finished=False, step=step, code=code, error=error)
         sys.exit(1)
     if os.environ.get("LOCAL_RANK", "0") == "0" and not settings.join:
         write_end(folder, finished=ended.finished, step=ended.progress.step, code=code)
@@ -85,6 +89,8 @@ class TrainWorker:
         self.identity = json.loads((folder / "identity.json").read_text())
         self.params = TrainParams(**self.identity["train"])
         self.train_config = self.params.config()
+        self.skipped = read_skipped(folder)
+        self.micro_batch_tokens: int | None = None  # from the start of the loop on
         self.config = ModelParams(**self.identity["model"]).config(shards.n_vocab)
         if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
             raise ValueError(
@@ -93,7 +99,7 @@ class TrainWorker:
             )
 
     def run(self) -> Ended:
-        """Train; in rank 0 also record, and at the end write the model."""
+        """Train; in rank 0 also record, and at the end write the model. Raises OutOfMemory."""
         settings, earlier = self.settings, self.last_hardware()
         device = choose_device(settings.device)
         dtype = DTYPES[self.params.precision] or format_of(earlier, device)
@@ -110,22 +116,37 @@ class TrainWorker:
             runtime = replace(
                 alone, workers=workers_of(earlier, model, self.train_config.batch_tokens, alone)
             )
-            if self.params.init_from and not checkpoints(self.folder):
-                load_initial(
-                    model, Path(self.params.init_from), self.identity["init_weights_sha256"]
-                )
-            model.to(runtime.device)
-            events = self.events(model, runtime)
-            if runtime.rank == 0:
-                print(number_format_line(runtime), flush=True)
-                return self.record(events, model, runtime)
-            *_, ended = events
-            assert isinstance(ended, Ended)  # the loop's last event
-            return ended
+            try:
+                return self.train(model, runtime)
+            except torch.OutOfMemoryError as error:
+                print(redacted(str(error)), file=sys.stderr, flush=True)
+                raise out_of_memory(runtime.device, self.micro_batch_tokens, self.config) from error
+            except NotFinite as error:
+                raise NotFinite(error.step, f"{error}{self.skipped_note()}") from error
+
+    def skipped_note(self) -> str:
+        """Return a note for the message of a run that diverges in spite of skipped data."""
+        first, steps = self.skipped.after_step + 1, self.skipped.windows_of_steps
+        return f" (from step {first} on, the data of {steps} steps were already skipped)" * bool(
+            steps
+        )
+
+    def train(self, model: GPT, runtime: Runtime) -> Ended:
+        """Train `model` in this process of `runtime`."""
+        if self.params.init_from and not checkpoints(self.folder):
+            load_initial(model, Path(self.params.init_from), self.identity["init_weights_sha256"])
+        model.to(runtime.device)
+        events = self.events(model, runtime)
+        if runtime.rank == 0:
+            print(number_format_line(runtime), flush=True)
+            return self.record(events, model, runtime)
+        *_, ended = events
+        assert isinstance(ended, Ended)  # the loop's last event
+        return ended
 
     def events(self, model: GPT, runtime: Runtime) -> Iterator[TrainEvent]:
-        """Return the events of the training loop."""
-        return train(
+        """Yield the events of the training loop; note the size of its micro-batches."""
+        for event in train(
             model,
             self.shards.stream("train"),
             self.shards.stream("val"),
@@ -136,12 +157,18 @@ class TrainWorker:
             micro_batch_tokens=self.settings.micro_batch_tokens
             or default_micro_batch_tokens(runtime),
             stop=self.stop,
-        )
+            skipped=self.skipped,
+        ):
+            if isinstance(event, Started):
+                self.micro_batch_tokens = event.micro_batch * self.config.block_size
+            yield event
 
     def record(self, events: Iterator[TrainEvent], model: GPT, runtime: Runtime) -> Ended:
         """Consume the events, and write the model when the last one says it is finished."""
         model_id = model_id_of(self.folder)
         origin = lineage(self.shards, self.identity, self.folder.name, model_id, runtime)
+        if self.skipped.windows_of_steps:
+            origin["skipped"] = [asdict(self.skipped)]
         if problem := origin["code"]["git_problem"]:
             print(
                 f"train: lineage.json has no git information about the code: {problem}", flush=True
@@ -161,7 +188,7 @@ class TrainWorker:
                     curves.handle(event)
                     recorder.handle(event)
                     if isinstance(event, Started):
-                        origin["sessions"] = self.begin_session(event.step, origin)
+                        origin["sessions"] = self.begin_session(event, origin)
             assert isinstance(event, Ended)  # the loop's last event
             if event.finished:
                 best = self.write_model(model, event.progress, origin)
@@ -199,12 +226,17 @@ class TrainWorker:
             progress=ProgressFile(self.settings.progress_file),
         )
 
-    def begin_session(self, step: int, origin: dict[str, Any]) -> list[dict[str, Any]]:
-        """Record the code and hardware that training continues with; return all sessions so far."""
+    def begin_session(self, start: Started, origin: dict[str, Any]) -> list[dict[str, Any]]:
+        """Record what training continues with; return all sessions so far."""
         file = self.folder / "sessions.json"
         earlier = json.loads(file.read_text()) if file.exists() else []
-        session = {"after_step": step, "code": origin["code"], "hardware": origin["hardware"]}
-        sessions = [note for note in earlier if note["after_step"] < step] + [session]
+        session = {
+            "after_step": start.step,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "code": origin["code"],
+            "hardware": origin["hardware"],
+        }
+        sessions = [note for note in earlier if note["after_step"] < start.step] + [session]
         atomic_write(file, json.dumps(sessions, indent=2) + "\n")
         return sessions
 
@@ -229,6 +261,29 @@ class TrainWorker:
             write_json(draft / LINEAGE, about)
         print(f"train: {self.out} holds the weights of step {kept}", flush=True)
         return best
+
+
+def out_of_memory(
+    device: torch.device, micro_batch_tokens: int | None, config: GPTConfig
+) -> OutOfMemory:
+    """Return the exception for a device without memory for a micro-batch, None before the first.
+
+    Its message has a way out.
+    """
+    window = config.block_size
+    if micro_batch_tokens is None or micro_batch_tokens <= window:
+        return OutOfMemory(
+            f"{device} ran out of memory, and a micro-batch cannot be smaller than one window of "
+            f"{window} tokens: set NANOGPT_RECOMPUTE=true or use a smaller model",
+            window,
+            window,
+        )
+    return OutOfMemory(
+        f"{device} ran out of memory with micro-batches of {micro_batch_tokens} tokens per forward "
+        f"pass: set NANOGPT_MICRO_BATCH_TOKENS={max(window, micro_batch_tokens // 2)}",
+        micro_batch_tokens,
+        window,
+    )
 
 
 def workers_of(earlier: dict[str, Any], model: GPT, batch_tokens: int, runtime: Runtime) -> int:

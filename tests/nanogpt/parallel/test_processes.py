@@ -39,7 +39,8 @@ from nanogpt.runtime import process_group
 from nanogpt.config import TrainConfig
 from nanogpt.train.events import CheckpointWritten, Ended, Evaluated, StepDone
 from nanogpt.train.loop import train
-from nanogpt.train.trainer import check_same_step, reduce_loss_and_stop
+from nanogpt.train import trainer
+from nanogpt.train.trainer import check_same_step, reduce_over_processes
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -47,7 +48,9 @@ plan = json.loads((folder / "plan.json").read_text())
 plan = TrainConfig(optim=OptimConfig(**plan.pop("optim")), **plan)
 identity = {"seed": plan.seed}
 
-def run(name, runtime, double):
+def run(name, runtime, double, folder_of, stop_after):
+    stop = Event()
+    trainer.AGREEMENT_SECONDS = 0.0 if stop_after else 2.0  # at each micro-batch
     model = load_model(folder / "model", runtime.device)
     seen = {"steps": {}, "evaluations": {}, "written": [], "ended": None}
     for event in train(
@@ -56,19 +59,21 @@ def run(name, runtime, double):
         TokenStream.open([folder / "val.npy"]),
         plan,
         runtime=runtime,
-        folder=folder / name,
+        folder=folder / folder_of,
         identity=identity,
         micro_batch_tokens=32,
-        stop=Event(),
+        stop=stop,
     ):
+        if isinstance(event, StepDone) and event.step == stop_after and runtime.rank == 1:
+            stop.set()
         match event:
             case StepDone(): seen["steps"][event.step] = event.loss, event.grad_norm
             case Evaluated(): seen["evaluations"][event.step] = event.loss
             case CheckpointWritten(): seen["written"].append(event.step)
             case Ended(): seen["ended"] = event.progress.step
     half = torch.tensor(0.5)
-    seen["agreed"] = [reduce_loss_and_stop(half, runtime.rank == 1, runtime),
-                      reduce_loss_and_stop(half, False, runtime)]
+    seen["agreed"] = [reduce_over_processes(half, runtime.rank == 1, 2.0 * runtime.rank, runtime),
+                      reduce_over_processes(half, False, 0.0, runtime)]
     try:
         check_same_step(10 * runtime.rank, runtime)
     except ValueError as error:
@@ -100,7 +105,7 @@ def work(world, rank, port, jobs):
             runtime = replace(plain, dtype=dtype, parallel=job["parallel"])
             if job["again"]:
                 copy(job["name"], runtime)
-            run(job["name"], runtime, job["double"])
+            run(job["name"], runtime, job["double"], job["folder"], job["stop_after"])
 
 for world, jobs in json.loads((folder / "jobs.json").read_text()).items():
     port, children = free_port(), []
@@ -157,8 +162,8 @@ def assert_near(found: Seen, expected: Seen, abs: float, loss_abs: float | None 
 
 def job(name: str, parallel: str, **changes: Any) -> dict[str, Any]:
     """One training by several processes."""
-    plain = {"dtype": "float32", "double": False, "again": False}
-    return {"name": name, "parallel": parallel, **plain, **changes}
+    plain = {"dtype": "float32", "double": False, "again": False, "stop_after": None}
+    return {"name": name, "folder": name, "parallel": parallel, **plain, **changes}
 
 
 def test_several_processes_equal_one_and_take_over_from_each_other(
@@ -193,6 +198,10 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
             job("ddp2", "ddp"),
             job("fsdp2", "fsdp", double=True),
             job("half", "fsdp", dtype="bfloat16"),
+            job("stopped-ddp", "ddp", stop_after=12),
+            job("resumed-ddp", "ddp", folder="stopped-ddp"),
+            job("stopped-fsdp", "fsdp", double=True, stop_after=12),
+            job("resumed-fsdp", "fsdp", double=True, folder="stopped-fsdp"),
         ],
         4: [job("ddp4", "ddp", double=True), job("begun", "fsdp", again=True)],
     }
@@ -203,7 +212,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
 
     assert (two.steps, two.evaluations, two.ended) == (other.steps, other.evaluations, other.ended)
     assert (two.written, other.written, two.ended) == ([10, 20], [], 20)
-    assert two.agreed == other.agreed == [[1.0, True], [1.0, False]]
+    assert two.agreed == other.agreed == [[1.0, True, 1.0], [1.0, False, 0.0]]
     for rank in range(4):
         other_step = 0 if rank == 3 else 30
         words = f"a checkpoint of step {10 * rank}, others one of step {other_step};"
@@ -227,6 +236,14 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     for name in ("model.safetensors", "optimizer.safetensors"):
         copied = checkpoint_folder(tmp_path / "begun-again", 10) / name
         assert file_sha256(copied) == file_sha256(checkpoint_folder(tmp_path / "one", 10) / name)
+
+    # One of two is asked to stop: both abandon the next update after its first micro-batch.
+    for kind, uninterrupted in (("ddp", two), ("fsdp", sharded)):
+        stopped, rest = seen_by(tmp_path, f"stopped-{kind}"), seen_by(tmp_path, f"resumed-{kind}")
+        assert (stopped.written, stopped.ended) == ([10, 12], 12)
+        assert seen_by(tmp_path, f"stopped-{kind}", 1).ended == 12
+        assert stopped.steps | rest.steps == uninterrupted.steps  # bit for bit
+        assert rest.evaluations[20] == uninterrupted.evaluations[20]
 
     # What two began, one continues.
     for name, expected, model in (

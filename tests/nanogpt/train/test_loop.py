@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -25,7 +26,10 @@ from nanogpt.train.events import (
     Started,
     StepDone,
     TrainEvent,
+    Working,
 )
+from nanogpt.train.skipped_data import SkippedData
+from nanogpt.train.trainer import NotFinite
 from nanogpt.train.validation import evaluate_split
 
 CPU = torch.device("cpu")
@@ -68,7 +72,11 @@ def test_events_come_in_order(
     for step in range(1, 11):
         expected += [(StepDone, step), *([(Evaluated, step)] if step in (4, 8, 10) else [])]
     written = [one for one in shown if one[0] is CheckpointWritten]
-    assert [one for one in shown if one not in written] == [*expected, (Ended, None)]
+    assert [one for one in shown if one[0] not in (CheckpointWritten, Working)] == [
+        *expected,
+        (Ended, None),
+    ]
+    assert {step for kind, step in shown if kind is Working} >= {4, 8, 10}  # while evaluating
     assert written == [(CheckpointWritten, step) for step in (4, 8, 10)]
     for step, following in ((4, 8), (8, 10)):
         place = shown.index((CheckpointWritten, step))
@@ -119,13 +127,66 @@ def test_a_worse_evaluation_is_not_the_best(
     assert events[-1].progress.best_step == 4
 
 
-def test_a_stop_ends_after_the_step_with_a_checkpoint(
-    gpt2: GPTConfig, plan: TrainConfig, training: Training, seeded: Build
+@pytest.mark.parametrize(
+    ("micro_batch_tokens", "last"),
+    [(128, 2), (64, 1)],  # an update of one micro-batch is finished, one of two abandoned
+)
+def test_a_stop_ends_with_a_checkpoint(
+    gpt2: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    micro_batch_tokens: int,
+    last: int,
 ) -> None:
-    *_, done, written, ended = training(seeded(gpt2), plan, stop_after=1)
+    events = training(seeded(gpt2), plan, stop_after=1, micro_batch_tokens=micro_batch_tokens)
+    *_, done, written, ended = events
     assert isinstance(done, StepDone)
     assert isinstance(written, CheckpointWritten)
-    assert (done.step, written.step, ended.progress.step, ended.finished) == (2, 2, 2, False)
+    assert (done.step, written.step, ended.progress.step, ended.finished) == (*3 * (last,), False)
+
+
+@pytest.mark.parametrize(
+    ("passes", "checkpoints", "workers"),
+    [
+        (3, [], 1),  # in the first update, which has eight micro-batches
+        (8 + 2, [1], 1),
+        (4 * 8 + 2, [4], 1),  # there is one of the evaluation already
+        (8 + 2, [1], 2),
+    ],
+)
+def test_a_stop_abandons_an_update_between_micro_batches(
+    config: GPTConfig,
+    plan: TrainConfig,
+    training: Training,
+    seeded: Build,
+    cpu: Runtime,
+    passes: int,
+    checkpoints: list[int],
+    workers: int,
+) -> None:
+    """What it has added up is dropped, and the rest of the training is the same bits."""
+    arguments = {"micro_batch_tokens": 16, "runtime": replace(cpu, workers=workers)}
+    whole, model, stop = seeded(config), seeded(config), Event()
+    list(training(whole, plan, folder="whole", **arguments))
+    done = 0
+
+    def count(module: GPT, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal done
+        done += module.training
+        if done == passes:
+            stop.set()
+
+    model.register_forward_pre_hook(count)
+    *events, ended = training(model, plan, stop=stop, **arguments)
+    assert done == passes
+    assert [e.step for e in events if isinstance(e, CheckpointWritten)] == checkpoints
+    assert (ended.progress.step, ended.finished) == (passes // 8, False)
+    assert all(p.grad is None for p in model.parameters())
+    resumed = seeded(config)
+    list(training(resumed, plan, **arguments))
+    for p, q in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_a_finished_training_has_nothing_more_to_do(
@@ -311,12 +372,35 @@ def test_processes_share_the_windows_of_an_epoch(
     assert len(np.unique(steps)) == 7 * 8
 
 
+def test_skipped_data_are_left_out_once_and_for_all_later_steps(
+    gpt2: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, train_stream: TokenStream
+) -> None:
+    """A run that is interrupted, before and after the gap, reads the same as one that is not."""
+    order = WindowOrder(n_tokens=1000, block_size=16, seed=plan.seed)
+    steps = [0, 1, 2, 3, *range(6, 12)]  # the last windows are of the next epoch: one has 61
+    expected = np.concatenate([order.starts(np.arange(8 * step, 8 * step + 8)) for step in steps])
+    gap = {"skipped": SkippedData(after_step=4, windows_of_steps=2)}
+    whole, cut, stream = seeded(gpt2), seeded(gpt2), Logged(train_stream)
+    found = losses(training(whole, plan, folder="whole", train_stream=stream, **gap))
+    assert stream.starts_read == expected.tolist()
+    parts: dict[int, float] = {}
+    for last in (2, 6, None):
+        cut = seeded(gpt2)
+        parts |= losses(training(cut, plan, folder="cut", stop_after=last, **gap))
+    assert parts == found
+    for p, q in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_step(
     config: GPTConfig, plan: TrainConfig, training: Training, seeded: Build, tmp_path: Path
 ) -> None:
     optim = replace(plan.optim, learning_rate=1e30, warmup_steps=0)
-    with pytest.raises(FloatingPointError, match=r"^step 2: the (loss|gradient norm) is (nan|inf)"):
+    expected = r"^step 2: the (loss|gradient norm) is (nan|inf)"
+    with pytest.raises(FloatingPointError, match=expected) as caught:
         list(training(seeded(config), replace(plan, optim=optim)))
+    assert isinstance(caught.value, NotFinite)
+    assert caught.value.step == 2
     assert not (tmp_path / "run").exists()
 
 

@@ -1,9 +1,15 @@
 """The number of processes that share an update, and the command line of torchrun."""
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from stages.runtime.settings import Settings
-from stages.runtime.torchrun import largest_divisor, process_count, torchrun_arguments
+from stages.runtime.torchrun import (
+    exit_code_of,
+    largest_divisor,
+    process_count,
+    torchrun_arguments,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,3 +34,27 @@ def test_the_users_options_replace_standalone() -> None:
     nodes = "--nnodes=2 --rdzv-endpoint=host:29500"
     among = torchrun_arguments(Settings(torchrun=nodes), 1, module[1:])
     assert among == ["--log-dir=/dev/null", *nodes.split(), "--nproc-per-node=1", *module]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ([(1, 0)], 1),
+        ([(-9, 0)], 137),
+        ([(1, 0), (-9, 0)], 137),  # the first one lost its peer, the second was killed
+        ([(1, 1), (-9, 0)], 137),
+        ([(1, 0), (-9, 31)], 1),  # the second did not end when torchrun asked it to
+        ([(1, 0), (-15, 0)], 1),
+        ([(-15, 0), (-11, 0)], 139),
+    ],
+)
+def test_a_signal_that_killed_a_process_is_in_the_exit_code(
+    failures: list[tuple[int, int]], expected: int
+) -> None:
+    found = {
+        rank: ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file="")
+        for rank, (code, _) in enumerate(failures)
+    }
+    for failure, (_, seconds) in zip(found.values(), failures, strict=True):
+        failure.timestamp = 1_000 + seconds
+    assert exit_code_of(ChildFailedError("train", found)) == expected

@@ -2,13 +2,22 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nanogpt.train.events import Evaluated, Started, StepDone
+from nanogpt.train.events import (
+    CheckpointWritten,
+    Evaluated,
+    Started,
+    StepDone,
+    TrainEvent,
+    Working,
+)
+from stages.runtime.progress_file import ProgressFile, read_progress
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
 
@@ -22,7 +31,7 @@ PLAN = Plan(
 )
 
 
-def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
+def recorder_in(folder: Path, *, enabled: bool = True, progress: Path | None = None) -> Recorder:
     """Return a recorder of a training of two steps, without samples."""
     return Recorder(
         folder,
@@ -32,6 +41,7 @@ def recorder_in(folder: Path, *, enabled: bool = True) -> Recorder:
         hardware=Hardware(device=torch.device("cpu"), flops_per_token=10, peak_flops=4e4),
         samples=None,
         losses=list,
+        progress=ProgressFile(progress),
     )
 
 
@@ -59,6 +69,28 @@ def test_a_step_is_recorded_with_its_times(workspace: Path) -> None:
     assert entry["values"]["skipped_steps"] == 1
     assert entry["values"]["mfu"] == pytest.approx(128 / 1.0 * 10 / 4e4)  # by the median step
     assert entry["values"]["peak_memory_gib"] > 0.01
+
+
+@pytest.mark.parametrize("at_work", [Working(step=1), CheckpointWritten(step=1, path=Path("x"))])
+def test_the_progress_file_is_renewed_between_updates(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, at_work: TrainEvent
+) -> None:
+    """But not more often than every second, and only a training at work is."""
+    now, file = 0.0, workspace / "progress.json"
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    recorder = recorder_in(workspace, progress=file)
+    recorder.handle(Started(step=0, micro_batch=4, accumulation=2))
+    recorder.handle(at_work)
+    assert read_progress(file) is None  # before the first update there is nothing to say
+    recorder.handle(step_done(1))
+    for later, renewed in ((0.5, False), (1.5, True), (2.0, False), (2.5, True)):
+        now = later
+        os.utime(file, (0, 0))
+        recorder.handle(at_work)
+        assert (file.stat().st_mtime > 0) == renewed
+        progress = read_progress(file)
+        assert progress is not None
+        assert (progress.step, progress.loss, progress.seconds_left) == (1, 3.0, 1.0)
 
 
 def test_an_evaluation_is_printed_and_recorded_with_bits_per_byte(

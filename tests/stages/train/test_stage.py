@@ -103,10 +103,29 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
         weight_decay="10.0",
         warmup="0",
     )
-    done = project.run("python", "-m", "stages", "train", **QUIET)
-    assert done.returncode == 2
-    assert re.search(r"step \d+: the (validation )?(loss|gradient norm) is (nan|inf)", done.stdout)
-    assert "lower the learning rate" in done.stdout
+    status = project.folder / "status.json"
+    settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status)}
+    done = project.run("python", "-m", "stages", "train", **settings)
+    assert done.returncode == 33
+    told = json.loads(status.read_text())
+    assert told["kind"] == "diverged"
+    said = (
+        r"step (\d+): the (validation )?(loss|gradient norm) is (nan|inf); lower the learning rate"
+    )
+    step = re.match(said, told["message"])
+    assert step, told
+    (end,) = project.folder.glob("runs/*/ended.json")
+    assert json.loads(end.read_text())["step"] == int(step[1])
+
+    # Without the data it diverges too, and that is its end.
+    settings["NANOGPT_SKIP_DIVERGED"] = "true"
+    skipping = "train: it diverged at step"
+    for starts in (True, False):
+        done = project.run("python", "-m", "stages", "train", **settings)
+        assert done.returncode == 33
+        assert (skipping in done.stdout) == starts
+        told = json.loads(status.read_text())
+        assert re.search(r"were already skipped\)$", told["message"]), told
 
 
 def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
@@ -116,3 +135,59 @@ def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[...,
     assert done.returncode == 2
     assert "models" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+LAUNCHER = """
+from stages.runtime.entry import run_command
+from stages.train import stage
+
+stage.WORKER = "worker"
+run_command("train", stage.run_stage)
+"""
+HUNGRY = """
+from pathlib import Path
+import torch
+from nanogpt.model.gpt import GPT
+from stages.train.worker import main
+
+forward = GPT.forward
+
+def limited(self, idx, *arguments, **options):
+    if idx.numel() > 1024 and list(Path("runs").glob("*/step-*")):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return forward(self, idx, *arguments, **options)
+
+GPT.forward = limited
+main()
+"""
+
+
+def test_a_device_without_memory_is_reported_and_half_the_micro_batch_continues(
+    new_project: Callable[..., Any],
+) -> None:
+    project = new_project(max_steps="12", decay="4", eval_interval="2")
+    (project.folder / "worker.py").write_text(HUNGRY)
+    status = project.folder / "status.json"
+    settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status), "NANOGPT_PROCESSES": "1"}
+    done = project.run("python", "-c", LAUNCHER, **settings)
+    assert done.returncode == 12, done.stdout
+    message = (
+        "cpu ran out of memory with micro-batches of 2048 tokens per forward pass: set "
+        "NANOGPT_MICRO_BATCH_TOKENS=1024"
+    )
+    assert f"train: {message}" in done.stdout.splitlines()
+    assert json.loads(status.read_text()) == {
+        "stage": "train",
+        "kind": "memory",
+        "message": message,
+        "micro_batch_tokens": 2048,
+        "window_tokens": 16,
+    }
+    settings["NANOGPT_MICRO_BATCH_TOKENS"] = "1024"
+    done = project.run("python", "-c", LAUNCHER, **settings)
+    assert done.returncode == 0, done.stdout
+    assert "continuing after step" in done.stdout
+    lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
+    sizes = [session["micro_batch_tokens"] for session in lineage["sessions"]]
+    assert sizes == [2048, 1024]
+    assert lineage["params"]["train"]["batch_tokens"] == 2048
