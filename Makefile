@@ -113,6 +113,7 @@ format: setup-dev  ## fix what can be fixed automatically
 
 .PHONY: clean
 clean:  ## remove .venv and the pipeline's outputs, but not texts, params or MLflow runs
+	test ! -d runs/services || python -m pipelines.services down
 	rm -rf $(VENV) build *.egg-info .cache data models metrics plots samples statistics
 	test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name tracking -exec rm -rf {} +
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

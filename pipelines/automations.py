@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -55,6 +56,8 @@ OBJECTION_SECONDS = 40
 CRASHES = 5  # after which a run is not taken up again
 MISSED = timedelta(minutes=2)  # the automation should have acted by then
 RECENT = timedelta(days=1)
+
+STOPPED_BY = "Stopped by make down"
 
 STATE = "prefect.flow-run."
 HEARTBEAT = f"{STATE}heartbeat"
@@ -280,7 +283,7 @@ def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
     names = []
     for run in map(client.read_flow_run, map(UUID, ids)):
         if run.state_type in (StateType.CRASHED, StateType.RUNNING):
-            take_up(client, run.id, "Stopped by make down; the next worker goes on.")
+            take_up(client, run.id, f"{STOPPED_BY}; the next worker goes on.")
             names.append(run.name)
     return names
 
@@ -312,6 +315,15 @@ def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:
         crashed: State[Any] = Crashed(message="Its flow run crashed.")
         client.set_task_run_state(run.id, crashed, force=True)
     return len(left)
+
+
+def crash_count(client: SyncPrefectClient, id: UUID) -> int:
+    """Return how often a flow run has crashed, apart from those that `make down` ended."""
+    states = sorted(client.read_flow_run_states(id), key=lambda state: state.timestamp)
+    return sum(
+        state.type is StateType.CRASHED and not (following.message or "").startswith(STOPPED_BY)
+        for state, following in pairwise(states)
+    )
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ from pipelines.stage_run import Console, StageFailed
 from stages.runtime.errors import EXIT_CODES, EXPECTED, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 
-MAX_CRASHES = 5  # of one run: what dies so often dies for a reason that no restart removes
 CONNECT_SECONDS = 60.0  # a server that is just starting, or a busy machine, answers late
 FAILURES = (StageFailed, *EXPECTED)
 
@@ -67,8 +66,7 @@ def build(
     tags = {"prefect.flow_run": str(flow_run.get_name()), "prefect.flow_run_id": run_id}
     console = PrefectConsole(run_id)
     try:
-        if flow_run.get_run_count() > MAX_CRASHES + 1:
-            raise ValueError(f"this run crashed {MAX_CRASHES} times; see why before another")
+        console.take_over()
         if deployment.get_id() or request.needs_workspace:
             request.build_experiment(console, run_id, tags)
         else:

@@ -42,7 +42,14 @@ def read_stages(root: Path, target: str | None = None) -> list[Stage]:
             target_stage = next(stage for stage in ordered if stage.name == target)
             needed = networkx.descendants(graph, target_stage) | {target_stage}
             ordered = [stage for stage in ordered if stage in needed]
-        return [Stage(stage.name, **(stage.meta or {})) for stage in ordered]
+        return [
+            Stage(
+                name=stage.name,
+                resumable=bool((stage.meta or {}).get("resumable")),
+                device=bool((stage.meta or {}).get("device")),
+            )
+            for stage in ordered
+        ]
 
 
 def stage_names(root: Path = Path()) -> list[str]:

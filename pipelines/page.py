@@ -19,6 +19,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
+from pipelines.automations import CRASHES, crash_count, end_task_runs, object_if_lost
 from pipelines.dag import Stage
 from pipelines.result import create_artifacts, model_size
 from pipelines.stage_run import Console
@@ -40,6 +41,13 @@ class PrefectConsole(Console):
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
         self.reported = float("-inf")
+
+    def take_over(self) -> None:
+        """Correct what an attempt that died has left. Raises ValueError after too many crashes."""
+        with get_client(sync_client=True) as client:
+            if crash_count(client, self.run_id) > CRASHES:
+                raise ValueError(f"this run crashed {CRASHES + 1} times; see why before another")
+            end_task_runs(client, self.run_id)
 
     def begin(self, title: str) -> None:
         """Name the run."""
@@ -115,8 +123,12 @@ class PrefectConsole(Console):
         create_artifacts(self.title)
 
     def cancelled(self) -> bool:
-        """Ask the server whether the run is to end: a worker may have missed it."""
+        """Ask the server whether the run is to end: a worker may have missed it.
+
+        A server that was away may have taken the run for dead: it is told better.
+        """
         with suppress(Exception), get_client(sync_client=True) as client:
+            object_if_lost(client, self.run_id)
             state = client.read_flow_run(self.run_id).state
             return state is not None and state.type in ENDING
         return False

@@ -48,8 +48,7 @@ def test_code_from_an_archive_is_refused_with_the_fix(
 def test_a_new_stage_needs_no_code(copy_of_built: Any) -> None:
     file: Path = copy_of_built.folder / "dvc.yaml"
     text = file.read_text()
-    stage = (
-        "  publish:\n    cmd: touch published\n    deps: [samples]\n    meta: {network: true}\n\n"
-    )
+    meta = "    meta: {device: true, contact: me}\n\n"
+    stage = f"  publish:\n    cmd: touch published\n    deps: [samples]\n{meta}"
     file.write_text(text.replace("plots:\n  - learning", f"{stage}plots:\n  - learning"))
-    assert read_stages(copy_of_built.folder)[-1] == Stage("publish", network=True, resumable=False)
+    assert read_stages(copy_of_built.folder)[-1] == Stage("publish", resumable=False, device=True)

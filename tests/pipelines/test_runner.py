@@ -23,17 +23,26 @@ class Stop(Exception):
     """The exception that Prefect raises in the flow's thread when a run is canceled."""
 
 
+def watch_nothing() -> None:
+    """Never end the command."""
+
+
 def test_output_and_exit_code_are_passed_on() -> None:
     lines: list[str] = []
     script = "import sys; print('out', flush=True); print('err', file=sys.stderr); sys.exit(3)"
-    assert run_command([sys.executable, "-c", script], os.environ, lines.append) == 3
+    assert run_command([sys.executable, "-c", script], os.environ, lines.append, watch_nothing) == 3
     assert lines == ["out", "err"]
 
 
 def test_lines_come_while_the_command_runs() -> None:
     times: list[float] = []
     script = "import time; print(1, flush=True); time.sleep(2); print(2)"
-    run_command([sys.executable, "-c", script], os.environ, lambda _: times.append(time.time()))
+    run_command(
+        [sys.executable, "-c", script],
+        os.environ,
+        lambda _: times.append(time.time()),
+        watch_nothing,
+    )
     assert times[1] - times[0] > 1
 
 
@@ -47,5 +56,16 @@ def test_an_exception_ends_the_command_and_its_descendants(tmp_path: Path) -> No
         raise Stop
 
     with pytest.raises(Stop):
-        run_command([sys.executable, str(script)], os.environ, say)
+        run_command([sys.executable, str(script)], os.environ, say, watch_nothing)
     assert not psutil.pid_exists(pids[0])
+
+
+def test_a_watch_can_end_the_command() -> None:
+    def watch() -> None:
+        raise Stop
+
+    script = "import time; time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(Stop):
+        run_command([sys.executable, "-c", script], os.environ, print, watch)
+    assert time.monotonic() - started < 30

@@ -66,7 +66,7 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
         ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
         (
             {"NANOGPT_PROCESSES": "1000000"},
-            "NANOGPT_PROCESSES=1000000, but an update has 128 windows to share",
+            "NANOGPT_PROCESSES=1000000, but an update has 32 windows to share",
         ),
         (
             {"NANOGPT_TORCHRUN": "--nods=2"},
@@ -165,7 +165,7 @@ main()
 def test_a_device_without_memory_is_reported_and_half_the_micro_batch_continues(
     new_project: Callable[..., Any],
 ) -> None:
-    project = new_project(max_steps="12", decay="4", eval_interval="2")
+    project = new_project(max_steps="12", decay="4", eval_interval="2", batch_tokens="2048")
     (project.folder / "worker.py").write_text(HUNGRY)
     status = project.folder / "status.json"
     settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status), "NANOGPT_PROCESSES": "1"}
