@@ -94,7 +94,7 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
         return project.run("python", "-c", LAUNCHER, **QUIET, **settings)
 
     skip = {"NANOGPT_SKIP_DIVERGED": "true"}
-    project = new_project(max_steps="60")
+    project = new_project(max_steps="60", batch_tokens="2048")
     (project.folder / "worker.py").write_text(POISONED)
     done = launch(project)
     assert done.returncode == 33, done.stdout
@@ -113,7 +113,7 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["skipped"] == [{"after_step": 20, "windows_of_steps": 6}]
 
-    whole = new_project("whole", max_steps="60")
+    whole = new_project("whole", max_steps="60", batch_tokens="2048")
     (whole.folder / "worker.py").write_text(POISONED)
     assert launch(whole).returncode == 33
     done = launch(whole, **skip)
