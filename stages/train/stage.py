@@ -71,6 +71,12 @@ def fingerprint_of(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def state_folder() -> Path:
+    """Return the folder of the states of all runs, which is that of the project."""
+    project = project_folder()
+    return RUNS if project == Path.cwd() else project / RUNS  # short where it is printed
+
+
 def run(
     model: ModelParams, train: TrainParams, shards: Path, out: Path, *, settings: Settings
 ) -> None:
@@ -90,7 +96,7 @@ def run(
     windows = config.batch_tokens // block_size
     check_processes(settings, windows)
     identity = identity_of(model, train, shards)
-    folder = project_folder() / RUNS / fingerprint_of(identity)
+    folder = state_folder() / fingerprint_of(identity)
     paths = [str(path) for path in (folder, shards, out)]
     command = [sys.executable, "-m", "stages.runtime.torchrun", str(windows), WORKER, *paths]
     if settings.join:
