@@ -74,13 +74,17 @@ def status_of(stage: str, error: BaseException, file: Path) -> Status:
 
 
 def died_message(command: str) -> str:
-    """Return the message for a stage that ended without a word."""
-    code = re.search(r"exited with -(\d+)$", command)
-    if not code:
+    """Return the message for a stage that ended without a word, by DVC's words on its exit code.
+
+    A shell between DVC and the stage reports a signal as 128 more than its number.
+    """
+    found = re.search(r"exited with (-?\d+)$", command)
+    code = int(found[1]) if found else 1
+    number = -code if code < 0 else code - 128
+    if number not in set(signal.Signals):
         return "failed with an error that is not expected; see its log"
-    name = signal.Signals(int(code[1])).name
-    perhaps = ", perhaps because memory ran out" if name == "SIGKILL" else ""
-    return f"was killed by signal {code[1]} ({name}){perhaps}"
+    perhaps = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
+    return f"was killed by signal {number} ({signal.Signals(number).name}){perhaps}"
 
 
 def busy_message(message: str) -> str:
