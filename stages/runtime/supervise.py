@@ -5,6 +5,7 @@ process is asked to stop or fails. `on_exit` lets a process react when the one t
 gone. Together they ensure that whichever process is killed, all others are gone a second later.
 """
 
+import ctypes
 import fcntl
 import os
 import shlex
@@ -28,6 +29,7 @@ from stages.runtime.errors import Busy
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
 LOCK_SECONDS = 5.0  # the ranks of a killed training need a moment to exit
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 SUPERVISOR = "TRAINING_SUPERVISOR_PID"
 
 
@@ -67,6 +69,15 @@ def dvc_ancestors() -> list[psutil.Process]:
         if "DVC_STAGE" not in process.environ():
             break
     return ancestors
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when its parent is gone, even if it is stuck in native code.
+
+    Such a process may hold Python's lock, so that no thread of its own can watch the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def exit_at_once() -> None:

@@ -16,6 +16,7 @@ from nanogpt.runtime import choose_device
 from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
+from stages.runtime.supervise import die_with_parent
 
 TOGETHER_SECONDS = 10  # torchrun waits for 30 between SIGTERM and SIGKILL
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="its arguments")
     options = parser.parse_args()
     redact_tracebacks()
+    die_with_parent()
     settings = read_settings()
     try:
         count = process_count(settings, options.windows)

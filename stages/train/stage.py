@@ -29,7 +29,7 @@ from stages.runtime.inputs import code_md5
 from stages.runtime.outcome import disk_full_error, end_file, raise_unless_finished, reserved
 from stages.runtime.project import project_folder
 from stages.runtime.settings import Settings
-from stages.runtime.supervise import exclusive_lock, is_locked, run_supervised
+from stages.runtime.supervise import GRACE_SECONDS, exclusive_lock, is_locked, run_supervised
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
 from stages.train.skipped import skip_diverged
@@ -129,6 +129,11 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     outcome = run_supervised(command, {**KEEP_FREED_MEMORY, **os.environ}, log, inherited)
     if outcome.code == 0:
         return
+    if outcome.stop_requested and signal_of(outcome.code) == signal.SIGKILL:
+        raise Interrupted(
+            f"killed, as it had not stopped {GRACE_SECONDS:.0f} s after it was asked to; run again "
+            "to continue from its newest checkpoint"
+        )
     if outcome.stop_requested:
         if any(folder.glob("step-*")):
             raise Interrupted("stopped before it resumed; run again to continue")

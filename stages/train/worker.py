@@ -36,7 +36,7 @@ from stages.runtime.outcome import write_end
 from stages.runtime.progress_file import ProgressFile
 from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import Settings, read_settings
-from stages.runtime.supervise import exit_at_once, on_exit, supervisors
+from stages.runtime.supervise import die_with_parent, exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
@@ -62,6 +62,7 @@ def main() -> None:
     given = parser.parse_args()
     folder, shards, out = given.state, given.shards, given.out
     redact_tracebacks()
+    die_with_parent()
     on_exit(supervisors(), exit_at_once)
     code = code_sha256()  # before anything can be edited meanwhile
     stop = threading.Event()

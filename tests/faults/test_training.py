@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,28 @@ def poisoned(self, idx, *arguments, dropout_keys=None, **options):
     return loss
 
 GPT.forward = poisoned
+main()
+"""
+
+# Waits for ever in its 30th pass, with Python's lock held, so that no thread of it can do anything.
+STUCK = """
+import ctypes
+from nanogpt.model.gpt import GPT
+from stages.train.worker import main
+
+forward, passes = GPT.forward, 0
+
+def stuck(self, *arguments, **options):
+    global passes
+    passes += 1
+    if passes == 30:
+        print("step     30 of 30", flush=True)
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+    return forward(self, *arguments, **options)
+
+GPT.forward = stuck
 main()
 """
 
@@ -85,6 +108,22 @@ def test_a_stop_does_not_wait_for_a_long_update(
         done = one.run("python", "-m", "stages", "train", **settings)
         assert done.returncode == 0, done.stdout
     assert weights(project) == weights(whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends such a process")
+def test_a_process_stuck_in_native_code_does_not_outlive_its_launcher(
+    new_project: Callable[..., Any],
+) -> None:
+    """One that is asked to stop is killed after a minute, with all the others."""
+    project = new_project()
+    (project.folder / "worker.py").write_text(STUCK)
+    process = project.start("python", "-c", LAUNCHER, **QUIET)
+    wait_for_step(process, 30)
+    process.kill()
+    deadline = time.monotonic() + 5
+    while left := project.processes():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
