@@ -94,7 +94,7 @@ test: setup-dev  ## run all tests: unit tests and real miniature pipelines
 
 .PHONY: test-faults
 test-faults: setup-dev  ## kill, cancel, starve and restart runs of a real Prefect server
-	env -u PYTHONDONTWRITEBYTECODE python -m pytest -n2 --timeout=600 tests/faults
+	env -u PYTHONDONTWRITEBYTECODE python -m pytest -n3 --dist=loadfile --timeout=600 tests/faults
 
 .PHONY: fuzz
 fuzz: setup-dev  ## search for files that break the readers, until Ctrl-C

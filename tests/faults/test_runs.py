@@ -1,21 +1,73 @@
 """Disturbed runs of a real Prefect server: each ends as if nothing had happened, or says why."""
 
+import os
+import shutil
+import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from pipelines.keep import flow_run_processes
-from tests.faults.conftest import LONG, SHORT, kill
+from tests.conftest import Project, copy_of
 from tests.flow_lab import Lab, wait_for
+from tests.services_lab import free_port
 
 WORKER, LAUNCHER, DVC = "stages.train.worker", "-m stages train", "pipelines.stage_process train"
+SETTINGS = {
+    "NANOGPT_TRACKING": "false",
+    "NANOGPT_LOG_INTERVAL": "10",
+    "NANOGPT_HANG_SECONDS": "8",
+}
+SHORT = {"train.max_steps": 60, "train.eval_interval": 10}
+LONG = {"train.max_steps": 2000, "train.eval_interval": 100, "train.batch_tokens": 2048}
+
+
+@pytest.fixture(scope="module")
+def lab(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A project whose services run."""
+    folder = tmp_path_factory.mktemp("lab") / "project"
+    project = copy_of(template, folder, max_steps="60", eval_interval="10")
+    for command in (("git", "add", "-A"), ("git", "commit", "-qm", "lab")):
+        assert project.run(*command).returncode == 0
+    made = Lab(project, free_port(), SETTINGS)
+    made.up()
+    yield made
+    made.down()
+    assert not made.orphans()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: Lab) -> dict[str, str]:
+    """Return the hashes of the weights of the short and the long run, trained without Prefect."""
+    hashes = {}
+    for name, overrides in (("short", SHORT), ("long", LONG)):
+        sets = [f"--set={key}={value}" for key, value in overrides.items()]
+        done = lab.module("pipelines.build", "--target", "train", "--experiment", name, *sets)
+        assert done.returncode == 0, done.stdout
+        hashes[name] = lab.weights(name)
+    return hashes
+
+
+@pytest.fixture(autouse=True)
+def forgotten(lab: Lab, undisturbed: dict[str, str]) -> None:
+    """Forget what was trained: DVC would restore it, or a finished run only write its model."""
+    shutil.rmtree(lab.project.folder / ".dvc/cache/runs", ignore_errors=True)
+    for ended in (lab.project.folder / "runs").glob("*/ended.json"):
+        shutil.rmtree(ended.parent)
+
+
+def kill(process: psutil.Process) -> None:
+    """Kill -9."""
+    os.kill(process.pid, signal.SIGKILL)
 
 
 def test_killed_processes_of_a_training_are_replaced(lab: Lab, undisturbed: dict[str, str]) -> None:
     run = lab.start(LONG, target="train", experiment="killed")
     for number, named in enumerate((WORKER, LAUNCHER, DVC)):
-        lab.wait_for_step(run, 200 + 400 * number)
+        lab.wait_for_step(run, 150 + 300 * number)
         kill(lab.processes(named)[-1])
     lab.complete(run)
     assert lab.tries(run, "train") == ["Failed", "Failed", "Failed", "Completed"]
