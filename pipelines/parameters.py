@@ -51,8 +51,9 @@ class OverridesBase(BaseModel):
         return {key: value for key, value in serialize(self).items() if key in self.given()}
 
     def given(self) -> dict[str, Any]:
-        """Return the values that are given, by dotted key."""
-        return {key: getattr(self, key) for key in self.model_fields_set}
+        """Return the values that are given, by dotted key, in the order of params.yaml."""
+        fields = type(self).model_fields
+        return {key: getattr(self, key) for key in fields if key in self.model_fields_set}
 
 
 def optional(key: str, field: FieldInfo) -> Any:

@@ -13,8 +13,6 @@ from pipelines.stage_run import Console, Run, run_stages
 from stages.params.preflight import check_project
 from stages.runtime.settings import read_settings
 
-RUN_ID_CHARACTERS = 8  # of a run's id, in the names of its workspace and its experiment
-
 
 @dataclass(frozen=True)
 class Request:
@@ -45,9 +43,8 @@ class Request:
         project = Path.cwd()
         content = content_of(self.preset, self.overrides, project)
         title = title_of(self.preset, self.overrides, content)
-        own_id = run_id[:RUN_ID_CHARACTERS]
-        name = self.experiment or f"{workspace.slug(title)}-{own_id}"
-        place = workspace.workspace_of(project, f"{workspace.slug(title)}-{own_id}")
+        place = workspace.workspace_of(project, title, run_id)
+        name = self.experiment or place.folder.name
         console.begin(title)
         if not place.folder.exists():
             workspace.check_experiment_name(project, name)

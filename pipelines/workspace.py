@@ -22,6 +22,7 @@ from dvc.repo import Repo
 from pipelines.parameters import write_params
 
 FOLDER = Path("runs/workspaces")
+RUN_ID_CHARACTERS = 8  # of a run's id, in the name of its workspace
 SHARED = (".cache",)  # downloads that are the same for every run
 IDENTITY = {"user.name": "nanogpt", "user.email": "nanogpt@localhost"}  # where git has none
 
@@ -34,9 +35,13 @@ class Workspace:
     folder: Path
 
 
-def workspace_of(project: Path, run_id: str) -> Workspace:
-    """Return the workspace of a run, which may not exist yet."""
-    return Workspace(project, project / FOLDER / run_id)
+def workspace_of(project: Path, title: str, run_id: str) -> Workspace:
+    """Return the workspace of a run: the one it had before it was interrupted, or a new one."""
+    own = run_id[:RUN_ID_CHARACTERS]
+    existing = list((project / FOLDER).glob(f"*-{own}"))
+    return Workspace(
+        project, existing[0] if existing else project / FOLDER / f"{slug(title)}-{own}"
+    )
 
 
 def create(

@@ -7,7 +7,7 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from pipelines.build import build
-from pipelines.parameters import content_of, corpus_name, title_of, write_params
+from pipelines.parameters import Overrides, content_of, corpus_name, title_of, write_params
 from stages.params.sections import SECTIONS
 from stages.runtime.yaml_files import ParamsError, read_params
 
@@ -42,6 +42,16 @@ def test_the_first_parameters_have_defaults_that_the_server_accepts() -> None:
     assert schema["target"]["default"] in schema["target"]["enum"]
     assert {"shakespeare", "own-text"} <= set(schema["preset"]["enum"])
     assert "train" in schema["target"]["enum"]
+
+
+def test_what_is_given_has_one_order() -> None:
+    given = {"train.max_steps": 9, "clean.deduplicate": False, "train.seed": 2}
+    assert list(Overrides(**given).given()) == [
+        "clean.deduplicate",
+        "train.max_steps",
+        "train.seed",
+    ]
+    assert Overrides(**given).model_dump() == given
 
 
 def test_overrides_change_a_preset(tmp_path: Path) -> None:

@@ -33,9 +33,11 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     done = project.run("dvc", "add", "texts/large.txt")
     assert done.returncode == 0, done.stdout
 
-    place = workspace_of(folder, "run")
+    place = workspace_of(folder, "shakespeare · lr 0.02", "12345678-90ab")
     create(place, None, {"train.max_steps": 30}, "weights/mine")
     inside = place.folder
+    assert inside == folder / "runs/workspaces/shakespeare-lr-0.02-12345678"
+    assert workspace_of(folder, "whatever", "12345678-90ab") == place
     params = (inside / "params.yaml").read_text()
     assert "max_steps: 30" in params
     assert params.replace("max_steps: 30", "max_steps: 200") == (folder / "params.yaml").read_text()
