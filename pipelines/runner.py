@@ -15,6 +15,7 @@ from typing import IO
 
 import psutil
 
+from pipelines.watch import Hang
 from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, kill_all
 
 
@@ -26,8 +27,8 @@ def run_command(
 ) -> int:
     """Run `command`, pass each line it prints to `log`, and return its exit code.
 
-    `watch` is called every POLL_SECONDS; if it raises, the command is stopped. The output goes
-    through a file: with a pipe, the command would die with its reader.
+    `watch` is called every POLL_SECONDS; if it raises, the command is stopped, after a Hang without
+    asking. The output goes through a file: with a pipe, the command would die with its reader.
     """
     children: dict[int, psutil.Process] = {}
     with tempfile.NamedTemporaryFile(suffix=".log") as output:
@@ -49,6 +50,9 @@ def run_command(
                         process.wait(POLL_SECONDS)
                 relay(reader, log)
                 return process.returncode
+            except Hang:
+                kill_all({process.pid: psutil.Process(process.pid), **children})
+                raise
             finally:
                 stop(process, children)
 

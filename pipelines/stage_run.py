@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.dag import Stage, is_up_to_date
 from pipelines.policies import History
 from pipelines.runner import run_command
-from pipelines.watch import Hang, Watch
+from pipelines.watch import Hang, OutOfTime, Watch
 from stages.runtime.errors import Kind
 from stages.runtime.progress_file import Progress
 from stages.runtime.redaction import redacted
@@ -146,6 +146,8 @@ def run_process(stage: Stage, run: Run) -> Status | None:
             )
         except Hang as error:
             return Status(stage.name, "hang", str(error))
+        except OutOfTime as error:  # no try after this one would be shorter
+            return Status(stage.name, "input", str(error))
         watch.look()  # at the last step
         status = read_status(file)
         if code == 0 or (status and status.kind != "done"):

@@ -13,12 +13,16 @@ CANCELLED_SECONDS = 5.0  # between two looks at the state of the run
 
 
 class Hang(Exception):
-    """A stage has stopped making progress, or exceeded its time limit."""
+    """A stage has stopped making progress: it would not react to a request to stop, either."""
+
+
+class OutOfTime(Exception):
+    """A stage has exceeded its time limit."""
 
 
 @dataclass
 class Watch:
-    """The watch; calling it raises Hang or Interrupted when the stage is to be stopped.
+    """The watch; calling it raises Hang, OutOfTime or Interrupted when the stage is to be stopped.
 
     `limit` and `silence` are in seconds. Stages without a progress file have the limit alone.
     """
@@ -38,7 +42,7 @@ class Watch:
         now = time.monotonic()
         if now - self.started > self.limit:
             hours = self.limit / 3600
-            raise Hang(f"exceeded its time limit of {hours:g} hours (NANOGPT_TIME_LIMITS)")
+            raise OutOfTime(f"exceeded its time limit of {hours:g} hours (NANOGPT_TIME_LIMITS)")
         if now - self.asked > CANCELLED_SECONDS:
             self.asked = now
             if self.cancelled():

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from pipelines.runner import run_command
+from pipelines.watch import Hang
 
 FAMILY = """
 import subprocess, sys, time
@@ -69,3 +70,14 @@ def test_a_watch_can_end_the_command() -> None:
     with pytest.raises(Stop):
         run_command([sys.executable, "-c", script], os.environ, print, watch)
     assert time.monotonic() - started < 30
+
+
+def test_a_command_that_hangs_is_killed_without_asking() -> None:
+    def watch() -> None:
+        raise Hang
+
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(Hang):
+        run_command([sys.executable, "-c", script], os.environ, print, watch)
+    assert time.monotonic() - started < 10

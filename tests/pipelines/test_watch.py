@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.watch import CANCELLED_SECONDS, Hang, Watch
+from pipelines.watch import CANCELLED_SECONDS, Hang, OutOfTime, Watch
 from stages.runtime.errors import Interrupted
 from stages.runtime.progress_file import Progress, ProgressFile
 
@@ -38,7 +38,7 @@ def silent_for(file: Path, seconds: float) -> None:
 
 
 def test_a_stage_beyond_its_time_limit_is_ended(watch: Callable[..., Watch]) -> None:
-    with pytest.raises(Hang, match=r"time limit of 2 hours \(NANOGPT_TIME_LIMITS\)"):
+    with pytest.raises(OutOfTime, match=r"time limit of 2 hours \(NANOGPT_TIME_LIMITS\)"):
         watch(limit=7200.0, started=time.monotonic() - 7201)()
     watch(limit=7200.0)()
 
