@@ -122,7 +122,7 @@ def test_a_syntax_error_is_reported_with_its_line(file: Path) -> None:
 @pytest.mark.parametrize("content", ["", "# nothing here\n", "- a list\n", "text\n"])
 def test_a_file_without_sections_is_refused(file: Path, content: str) -> None:
     file.write_text(content)
-    with pytest.raises(ParamsError, match="must hold sections"):
+    with pytest.raises(ParamsError, match="must contain sections"):
         read_params(file)
 
 
