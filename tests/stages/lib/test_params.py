@@ -148,7 +148,7 @@ def test_jsons_escapes_that_dvc_cannot_read_are_refused_with_what_to_write(
     file: Path, text: str
 ) -> None:
     whole = text.replace(r"\ud83d\ude00", "😀").replace(r"\uD83D\uDE00", "😀")
-    with pytest.raises(ParamsError, match=f"DVC reads no such file; write '{whole}'$") as caught:
+    with pytest.raises(ParamsError, match=f"DVC cannot read the file; write '{whole}'$") as caught:
         load(file, OVEN.replace("name: big", f'name: "{text}"'))
     assert str(caught.value).isprintable()
     for written in (f'"{whole}"', '"\\U0001F600"'):
