@@ -44,7 +44,7 @@ def assert_it_says_what_is_kept(output: str, step: int) -> None:
     """Assert that one line says from which step a training goes on, and how."""
     (line,) = [text for text in output.splitlines() if "no space left on the disk" in text]
     assert f"the checkpoint of step {step} is kept in runs/" in line
-    assert "free some space and run again to continue from there" in line
+    assert "free some space and rerun to resume from there" in line
 
 
 def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_is_kept(
@@ -68,7 +68,7 @@ def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_i
     # no room for the model
     done = run_on_a_small_disk(project, "models", "64k", *train, **environment)
     assert done.returncode == 28, done.stdout
-    assert "continuing after step 20" in done.stdout
+    assert "resuming after step 20" in done.stdout
     assert "the checkpoint of step 40 is kept" in done.stdout
     assert list((project.folder / "models-after").iterdir()) == []
 

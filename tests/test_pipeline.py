@@ -230,7 +230,7 @@ def test_an_experiment_on_a_changed_corpus_runs_everything(copy_of_built: Any) -
     assert "Ran experiment" in done.stdout
     ran = stages_run(done.stdout)
     assert sorted([*ran, "weights"]) == sorted(STAGES)  # which depends on no corpus
-    assert "continuing" not in done.stdout  # another run's checkpoint is never picked up
+    assert "resuming after" not in done.stdout  # another run's checkpoint is never picked up
     shown = copy_of_built.run("dvc", "exp", "show", "--json")
     assert shown.returncode == 0
     assert '"max_steps": 12' in shown.stdout
@@ -319,7 +319,7 @@ def test_what_is_edited_during_a_training_is_not_recorded_with_it(new_project: A
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()
     output = project.repro("train", NANOGPT_TRACKING="false")  # what is finished is of other code
     assert "step     60" in output
-    assert "continuing" not in output
+    assert "resuming after" not in output
     assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["params"]["train"]["learning_rate"] == 0.05

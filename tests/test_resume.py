@@ -80,12 +80,12 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
     process.send_signal(signal.SIGTERM)  # asked to stop, it writes a checkpoint first
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    stopped = re.search(r"stopped after step (\d+); run again to continue", output)
+    stopped = re.search(r"stopped after step (\d+); rerun to resume", output)
     assert stopped, output
     wait_until_alone(project)
     assert list(project.folder.glob(f"runs/*/step-{int(stopped[1]):08}"))
     output = project.repro("train", **QUIET)
-    assert f"continuing after step {stopped[1]}" in output
+    assert f"resuming after step {stopped[1]}" in output
     assert weights(project) == weights(built)
 
 

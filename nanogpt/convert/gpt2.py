@@ -185,8 +185,8 @@ def read_nanogpt(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         raise ValueError(  # torch's own message advises weights_only=False, which runs its code
             f"{file} is damaged or not a nanoGPT checkpoint: it must be a ckpt.pt as nanoGPT's "
-            "train.py writes it, which holds tensors and plain values and no code; nothing in it "
-            "was run"
+            "train.py writes it, which holds only tensors and plain values; no code in it was "
+            "run"
         ) from None
     for key in ("model_args", "model"):
         if not isinstance(content, dict) or not isinstance(content.get(key), dict):

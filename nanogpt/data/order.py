@@ -28,7 +28,7 @@ class WindowOrder:
         if self.n_tokens <= self.block_size:
             raise ValueError(
                 f"{self.n_tokens} tokens are too few for one window of {self.block_size + 1}; "
-                "give more text, or a smaller block_size"
+                "add text, or use a smaller block_size"
             )
 
     @property

@@ -206,8 +206,8 @@ def check_same_step(step: int, runtime: Runtime) -> None:
     newest, oldest = bounds[0].item(), -bounds[1].item()
     if newest != oldest:
         raise ValueError(
-            f"this process found a checkpoint of step {step}, others one of step "
-            f"{oldest if step == newest else newest}; try again"
+            f"this process found the checkpoint of step {step}, another process that of step "
+            f"{oldest if step == newest else newest} (is the shared file system lagging?); rerun"
         )
 
 

@@ -26,12 +26,12 @@ class Filter:
             answer = self.function(text)
         except Exception as error:  # the user's code may raise anything
             raise ValueError(
-                f"{self.file} raised {type(error).__name__} at document {document}: {error}"
+                f"{self.file} raised {type(error).__name__} on document {document}: {error}"
             ) from error
         if answer is True or answer is False:
             return answer
         raise ValueError(
-            f"{self.file} answered {answer!r} at document {document}; `keep` must return True or "
+            f"{self.file} returned {answer!r} for document {document}; `keep` must return True or "
             "False"
         )
 
@@ -42,7 +42,7 @@ def filter_file(folder: Path, name: str) -> Path:
     if not file.is_file():
         available = ", ".join(sorted(path.stem for path in folder.glob("*.py"))) or "none"
         raise ValueError(
-            f"clean.filters names {name!r}, but there is no {file}; there are: {available}"
+            f"clean.filters names {name!r}, but {file} does not exist; available: {available}"
         )
     return file
 

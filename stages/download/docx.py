@@ -43,7 +43,7 @@ def docx_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
     with zip_package(name, stream, budget) as package:
         documents = related_parts(package, "")
         if "officeDocument" not in documents:
-            raise ValueError(f"{name} is not a .docx: it names no document; use an intact copy")
+            raise ValueError(f"{name} is not a .docx: it lists no document; use an intact copy")
         document = documents["officeDocument"]
         body = WordText()
         package.feed(document, body)

@@ -37,13 +37,15 @@ def reading_order(package: Package) -> list[str]:
     container = Attributes("rootfile", "full-path")
     package.feed(CONTAINER, container)
     if not container.values:
-        raise ValueError(f"{package.name} is not an .epub: it names no book; use an intact copy")
+        raise ValueError(
+            f"{package.name} is not an .epub: no book is listed in it; use an intact copy"
+        )
     root = container.values[0]
     book = Book(posixpath.dirname(root))
     package.feed(root, book)
     missing = [id for id in book.order if id not in book.items]
     if missing:
-        raise ValueError(f"{package.name} names a page {missing[0]!r} that it does not hold")
+        raise ValueError(f"{package.name} lists the page {missing[0]!r}, but does not contain it")
     return [page for page in map(book.items.__getitem__, book.order) if page]
 
 

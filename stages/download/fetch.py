@@ -43,8 +43,8 @@ def fetch(url: str, sha256: str, file: Path) -> Path:
             partial.unlink()
             validator_file(partial).unlink(missing_ok=True)
             raise ValueError(
-                f"{url} has sha256 {actual}, params.yaml says {sha256}; what was fetched is "
-                "removed. If you trust the file, write the found sha256 there"
+                f"{url} has sha256 {actual}, but params.yaml says {sha256}; the download was "
+                "deleted. If you trust the file, put its sha256 in params.yaml"
             )
     except (ValueError, OSError):
         with suppress(OSError):  # folders that are not empty stay

@@ -105,7 +105,8 @@ def check_watched(root: Path) -> None:
     for path in walk(root):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ValueError(
-                f"{str(path)!r} is a pipe, socket or device, for which DVC waits; move it elsewhere"
+                f"{str(path)!r} is a pipe, socket or device, on which DVC would hang; move it "
+                "elsewhere"
             )
 
 
@@ -124,8 +125,8 @@ def check_not_nested_project(root: Path) -> None:
     for folder in (root.absolute(), *root.absolute().parents):
         if project in folder.parents and (folder / ".dvc").exists():
             raise ValueError(
-                f"{str(folder.relative_to(project))!r} is a DVC project of its own, into which "
-                "this one does not look; remove its .dvc, or choose another folder"
+                f"{str(folder.relative_to(project))!r} is a separate DVC project, which this one "
+                "cannot read; remove its .dvc, or choose another folder"
             )
 
 

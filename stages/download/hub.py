@@ -41,10 +41,12 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ValueError(f"corpus.huggingface: {error}") from None
     except HfHubHTTPError as error:
         if 400 <= error.response.status_code < 500 and error.response.status_code != 429:
-            raise ValueError(f"corpus.huggingface: the hub refuses {name}: {error}") from None
-        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
+            raise ValueError(
+                f"corpus.huggingface: the Hub rejects the request for {name}: {error}"
+            ) from None
+        raise ConnectionError(f"the Hugging Face Hub is not available: {error}") from None
     except (ConnectionError, TimeoutError, httpx2.TransportError) as error:
-        raise ConnectionError(f"the Hugging Face hub did not answer: {error}") from None
+        raise ConnectionError(f"the Hugging Face Hub is not responding: {error}") from None
 
 
 def pin_revision(hub: HuggingFace) -> HuggingFace:
@@ -150,8 +152,8 @@ class DatasetReader:
         """Raise ValueError if the last row before the place is not the one read at that time."""
         if number == self.place["rows"] and text_hash(text) != self.place["last"]:
             raise ValueError(
-                f"row {number - 1} of {self.hub.name} is not what it was when the download began; "
-                "remove .cache/download and run again"
+                f"row {number - 1} of {self.hub.name} has changed since the download began; delete "
+                ".cache/download and rerun"
             )
 
 
@@ -190,7 +192,7 @@ def hub_parts(
     rows = DatasetReader(hub, column, log[-1].place if log else None)
     with ProgressBar(hub.name, done=sum(part.bytes for part in parts)) as progress:
         if parts:
-            progress.say(f"continuing after {len(parts)} finished parts")
+            progress.say(f"resuming after {len(parts)} finished parts")
         for part in write_parts(with_prefix(rows, prefix), entry, corpus, len(parts), skipped):
             place = rows.current_place()
             append_to_log(entry, LogEntry(part=part, place=place, skipped=dict(skipped)))

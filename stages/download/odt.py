@@ -41,7 +41,9 @@ def odt_text(name: str, stream: io.BufferedReader, budget: Budget) -> str:
         body = OpenText()
         package.feed("content.xml", body)
         if not body.is_text:
-            raise ValueError(f"{name} is not an .odt: it holds no text document; use one that does")
+            raise ValueError(
+                f"{name} is not an .odt: it contains no text document; use one that does"
+            )
         return "\n".join([*body.frames[0], *body.notes])
 
 

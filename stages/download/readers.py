@@ -156,7 +156,9 @@ def json_row(line: bytes, place: str) -> Any:
         reason = error.msg.removesuffix(" at")
         raise ValueError(f"{place} is not JSON: {reason} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
-        raise ValueError(f"{place} cannot be read: too long a number, or too deep") from None
+        raise ValueError(
+            f"{place} cannot be read: a number is too long, or the nesting is too deep"
+        ) from None
 
 
 def table_documents(name: str, text: Iterator[str], column: str, kind: str) -> Iterator[Document]:
@@ -183,7 +185,7 @@ def parquet_documents(name: str, stream: io.BufferedReader, column: str) -> Iter
                     number += 1
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())  # in one line
-        raise ValueError(f"{name} is not a parquet file, or a damaged one: {reason}") from None
+        raise ValueError(f"{name} is damaged or not a Parquet file: {reason}") from None
 
 
 def arrow_values(column: pa.Array | pa.ChunkedArray, prefix: str, first: int) -> list[Any]:

@@ -60,8 +60,8 @@ def stride_in(context: int, stride: int | float | None) -> int:
         return max(1, round(stride * context))
     if stride is not None and stride > context:
         raise ValueError(
-            f"evaluate.stride {stride} is more than the {context} tokens of a window and would "
-            "skip tokens; set a smaller one, or null for windows that do not overlap"
+            f"evaluate.stride {stride} is longer than the window of {context} tokens, so tokens "
+            "would be skipped; set a smaller stride, or null for windows that do not overlap"
         )
     return stride or context
 

@@ -102,7 +102,9 @@ def context_and_stride(params: EvaluateParams, block_size: int) -> tuple[int, in
     Raises ValueError if the model's context is shorter, or the windows would leave gaps.
     """
     if params.context is not None and params.context > block_size:
-        raise ValueError(f"evaluate.context is {params.context}, the model takes {block_size}")
+        raise ValueError(
+            f"evaluate.context is {params.context}, but the model's block_size is {block_size}"
+        )
     context = params.context or block_size
     return context, stride_in(context, params.stride)
 

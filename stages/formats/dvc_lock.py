@@ -52,7 +52,7 @@ def params_problems(
         for key, value in leaves(normalize(known.get(section), recorded[section]), section):
             if not key.endswith(PINNED) and used.get(key) != value:
                 problems.append(
-                    f"made with {key} {used.get(key)!r}, where {LOCK_FILE} records {value!r}"
+                    f"built with {key} {used.get(key)!r}, where {LOCK_FILE} records {value!r}"
                 )
     return problems
 
@@ -84,7 +84,7 @@ def code_problems(
     recorded = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
     ran = {path: md5_of(path, files_md5) for path in recorded}
     return [
-        f"made by {path} in another version than {LOCK_FILE} records"
+        f"built by a different version of {path} than {LOCK_FILE} records"
         for path in sorted(recorded)
         if ran[path] is not None and recorded[path] not in same_as(path, ran[path], accepted)
     ]
@@ -127,8 +127,8 @@ def chain_problems(stages: Mapping[str, Any]) -> list[str]:
         for out in stage.get("outs", [])
     }
     return [
-        f"{LOCK_FILE}: {name} ran with another {dep['path']} than {outputs[dep['path']][0]} made; "
-        f"run `dvc repro {name}` to bring them back in sync"
+        f"{LOCK_FILE}: {name} ran with a different {dep['path']} than "
+        f"{outputs[dep['path']][0]} produced; run `dvc repro {name}` to bring them back in sync"
         for name, stage in stages.items()
         for dep in stage.get("deps", [])
         if dep["path"] in outputs and outputs[dep["path"]][1] != dep.get("md5")

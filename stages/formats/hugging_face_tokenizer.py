@@ -30,7 +30,7 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
         merged = [ranks.get(a + b, highest) for a, b in pairwise(parts)]
         lowest = min(merged)
         if lowest >= highest:
-            raise ValueError(f"the tokenizer was not made by merges: none makes {token!r}")
+            raise ValueError(f"this is not a BPE tokenizer: no merge produces {token!r}")
         first = merged.index(lowest)
         parts[first : first + 2] = [parts[first] + parts[first + 1]]
     return parts[0], parts[1]

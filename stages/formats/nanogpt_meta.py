@@ -42,16 +42,16 @@ def meta_tokenizer(file: Path) -> tuple[CharTokenizer, int]:
     if not is_vocabulary(stoi):
         raise ValueError(
             f"{file} is not a meta.pkl of nanoGPT: it must hold a dict whose `stoi` gives each "
-            "character its token ID, and nothing but dicts, strings and integers; nothing in it "
-            "was run"
+            "character its token ID, and nothing but dicts, strings and integers; no code in "
+            "it was run"
         )
     characters = sorted(stoi, key=stoi.__getitem__)
     if characters[-1:] == [SEPARATOR]:
         characters.pop()
     if characters != sorted(characters) or any(len(character) != 1 for character in characters):
         raise ValueError(
-            f"{file}: the token IDs are not in the order of the characters, in which nanoGPT's "
-            "prepare.py gives them; a `char` tokenizer has no other order"
+            f"{file}: the token IDs are not in sorted character order, which nanoGPT's prepare.py "
+            "produces and a `char` tokenizer requires"
         )
     return CharTokenizer("".join(characters)), len(stoi)
 

@@ -100,5 +100,5 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; rerun it, no partial output was left behind"
     if isinstance(error, OSError) and kind_of(error) == "full":
-        return f"no space left on the disk ({reason_of(error)}); free some and run it again"
+        return f"no space left on the disk ({reason_of(error)}); free some space and rerun"
     return reason_of(error)

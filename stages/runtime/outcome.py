@@ -85,8 +85,8 @@ def raise_unless_finished(folder: Path) -> None:
 def stopped_error(step: int) -> Interrupted:
     """Return the exception for a run that was asked to stop, after so many updates."""
     if step:
-        return Interrupted(f"stopped after step {step}; run again to continue from there")
-    return Interrupted("stopped before the first step; run again to start")
+        return Interrupted(f"stopped after step {step}; rerun to resume from there")
+    return Interrupted("stopped before the first step; rerun to start")
 
 
 def disk_full_error(error: str, folder: Path) -> Full:
@@ -94,8 +94,8 @@ def disk_full_error(error: str, folder: Path) -> Full:
     steps = saved_steps(folder)
     kept = f"the checkpoint of step {max(steps)} is kept" if steps else "there is no checkpoint yet"
     return Full(
-        f"no space left on the disk ({error}); {kept} in {folder}: free some space and run again "
-        f"to {'continue from there' if steps else 'start'}"
+        f"no space left on the disk ({error}); {kept} in {folder}: free some space and rerun to "
+        f"{'resume from there' if steps else 'start'}"
     )
 
 

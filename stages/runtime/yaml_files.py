@@ -41,13 +41,13 @@ def parse_params(text: str, file: Path) -> dict[str, Any]:
     except YAMLError as error:
         raise ParamsError(f"{file} is not valid YAML: {describe_yaml_error(error)}") from None
     if not isinstance(content, dict):
-        raise ParamsError(f"{file} must hold sections, such as `train:`")
+        raise ParamsError(f"{file} must contain sections, such as `train:`")
     for string in strings_in(content):
         if SURROGATES.search(string):
             joined = string.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
             raise ParamsError(
-                f"{file}: {string!r} is written with escapes of JSON that YAML does not have, and "
-                f"DVC reads no such file; write {joined!r}"
+                f"{file}: {string!r} uses JSON escapes that YAML does not have, so DVC cannot read "
+                f"the file; write {joined!r}"
             )
     return content
 

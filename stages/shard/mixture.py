@@ -19,7 +19,7 @@ def check_weights(weights: Mapping[str, float], corpora: set[str]) -> None:
     if missing := sorted(corpora - set(weights)):
         raise ValueError(
             f"shard.weights has no weight for {', '.join(missing)}; every corpus needs one, or "
-            "set shard.weights to null to take each as it is"
+            "set shard.weights to null to use each corpus once"
         )
     if unknown := sorted(set(weights) - corpora):
         known = ", ".join(sorted(corpora))
@@ -38,8 +38,8 @@ def corpus_repeats(
     """
     if empty := [name for name, n in tokens.items() if not n]:
         raise ValueError(
-            f"all documents of the corpus {empty[0]} are for validation, so that it cannot be "
-            "mixed in; try another split.seed, or a smaller split.val_fraction"
+            f"all documents of corpus {empty[0]} are held out, so it cannot be mixed into the "
+            "training data; try another split.seed, or a smaller split.val_fraction"
         )
     shares = {name: Fraction(weights[name]) for name in tokens}
     total = max_repetition * min(n / shares[name] for name, n in tokens.items())

@@ -156,7 +156,7 @@ def run(corpus: Path, clean: Path, tokens: Path, shards: Shards, out: Path) -> d
     """
     if shards.manifest["tokens_manifest_sha256"] != file_sha256(tokens / "manifest.json"):
         raise ValueError(
-            f"{shards.folder} was not made from {tokens}; run `dvc repro -f shard` to rebuild it"
+            f"{shards.folder} was not built from {tokens}; run `dvc repro -f shard` to rebuild it"
         )
     totals, cleaned = read_json(tokens / "manifest.json"), read_json(clean / "manifest.json")
     tokenizer = load_tokenizer(shards.tokenizer_folder)

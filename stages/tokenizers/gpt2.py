@@ -26,7 +26,7 @@ def gpt2_ranks() -> dict[bytes, int]:
         atomic_write(CACHE, fetch_ranks())
     content = CACHE.read_bytes()
     if hashlib.sha256(content).hexdigest() != RANKS_SHA256:
-        raise ValueError(f"{CACHE} is damaged; delete it and run again")
+        raise ValueError(f"{CACHE} is damaged; delete it and rerun")
     return parse_ranks(content)
 
 

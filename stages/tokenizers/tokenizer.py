@@ -82,7 +82,7 @@ class CharTokenizer:
             character = chr(codes[unknown][0])
             raise ValueError(
                 f"the character {character!r} is not in the vocabulary of this `char` tokenizer, "
-                "which knows the corpus alone; use others, or tokenizer `bpe`"
+                "which has only the corpus's characters; remove it, or use tokenizer `bpe`"
             )
         return tokens.astype(token_dtype(self.n_vocab))
 

@@ -72,8 +72,8 @@ def from_hf(name: str, out: Path, revision: str | None, tokenizer_name: str | No
         config = config_from_hf(hf_config)
         if tokenizer_name is None and config.vocab_size not in GPT2_VOCAB_SIZES:
             raise ValueError(
-                f"vocab_size is {config.vocab_size}, GPT-2's is {GPT2_VOCAB_SIZES[0]}; name the "
-                "model's own tokenizer, a folder such as models/gpt/tokenizer, by --tokenizer"
+                f"vocab_size is {config.vocab_size}, but GPT-2's is {GPT2_VOCAB_SIZES[0]}; pass "
+                "the model's own tokenizer with --tokenizer, a folder such as models/gpt/tokenizer"
             )
         tokenizer = tokenizer_named("gpt2" if tokenizer_name is None else tokenizer_name)
         if tokenizer.n_vocab != config.vocab_size:
@@ -135,9 +135,9 @@ def nanogpt_tokenizer(
     """
     if name is None and text is None and vocab_size not in GPT2_VOCAB_SIZES:
         raise ValueError(
-            f"vocab_size is {vocab_size}, GPT-2's is {GPT2_VOCAB_SIZES[0]}; name the model's own "
-            "vocabulary: --tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with the "
-            "text it learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
+            f"vocab_size is {vocab_size}, but GPT-2's is {GPT2_VOCAB_SIZES[0]}; pass the model's "
+            "own vocabulary: --tokenizer data/NAME/meta.pkl as nanoGPT wrote it, --text FILE with "
+            "the text it learned from, or --tokenizer FOLDER such as models/gpt/tokenizer"
         )
     if text is None and not (name and (name.endswith(".pkl") or Path(name).is_file())):
         return tokenizer_named("gpt2" if name is None else name), []
@@ -177,7 +177,7 @@ def to_hf(folder: Path, out: Path) -> None:
         for name in (LINEAGE, "source.json"):
             if (folder / name).is_file():
                 shutil.copy(folder / name, draft / name)
-    print(f"convert: {out} holds a GPT-2 for transformers")
+    print(f"convert: wrote a GPT-2 for transformers to {out}")
 
 
 def resolve_revision(name: str, revision: str) -> str:
@@ -240,7 +240,7 @@ def check_vocabulary(folder: Path) -> None:
     else:  # there are only weights
         return
     if vocabulary != symbol_vocabulary(gpt2_ranks()):
-        raise ValueError(f"{file} is not GPT-2's; name the model's own tokenizer by --tokenizer")
+        raise ValueError(f"{file} is not GPT-2's; pass the model's own tokenizer with --tokenizer")
 
 
 def write_model(
@@ -256,7 +256,7 @@ def write_model(
         save_model(folder, model)
         save_tokenizer(folder / "tokenizer", tokenizer)
         write_json(folder / "source.json", source)
-    print(f"convert: {out} holds {model.n_params():,} parameters")
+    print(f"convert: wrote {model.n_params():,} parameters to {out}")
 
 
 @contextmanager
@@ -305,7 +305,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages convert COMMAND ...`."""
     if options.out.exists():
-        raise ValueError(f"{options.out} exists; remove it, or name another folder")
+        raise ValueError(f"{options.out} already exists; remove it or choose another folder")
     if options.command == "from-hf":
         from_hf(options.source, options.out, options.revision, options.tokenizer)
     elif options.command == "from-nanogpt":

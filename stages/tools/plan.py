@@ -119,7 +119,7 @@ def facts(size: "ModelSize", train: "TrainConfig", known: int, *, guessed: bool)
     vocabulary = f"a vocabulary of {size.config.vocab_size:,} tokens{guess}"
     yield "parameters", f"{size.n_params:,}, with {vocabulary}"
     yield "", ", ".join(f"{part.strip('_')} {n:,}" for part, n in size.parts.items())
-    yield "tokens", f"{tokens:,}: {train.max_steps:,} updates of {train.batch_tokens:,}"
+    yield "tokens", f"{tokens:,}: {train.max_steps:,} steps of {train.batch_tokens:,}"
     yield "", f"{tokens / known:.3g} epochs of {known:,}" if known else UNKNOWN
     yield "FLOPs", f"{tokens * flops:.3g}: {flops:,} per token, 6 N + 12 L C T"
     yield "", "(PaLM, appendix B; N without looked-up tables, as in Kaplan et al. 2020)"

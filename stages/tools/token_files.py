@@ -62,10 +62,10 @@ def export_shards(shards: Shards, file_format: Format, out: Path) -> None:
         shutil.copytree(shards.tokenizer_folder, folder / "tokenizer")
         sha256 = file_sha256(shards.folder / "manifest.json")
         write_json(folder / "source.json", {"shards_manifest_sha256": sha256})
-    print(f"token_files: {out} holds {shards.split('train').tokens:,} tokens")
+    print(f"token-files: wrote {shards.split('train').tokens:,} tokens to {out}")
     if n_vocab != GPT2_VOCAB_SIZES[0]:
         print(
-            f"token_files: the {n_vocab:,} tokens are not GPT-2's, which nanoGPT and llm.c assume; "
+            f"token-files: the {n_vocab:,} tokens are not GPT-2's, which nanoGPT and llm.c assume; "
             "docs/decisions/0021 says how to set up nanoGPT"
         )
 
@@ -126,7 +126,7 @@ def import_files(folder: Path, file_format: Format, tokenizer: Tokenizer, out: P
         }
         write_json(draft / "manifest.json", manifest)
     for name, split in splits.items():
-        print(f"token_files: {name} {split['documents']:,} documents, {split['tokens']:,} tokens")
+        print(f"token-files: {name} {split['documents']:,} documents, {split['tokens']:,} tokens")
 
 
 def find_files(folder: Path, split: str, file_format: Format) -> list[Path]:
@@ -183,7 +183,7 @@ def read_chunks(file: Path, file_format: Format, n_vocab: int) -> Iterator[NDArr
             if tokens.max() >= n_vocab:
                 raise ValueError(
                     f"{file} contains token ID {tokens.max()}, but the vocabulary ends at "
-                    f"{n_vocab - 1}; name the tokenizer it was made with by --tokenizer"
+                    f"{n_vocab - 1}; pass the file's own tokenizer with --tokenizer"
                 )
             yield tokens
 
@@ -227,8 +227,8 @@ def named_tokenizer(folder: Path, name: str | None) -> Tokenizer:
     if name is None and (folder / "meta.pkl").exists():
         raise ValueError(
             f"{folder / 'meta.pkl'} says that these tokens are not GPT-2's, and is not read, "
-            "because a pickle can run any code; name their tokenizer by --tokenizer, a folder such "
-            "as models/gpt/tokenizer"
+            "because a pickle can run any code; pass their tokenizer with --tokenizer, a folder "
+            "such as models/gpt/tokenizer"
         )
     return tokenizer_named("gpt2" if name is None else name)
 
@@ -252,7 +252,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages token-files COMMAND ...`."""
     direction, file_format = options.command.split("-")
     if options.out.exists():
-        raise ValueError(f"{options.out} exists; remove it, or name another folder")
+        raise ValueError(f"{options.out} already exists; remove it or choose another folder")
     if direction == "to":
         export_shards(Shards.open(options.shards), file_format, options.out)
     else:

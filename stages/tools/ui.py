@@ -46,7 +46,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     try:
         connect()
     except store_errors() as error:
-        raise ConnectionError(f"{shown_uri()} cannot be shown: {problem_of(error)}") from None
+        raise ConnectionError(f"cannot open {shown_uri()}: {problem_of(error)}") from None
     command = [
         sys.executable,
         "-m",

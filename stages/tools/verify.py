@@ -73,7 +73,8 @@ def verify(root: Path) -> list[str]:
         problems = artifact_problems(artifact, root, locked.get(artifact.stage, {}))
         files = [file for file in (root / artifact.folder).rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        state = f"{len(problems)} wrong" if problems else "as written"
+        plural = "" if len(problems) == 1 else "s"
+        state = f"{len(problems)} problem{plural}" if problems else "ok"
         print(f"{artifact.name:8}{len(files):,} files, {size:,} bytes: {state}", flush=True)
         all_problems += problems
     return all_problems + chain_problems(locked)
@@ -152,7 +153,7 @@ def link_problems(artifact: Artifact, root: Path, manifest: dict[str, Any]) -> l
         file = root / source.folder / source.manifest
         if recorded and file.is_file() and file_sha256(file) != recorded:
             problems.append(
-                f"{root / artifact.folder} was not made from the current {root / source.folder}; "
+                f"{root / artifact.folder} was not built from the current {root / source.folder}; "
                 f"run `dvc repro {artifact.stage}` to bring them back in sync"
             )
     return problems

@@ -195,7 +195,7 @@ def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[
         refused = getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
         if isinstance(error, MlflowException) and (not refused or is_deleted(client, run_id)):
             raise
-        log(f"MLflow refused {batch[0]['kind']}, which will be missing: {error}")
+        log(f"MLflow rejected {batch[0]['kind']}, which will be missing from the run: {error}")
 
 
 def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:

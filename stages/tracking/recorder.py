@@ -191,13 +191,13 @@ class Clock:
 def start_lines(plan: Plan, event: Started) -> list[str]:
     """Return the lines that a training run prints at its start."""
     lines = [
-        f"train: {plan.n_params:,} parameters, {plan.max_steps:,} updates of "
+        f"train: {plan.n_params:,} parameters, {plan.max_steps:,} steps of "
         f"{plan.batch_tokens:,} tokens"
     ]
     if event.step == plan.max_steps:
         lines.append("already trained; rewriting its model")
     elif event.step:
-        lines.append(f"continuing after step {event.step}")
+        lines.append(f"resuming after step {event.step}")
     among = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
     if event.accumulation > 1:
         lines.append(

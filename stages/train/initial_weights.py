@@ -35,7 +35,9 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
             f"{initial['block_size']}"
         )
     if differing:
-        raise ValueError(f"train.init_from {folder} is a different model: {'; '.join(differing)}")
+        raise ValueError(
+            f"train.init_from {folder} does not match section `model`: {'; '.join(differing)}"
+        )
     if tokenizer_files(folder / "tokenizer") != tokenizer_files(tokenizer):
         advice = describe_character_mismatch(folder / "tokenizer", tokenizer) or (
             "set `tokenize` to its tokenizer (for GPT-2: tokenizer gpt2, vocab_size null)"

@@ -42,9 +42,11 @@ def git(*arguments: str) -> str:
     if process.returncode != 0:
         messages = [line.strip() for line in process.stderr.splitlines() if line.strip()]
         code = process.returncode
-        reason = messages[0].partition(": ")[2] if messages else f"it ended with {code}"
-        advice = [f"; allow it by `{line}`" for line in messages if line.startswith("git config ")]
-        raise GitError(f"git says: {reason}{''.join(advice)}")
+        reason = messages[0].partition(": ")[2] if messages else f"exit code {code}"
+        advice = [
+            f"; to allow it, run `{line}`" for line in messages if line.startswith("git config ")
+        ]
+        raise GitError(f"git failed: {reason}{''.join(advice)}")
     return process.stdout.rstrip("\n")
 
 

@@ -51,8 +51,8 @@ def check_processes(settings: Settings, windows: int) -> None:
     """Raise ValueError if more processes are set than an update has windows."""
     if settings.processes and settings.processes > windows:
         raise ValueError(
-            f"NANOGPT_PROCESSES={settings.processes}, but an update has {windows} windows to share "
-            "(train.batch_tokens / model.block_size)"
+            f"NANOGPT_PROCESSES={settings.processes}, but a training step has only {windows} "
+            "windows to distribute (train.batch_tokens / model.block_size)"
         )
 
 
@@ -136,13 +136,13 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
         )
     if outcome.stop_requested:
         if any(folder.glob("step-*")):
-            raise Interrupted("stopped before it resumed; run again to continue")
-        raise Interrupted("stopped before the first step; run again to start")
+            raise Interrupted("stopped before it resumed; rerun to resume")
+        raise Interrupted("stopped before the first step; rerun to start")
     if signum := signal_of(outcome.code):
         memory = ", perhaps because memory ran out" if signum == signal.SIGKILL else ""
         raise Crashed(
             f"a training process was killed by signal {signum} ({signum.name}){memory}; "
-            f"{log} has all its output"
+            f"its full output is in {log}"
         )
     lines = log.read_text(errors="replace").splitlines()
     stderr = list(takewhile(lambda line: TORCHRUN_SUMMARY not in line, lines))
@@ -151,7 +151,7 @@ def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None
     if stderr and reports_full_disk(stderr[-1]):
         raise disk_full_error(stderr[-1], folder)
     tail = "\n".join(stderr[-SHOWN_LINES:])
-    raise Crashed(f"a training process died; {log} has all its output, which ends in:\n{tail}")
+    raise Crashed(f"a training process died; its full output is in {log}; it ends with:\n{tail}")
 
 
 def signal_of(code: int) -> signal.Signals | None:

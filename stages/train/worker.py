@@ -95,8 +95,8 @@ class TrainWorker:
         self.config = ModelParams(**self.identity["model"]).config(shards.n_vocab)
         if shards.eot_token != self.config.eot_token:  # by which the model tells documents apart
             raise ValueError(
-                f"{shards.folder} ends documents with token {shards.eot_token}, a model with the "
-                f"last of its {shards.n_vocab}"
+                f"{shards.folder} ends documents with token ID {shards.eot_token}, but the model "
+                f"expects the last ID of its vocabulary of {shards.n_vocab} tokens"
             )
 
     def run(self) -> Ended:
@@ -260,7 +260,7 @@ class TrainWorker:
             ]
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
             write_json(draft / LINEAGE, about)
-        print(f"train: {self.out} holds the weights of step {kept}", flush=True)
+        print(f"train: saved the weights of step {kept} to {self.out}", flush=True)
         return best
 
 

@@ -22,7 +22,9 @@ def run(init_from: str | None, out: Path) -> None:
         check_initial_folder(Path(init_from))
     sha256 = weights_sha256(Path(init_from)) if init_from else None
     atomic_write(out, json.dumps({"folder": init_from, "sha256": sha256}, indent=2) + "\n")
-    print(f"weights: {init_from}, sha256 {sha256}" if init_from else "weights: drawn at random")
+    print(
+        f"weights: {init_from}, sha256 {sha256}" if init_from else "weights: random initialization"
+    )
 
 
 def run_stage(settings: Settings) -> None:

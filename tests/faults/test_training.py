@@ -102,7 +102,7 @@ def test_a_stop_does_not_wait_for_a_long_update(
     seconds = time.monotonic() - started
     print(f"stopped after {seconds:.1f} s")
     assert process.returncode == 130, output
-    assert "stopped after step 1; run again to continue from there" in output
+    assert "stopped after step 1; rerun to resume from there" in output
     assert seconds < STOP_SECONDS
     for one in (project, whole):
         done = one.run("python", "-m", "stages", "train", **settings)

@@ -59,7 +59,11 @@ def test_a_prompt_the_vocabulary_lacks_stops_the_training_not_the_sampling(
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("filters: []", "filters: [mine]", "clean.filters names 'mine', but there is no filters/"),
+        (
+            "filters: []",
+            "filters: [mine]",
+            "clean.filters names 'mine', but filters/mine.py does not exist",
+        ),
         ("init_from: null", "init_from: weights/a", "train.init_from: there is no folder weights/"),
     ],
 )

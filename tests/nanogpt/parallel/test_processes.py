@@ -215,7 +215,7 @@ def test_several_processes_equal_one_and_take_over_from_each_other(
     assert two.agreed == other.agreed == [[1.0, True, 1.0], [1.0, False, 0.0]]
     for rank in range(4):
         other_step = 0 if rank == 3 else 30
-        words = f"a checkpoint of step {10 * rank}, others one of step {other_step};"
+        words = f"the checkpoint of step {10 * rank}, another process that of step {other_step} ("
         assert words in seen_by(tmp_path, "ddp4", rank).refused
     assert list(two.steps) == list(sharded.steps) == list(four.steps) == list(range(1, 21))
 

@@ -21,9 +21,11 @@ def test_a_filter_answers_for_a_text(tmp_path: Path) -> None:
 
 
 def test_one_that_is_not_there_is_reported_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'yours'.* no .*yours\.py; there are: mine"):
+    with pytest.raises(
+        ValueError, match=r"'yours', but .*yours\.py does not exist; available: mine"
+    ):
         load_filter(written(tmp_path, ""), "yours")
-    with pytest.raises(ValueError, match="there are: none"):
+    with pytest.raises(ValueError, match="available: none"):
         load_filter(tmp_path / "nowhere", "mine")
 
 
@@ -45,9 +47,9 @@ def test_one_that_cannot_be_used_is_refused(tmp_path: Path, code: str, words: st
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return text[99]", "mine.py raised IndexError at document a.txt#7: string index"),
-        ("pass", "mine.py answered None at document a.txt#7; `keep` must return True or False"),
-        ("return 1", "mine.py answered 1 at document a.txt#7"),
+        ("return text[99]", "mine.py raised IndexError on document a.txt#7: string index"),
+        ("pass", "mine.py returned None for document a.txt#7; `keep` must return True or False"),
+        ("return 1", "mine.py returned 1 for document a.txt#7"),
     ],
 )
 def test_one_that_gives_no_answer_stops_at_the_document(

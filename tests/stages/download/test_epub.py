@@ -84,10 +84,10 @@ def test_a_book_with_encrypted_pages_is_left_out_and_one_with_encrypted_fonts_is
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (book(PAGES, ["9"]), "names a page '9' that it does not hold"),
+        (book(PAGES, ["9"]), "lists the page '9', but does not contain it"),
         (
             book({"a.xhtml": "x"}, ["0"], **{"META-INF/container.xml": "<container/>"}),
-            "a.epub is not an .epub: it names no book",
+            "a.epub is not an .epub: no book is listed in it",
         ),
         (
             book({"a.xhtml": "x"}, ["0"], **{"META-INF/container.xml": "<container>"}),

@@ -222,7 +222,7 @@ def test_patience_lasts_as_long_as_it_gets_on(
 
 def test_another_sha256_is_refused_and_what_was_fetched_removed(site: Any) -> None:
     address = site.put("/a.txt", b"changed")
-    with pytest.raises(ValueError, match=f"{address} has sha256 {sha256(b'changed')}, params"):
+    with pytest.raises(ValueError, match=f"{address} has sha256 {sha256(b'changed')}, but params"):
         fetch(address, sha256(b"as it was"), FILE)
     assert not FILE.parent.exists()
 

@@ -174,7 +174,7 @@ def test_texts_inside_another_dvc_project_are_refused(path: str) -> None:
         lambda: check_watched(Path(path)),
         lambda: user_files(params(path=path), Counter()),
     ):
-        with pytest.raises(ValueError, match="'mine' is a DVC project of its own"):
+        with pytest.raises(ValueError, match="'mine' is a separate DVC project"):
             check()
 
 

@@ -175,8 +175,14 @@ def test_each_json_line_is_a_document_named_by_its_number() -> None:
         ('{"text": ', "is not JSON: Expecting value at character 10"),
         ('{"text": "one', "is not JSON: Unterminated string starting at character 10"),
         ("[", 'begins a JSON list; a .jsonl file has one object a line, such as {"text": '),
-        ('{"n": ' + "[" * 100_000, "cannot be read: too long a number, or too deep"),
-        ('{"n": ' + "1" * 5000 + "}", "cannot be read: too long a number, or too deep"),
+        (
+            '{"n": ' + "[" * 100_000,
+            "cannot be read: a number is too long, or the nesting is too deep",
+        ),
+        (
+            '{"n": ' + "1" * 5000 + "}",
+            "cannot be read: a number is too long, or the nesting is too deep",
+        ),
     ],
 )
 def test_a_line_that_is_not_json_is_named_by_its_number(line: str, words: str) -> None:
@@ -342,7 +348,7 @@ def test_a_null_is_an_empty_document_which_download_counts() -> None:
 
 @pytest.mark.parametrize("size", [0, 3, 300])
 def test_a_parquet_file_cut_short_is_refused(size: int) -> None:
-    refused("a.parquet", parquet(text=["one"] * 100)[:size], "is not a parquet file")
+    refused("a.parquet", parquet(text=["one"] * 100)[:size], "not a Parquet file")
 
 
 def test_a_parquet_file_with_a_damaged_page_is_named() -> None:

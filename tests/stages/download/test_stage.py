@@ -312,7 +312,7 @@ def test_a_corpus_that_is_there_stays_when_the_next_try_fails(
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}', ["line 2 has no text in 'text'", "['body']"]),
         ("a.pdf", b"%PDF", ["a.pdf cannot be read", "intact copy"]),
         ("a.docx", b"PK", ["a.docx cannot be read", "intact copy"]),
-        ("a.parquet", b"PAR1 not really", ["a.parquet is not a parquet file"]),
+        ("a.parquet", b"PAR1 not really", ["a.parquet is damaged or not a Parquet file"]),
         (
             "a.doc",
             b"of old",

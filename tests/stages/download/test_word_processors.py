@@ -415,14 +415,14 @@ def test_encrypted_files_are_left_out_by_name(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.docx", zipped({"a.txt": "x"}), "is not a .docx: it names no document"),
+        ("a.docx", zipped({"a.txt": "x"}), "is not a .docx: it lists no document"),
         (
             "a.docx",
             zipped({"_rels/.rels": relations(officeDocument="d.xml")}),
             "has no part 'd.xml'",
         ),
         ("a.docx", word("<w:p>"), "word/document.xml is not well-formed XML"),
-        ("a.odt", zipped({"content.xml": "<x/>"}), "is not an .odt: it holds no text document"),
+        ("a.odt", zipped({"content.xml": "<x/>"}), "is not an .odt: it contains no text document"),
         ("a.rtf", b"plain", "is not an .rtf, it begins with b'plain'"),
         ("a.rtf", b"{\\rtf1" + b"{" * 2000 + b"}" * 2001, "has groups nested deeper than 1,000"),
         (

@@ -55,7 +55,9 @@ def test_less_context_predicts_worse(built: Any, tmp_path: Path) -> None:
 
 
 def test_a_context_longer_than_the_models_is_refused(built: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"evaluate\.context is 17, the model takes 16"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.context is 17, but the model's block_size is 16"
+    ):
         evaluated(built, tmp_path, context=17)
 
 
@@ -70,9 +72,13 @@ def test_a_stride_shows_each_token_with_more_before_it(built: Any, tmp_path: Pat
 
 
 def test_a_stride_that_leaves_gaps_is_refused(built: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"evaluate\.stride 17 is more than the 16 tokens"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.stride 17 is longer than the window of 16 tokens"
+    ):
         evaluated(built, tmp_path, stride=17)
-    with pytest.raises(ValueError, match=r"evaluate\.stride 5 is more than the 4 tokens"):
+    with pytest.raises(
+        ValueError, match=r"evaluate\.stride 5 is longer than the window of 4 tokens"
+    ):
         evaluated(built, tmp_path, context=4, stride=5)
 
 

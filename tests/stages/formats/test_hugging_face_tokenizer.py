@@ -121,5 +121,5 @@ def test_merges_are_recovered_from_ranks() -> None:
 
 def test_ranks_that_no_merges_lead_to_are_refused() -> None:
     ranks = {bytes([b]): b for b in range(256)} | {b"abc": 256, b"ab": 257}
-    with pytest.raises(ValueError, match=r"not made by merges: none makes b'abc'"):
+    with pytest.raises(ValueError, match=r"not a BPE tokenizer: no merge produces b'abc'"):
         fast_tokenizer(BpeTokenizer.of(BPE_PATTERN, ranks))

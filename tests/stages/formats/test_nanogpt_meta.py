@@ -50,7 +50,9 @@ def test_the_end_of_text_token_of_exported_tokens_is_not_a_character() -> None:
     "characters", [["b", "a"], ["a", "bc"], ["<|endoftext|>", "a"], ["a", "<|endoftext|>", "b"]]
 )
 def test_another_order_is_refused(characters: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"meta\.pkl: the token IDs are not in the order"):
+    with pytest.raises(
+        ValueError, match=r"meta\.pkl: the token IDs are not in sorted character order"
+    ):
         meta_tokenizer(write(meta_of(characters)))
 
 

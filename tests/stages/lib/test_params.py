@@ -122,7 +122,7 @@ def test_a_syntax_error_is_reported_with_its_line(file: Path) -> None:
 @pytest.mark.parametrize("content", ["", "# nothing here\n", "- a list\n", "text\n"])
 def test_a_file_without_sections_is_refused(file: Path, content: str) -> None:
     file.write_text(content)
-    with pytest.raises(ParamsError, match="must hold sections"):
+    with pytest.raises(ParamsError, match="must contain sections"):
         read_params(file)
 
 
@@ -148,7 +148,7 @@ def test_jsons_escapes_that_dvc_cannot_read_are_refused_with_what_to_write(
     file: Path, text: str
 ) -> None:
     whole = text.replace(r"\ud83d\ude00", "😀").replace(r"\uD83D\uDE00", "😀")
-    with pytest.raises(ParamsError, match=f"DVC reads no such file; write '{whole}'$") as caught:
+    with pytest.raises(ParamsError, match=f"DVC cannot read the file; write '{whole}'$") as caught:
         load(file, OVEN.replace("name: big", f'name: "{text}"'))
     assert str(caught.value).isprintable()
     for written in (f'"{whole}"', '"\\U0001F600"'):

@@ -51,7 +51,7 @@ def test_secrets_are_recognized_by_their_form(text: str, shown: str) -> None:
         "http://127.0.0.1:5001/#/experiments/1/runs/ab?workflowType=machine_learning",
         "https://example.org/@name/text.txt",
         "mail alice@example.org",
-        "train: 1,311,872 parameters, 400 updates of 8,192 tokens",
+        "train: 1,311,872 parameters, 400 steps of 8,192 tokens",
         "train.batch_tokens=2048 is not a multiple; token=50256",
         "sqlite:///mlflow.db",
         "params.yaml: corpus.path is 3: a basic and a bearer",

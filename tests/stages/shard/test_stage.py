@@ -348,5 +348,5 @@ def test_a_corpus_without_training_documents_is_refused(tmp_path: Path) -> None:
     splits = (SplitParams(val_fraction=0.3, seed=seed) for seed in range(100))
     split = next(split for split in splits if split_documents(hashes, split)[-1])
     params = ShardParams(shard_tokens=1024, weights={"tales": 1.0, "note": 1.0}, max_repetition=1)
-    with pytest.raises(ValueError, match="all documents of the corpus note are for validation"):
+    with pytest.raises(ValueError, match="all documents of corpus note are held out"):
         run(params, split, tokens, tmp_path / "shards")

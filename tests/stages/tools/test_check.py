@@ -58,7 +58,7 @@ def test_every_section_comes_back_as_its_model() -> None:
         ({"train.decay": float("nan")}, ["train.decay: nan is neither"]),
         ({"train.decay": None}, ["train.decay: None is neither"]),
         ({"evaluate.context": 129}, ["evaluate.context 129", "model.block_size 128"]),
-        ({"evaluate.stride": 129}, ["evaluate.stride 129", "128 tokens of a window"]),
+        ({"evaluate.stride": 129}, ["evaluate.stride 129", "window of 128 tokens"]),
         ({"evaluate.context": 64, "evaluate.stride": 65}, ["evaluate.stride 65", "64 tokens"]),
         ({"evaluate.stride": 0}, ["evaluate.stride: 0 is neither", "a fraction of the context"]),
         ({"evaluate.stride": 1.5}, ["evaluate.stride: 1.5 is neither a number of tokens"]),
@@ -178,7 +178,7 @@ def test_the_command_accepts_each_preset(run_python: Run, preset: Path, workspac
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "must hold sections"),
+        ("", "must contain sections"),
         ("train: {max_steps: [\n", "is not valid YAML: line 2, column 1: expected the node"),
         (
             "train: 1\ntrain: 2\n",

@@ -276,7 +276,9 @@ def test_a_vocabulary_that_is_not_the_checkpoints_is_refused(
 ) -> None:
     character_checkpoint()
     ids = len(ALPHABET)
-    refused("from-nanogpt", "ckpt.pt", "out", words=f"vocab_size is {ids}, GPT-2's is 50257; name")
+    refused(
+        "from-nanogpt", "ckpt.pt", "out", words=f"vocab_size is {ids}, but GPT-2's is 50257; pass"
+    )
     refused("from-nanogpt", "ckpt.pt", "out", words="--tokenizer data/NAME/meta.pkl")
     Path("less.txt").write_text(TEXT.replace("K", "k"))
     words = f"vocab_size is {ids}, but less.txt has {ids - 1} characters"
@@ -302,7 +304,7 @@ def test_files_that_would_run_code_are_refused_without_running_it(
     character_checkpoint()
     arguments = ("from-nanogpt", "ckpt.pt", "out", "--tokenizer", "meta.pkl")
     Path("meta.pkl").write_bytes(pickle.dumps({"stoi": Malicious()}))
-    refused(*arguments, words="nothing in it was run")
+    refused(*arguments, words="no code in it was run")
     torch.save({"model": {}, "model_args": {}, "config": Malicious()}, "ckpt.pt")
     refused(*arguments, words="ckpt.pt is damaged or not a nanoGPT checkpoint: it must be")
     assert not Path("run").exists()
@@ -313,7 +315,7 @@ def test_a_vocabulary_that_is_not_gpt2s_needs_a_tokenizer(
 ) -> None:
     tiny_gpt2(Path("theirs"), vocab_size=301)
     own = model / "tokenizer"
-    refused("from-hf", "theirs", "out", words="vocab_size is 301, GPT-2's is 50257; name")
+    refused("from-hf", "theirs", "out", words="vocab_size is 301, but GPT-2's is 50257; pass")
     refused("from-hf", "theirs", "out", "--tokenizer", own, words="301, but the tokenizer has 300")
     refused("from-hf", "theirs", "out", "--tokenizer", "none", words="none holds no tokenizer like")
     refused("from-hf", "theirs", "out", "--tokenizer", "theirs", words="holds no tokenizer like")
@@ -424,7 +426,7 @@ def test_a_folder_without_a_model_is_refused(refused: Callable[..., None], works
 
 def test_an_existing_output_folder_is_refused(model: Path, refused: Callable[..., None]) -> None:
     Path("out").mkdir()
-    refused("to-hf", model, "out", words="out exists; remove it, or name another folder")
+    refused("to-hf", model, "out", words="out already exists; remove it or choose another folder")
     assert list(Path("out").iterdir()) == []
 
 

@@ -271,7 +271,7 @@ def test_ids_of_more_than_16_bits_are_refused(
 
 def test_nothing_is_overwritten(shards: Path, command: Callable[..., None]) -> None:
     Path("out").mkdir()
-    with pytest.raises(ValueError, match="out exists"):
+    with pytest.raises(ValueError, match="out already exists"):
         command("to-nanogpt", "out", "--shards", shards)
 
 

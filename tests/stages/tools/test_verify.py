@@ -47,7 +47,7 @@ def test_all_is_as_it_was_written(made: Path, capsys: pytest.CaptureFixture[str]
     assert [line.split()[0] for line in lines] == ["corpus", "clean", "tokens", "shards", "model"]
     files = [file for file in (made / "data/shards").rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    assert lines[3] == f"shards  {len(files)} files, {size:,} bytes: as written"
+    assert lines[3] == f"shards  {len(files)} files, {size:,} bytes: ok"
 
 
 FILES = [
@@ -115,7 +115,7 @@ def test_a_folder_made_from_another_is_found(root: Path) -> None:
     params = CleanParams(**{**clean_params(root), "unicode": "NFC"})
     clean.run(params, root / "data/corpus", root / "data/clean")
     assert verify(root) == [
-        f"{root / 'data/tokens'} was not made from the current {root / 'data/clean'}; "
+        f"{root / 'data/tokens'} was not built from the current {root / 'data/clean'}; "
         "run `dvc repro tokenize` to bring them back in sync"
     ]
 
@@ -130,7 +130,7 @@ def test_a_model_from_other_shards_is_found(root: Path) -> None:
     manifest = root / "data/shards/manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
     assert verify(root) == [
-        f"{root / 'models/gpt'} was not made from the current {root / 'data/shards'}; "
+        f"{root / 'models/gpt'} was not built from the current {root / 'data/shards'}; "
         "run `dvc repro train` to bring them back in sync"
     ]
 
@@ -186,7 +186,7 @@ def test_the_command_names_all_that_is_wrong_and_fails(
     (workspace / "data/corpus/part-00000.parquet").unlink()
     done = run_python("-m", "stages", "verify")
     assert done.returncode == 2
-    assert done.stdout.splitlines()[0].endswith("1 wrong")
+    assert done.stdout.splitlines()[0].endswith(": 1 problem")
     assert "data/shards/val/00000.npy has sha256 e3b0c4" in done.stderr
     assert "data/corpus/part-00000.parquet is missing" in done.stderr
 
@@ -227,7 +227,7 @@ def test_params_that_dvc_records_otherwise_are_found(
     lock(root, stage, section, **changed)
     (problem,) = verify(root)
     ((key, value),) = changed.items()
-    assert f"was made with {section}.{key} " in problem
+    assert f"was built with {section}.{key} " in problem
     assert f"where dvc.lock records {value!r}" in problem
     assert f"`dvc repro -f {stage}`" in problem
 
@@ -247,7 +247,7 @@ def test_code_that_dvc_records_otherwise_is_found(root: Path) -> None:
     ]
     YAML().dump({"stages": {"train": {"deps": deps}}}, root / "dvc.lock")
     (problem,) = verify(root)
-    assert "by nanogpt/optim/optimizers.py in another version than dvc.lock records" in problem
+    assert "by a different version of nanogpt/optim/optimizers.py than dvc.lock records" in problem
 
 
 def test_a_stage_recorded_with_other_input_than_was_made_is_found(root: Path) -> None:
@@ -258,6 +258,6 @@ def test_a_stage_recorded_with_other_input_than_was_made_is_found(root: Path) ->
     }
     YAML().dump({"stages": stages}, root / "dvc.lock")
     assert verify(root) == [
-        "dvc.lock: evaluate ran with another models/gpt than train made; "
+        "dvc.lock: evaluate ran with a different models/gpt than train produced; "
         "run `dvc repro evaluate` to bring them back in sync"
     ]

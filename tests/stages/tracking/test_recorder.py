@@ -119,11 +119,11 @@ def test_a_resumed_training_does_not_record_steps_twice(workspace: Path) -> None
 
 def test_a_start_prints_only_what_is_relevant() -> None:
     plain = Started(step=0, micro_batch=16, accumulation=1)
-    assert start_lines(PLAN, plain) == ["train: 1,311,872 parameters, 2 updates of 128 tokens"]
+    assert start_lines(PLAN, plain) == ["train: 1,311,872 parameters, 2 steps of 128 tokens"]
     resumed = Started(step=1, micro_batch=8, accumulation=2, too_large=16)
     four = Plan(**{**vars(PLAN), "processes": 4})
     assert start_lines(four, resumed)[1:] == [
-        "continuing after step 1",
+        "resuming after step 1",
         "gradient accumulation: 2 micro-batches of 8 sequences per step on each of 4 processes",
         "a micro-batch of 16 sequences does not fit in memory",
     ]

@@ -170,7 +170,7 @@ def launch(shards: Path, model: ModelParams) -> None:
 def test_a_model_of_another_shape_is_refused_before_it_starts(
     changes: dict[str, Any], words: str, initial: Path, shards: Path
 ) -> None:
-    with pytest.raises(ValueError, match="weights/tiny is a different model") as caught:
+    with pytest.raises(ValueError, match="weights/tiny does not match section `model`") as caught:
         launch(shards, model_params(**changes))
     assert words in str(caught.value)
     assert not Path("runs").exists()

@@ -80,7 +80,7 @@ def test_a_shallow_clone_has_a_commit(
 
 
 def test_a_source_archive_has_none(archive: Path) -> None:
-    assert problem().startswith("git says: not a git repository")
+    assert problem().startswith("git failed: not a git repository")
 
 
 def test_without_git_there_is_none(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +99,10 @@ def test_a_repository_of_another_user_has_none_and_the_fix_is_named(repository: 
     for path in (repository, *repository.rglob("*")):
         os.chown(path, 65534, 65534)
     said = problem()
-    assert said.startswith("git says: detected dubious ownership in repository at ")
-    assert said.endswith(f"; allow it by `git config --global --add safe.directory {repository}`")
+    assert said.startswith("git failed: detected dubious ownership in repository at ")
+    assert said.endswith(
+        f"; to allow it, run `git config --global --add safe.directory {repository}`"
+    )
 
 
 def test_a_worktree_whose_repository_is_gone_has_none(
@@ -109,7 +111,7 @@ def test_a_worktree_whose_repository_is_gone_has_none(
     git("worktree", "add", "-q", str(tmp_path / "worktree"))
     shutil.rmtree(repository / ".git/worktrees")
     monkeypatch.chdir(tmp_path / "worktree")
-    assert problem().startswith("git says: not a git repository: ")
+    assert problem().startswith("git failed: not a git repository: ")
 
 
 def test_the_commit_of_another_project_around_it_is_not_taken(

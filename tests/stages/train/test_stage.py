@@ -66,7 +66,7 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
         ({"NANOGPT_DEVCE": "cpu"}, "NANOGPT_DEVCE: no such setting"),
         (
             {"NANOGPT_PROCESSES": "1000000"},
-            "NANOGPT_PROCESSES=1000000, but an update has 32 windows to share",
+            "NANOGPT_PROCESSES=1000000, but a training step has only 32 windows to distribute",
         ),
         (
             {"NANOGPT_TORCHRUN": "--nods=2"},
@@ -186,7 +186,7 @@ def test_a_device_without_memory_is_reported_and_half_the_micro_batch_continues(
     settings["NANOGPT_MICRO_BATCH_TOKENS"] = "1024"
     done = project.run("python", "-c", LAUNCHER, **settings)
     assert done.returncode == 0, done.stdout
-    assert "continuing after step" in done.stdout
+    assert "resuming after step" in done.stdout
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     sizes = [session["micro_batch_tokens"] for session in lineage["sessions"]]
     assert sizes == [2048, 1024]
