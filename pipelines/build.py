@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 from pydantic import JsonValue
 
 from pipelines.dag import stage_names
@@ -24,6 +24,7 @@ from pipelines.page import PrefectConsole
 from pipelines.parameters import Overrides, choice, preset_names
 from pipelines.request import Request
 from pipelines.stage_run import Console, StageFailed
+from pipelines.watch import RunCancelled
 from stages.runtime.errors import EXIT_CODES, EXPECTED, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 
@@ -71,6 +72,8 @@ def build(
             request.build_experiment(console, run_id, tags)
         else:
             request.build_in_place(console, tags)
+    except RunCancelled as error:
+        return Cancelled(message=str(error))
     except FAILURES as error:
         if isinstance(error, KeyboardInterrupt):
             raise

@@ -15,14 +15,13 @@ from pathlib import Path
 from pipelines.dag import Stage, is_up_to_date
 from pipelines.policies import History
 from pipelines.runner import run_command
-from pipelines.watch import Hang, OutOfTime, Watch
+from pipelines.watch import CANCELLED_SECONDS, Hang, OutOfTime, RunCancelled, Watch
 from stages.runtime.errors import Kind
 from stages.runtime.progress_file import Progress
 from stages.runtime.redaction import redacted
 from stages.runtime.settings import read_settings
 from stages.runtime.status import Status, read_status
 
-POLL_SECONDS = 1.0
 NO_TIME_LIMIT_HOURS = 24.0 * 14
 
 
@@ -103,10 +102,12 @@ def run_stage(stage: Stage, run: Run) -> None:
 
 
 def wait(seconds: float, console: Console) -> None:
-    """Wait; raises StageFailed if the run is cancelled meanwhile."""
+    """Wait before another try. Raises RunCancelled if the run is cancelled meanwhile."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(left, POLL_SECONDS))
+        time.sleep(min(left, CANCELLED_SECONDS))
+        if console.cancelled():
+            raise RunCancelled("the run was cancelled")
 
 
 def try_stage(stage: Stage, run: Run) -> Status | None:

@@ -20,9 +20,13 @@ class OutOfTime(Exception):
     """A stage has exceeded its time limit."""
 
 
+class RunCancelled(Interrupted):
+    """The run was cancelled, and the worker has not noticed."""
+
+
 @dataclass
 class Watch:
-    """The watch; calling it raises Hang, OutOfTime or Interrupted when the stage is to be stopped.
+    """The watch; calling it raises Hang, OutOfTime or RunCancelled when the stage is to be stopped.
 
     `limit` and `silence` are in seconds. Stages without a progress file have the limit alone.
     """
@@ -46,7 +50,7 @@ class Watch:
         if now - self.asked > CANCELLED_SECONDS:
             self.asked = now
             if self.cancelled():
-                raise Interrupted("the run was cancelled")
+                raise RunCancelled("the run was cancelled")
         progress = self.look()
         if progress is None or progress.step == progress.max_steps:
             return

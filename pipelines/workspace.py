@@ -23,7 +23,7 @@ from pipelines.parameters import write_params
 
 FOLDER = Path("runs/workspaces")
 RUN_ID_CHARACTERS = 8  # of a run's id, in the name of its workspace
-SHARED = (".cache",)  # downloads that are the same for every run
+SHARED = (".cache/gpt2.tiktoken",)  # other caches belong to one run: a stage cleans up its own
 IDENTITY = {"user.name": "nanogpt", "user.email": "nanogpt@localhost"}  # where git has none
 
 
@@ -62,7 +62,8 @@ def create(
     git(draft, "reset", "--quiet", "--mixed", "HEAD")  # the index of the commit, no files yet
     copy_files(project, draft)
     for name in SHARED:
-        if (project / name).exists() and not (draft / name).exists():
+        if (project / name).exists():
+            (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).symlink_to(project / name)
     if weights and (project / weights).is_dir() and not (draft / weights).exists():
         shutil.copytree(project / weights, draft / weights)

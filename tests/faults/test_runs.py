@@ -119,6 +119,19 @@ def test_a_cancelled_run_ends_at_once_and_a_later_one_resumes(
     assert lab.log(again).count("after step") == 1
 
 
+def test_a_cancelled_run_ends_although_the_worker_does_not_notice(
+    lab: Lab, undisturbed: dict[str, str]
+) -> None:
+    run = lab.start({**LONG, "train.seed": 4}, target="train", experiment="unnoticed")
+    lab.wait_for_step(run, 100)
+    (worker,) = [p for p in lab.processes("prefect worker start") if p.cmdline()[1] == "-m"]
+    worker.suspend()
+    lab.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
+    wait_for(lambda: not lab.orphans(), 15, "stages are still there")
+    assert lab.wait(run, 30)["type"] == "CANCELLED"
+    worker.resume()
+
+
 def test_edits_during_a_run_do_not_change_it(lab: Lab, undisturbed: dict[str, str]) -> None:
     run = lab.start({**SHORT, "train.warmup": 4}, target="train", experiment="edited")
     lab.wait_for_step(run, 10)

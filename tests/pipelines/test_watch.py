@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.watch import CANCELLED_SECONDS, Hang, OutOfTime, Watch
-from stages.runtime.errors import Interrupted
+from pipelines.watch import CANCELLED_SECONDS, Hang, OutOfTime, RunCancelled, Watch
 from stages.runtime.progress_file import Progress, ProgressFile
 
 STEP = Progress(3, 10, 1.5, 1000.0, 2.0, 14.0)
@@ -74,6 +73,6 @@ def test_progress_is_reported_when_it_changes(watch: Callable[..., Watch]) -> No
 
 def test_a_cancelled_run_is_ended(watch: Callable[..., Watch]) -> None:
     long_ago = time.monotonic() - CANCELLED_SECONDS - 1
-    with pytest.raises(Interrupted, match="was cancelled"):
+    with pytest.raises(RunCancelled, match="was cancelled"):
         watch(cancelled=lambda: True, asked=long_ago)()
     watch(cancelled=lambda: True)()  # asked a moment ago

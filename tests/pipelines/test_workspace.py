@@ -28,7 +28,8 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     (folder / "texts/1.txt").unlink()
     (folder / "weights/mine").mkdir()
     (folder / "weights/mine/model.safetensors").write_bytes(b"weights")
-    (folder / ".cache").mkdir(exist_ok=True)
+    (folder / ".cache/tokens").mkdir(parents=True, exist_ok=True)
+    (folder / ".cache/gpt2.tiktoken").write_text("ranks")
     (folder / "texts/large.txt").write_text("large")
     done = project.run("dvc", "add", "texts/large.txt")
     assert done.returncode == 0, done.stdout
@@ -45,7 +46,8 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     assert not (inside / "texts/1.txt").exists()
     assert (inside / "texts/large.txt").read_text() == "large"
     assert (inside / "weights/mine/model.safetensors").read_bytes() == b"weights"
-    assert (inside / ".cache").resolve() == folder / ".cache"
+    assert (inside / ".cache/gpt2.tiktoken").read_text() == "ranks"
+    assert not (inside / ".cache/tokens").exists()  # tokenize removes what it does not need
     assert not (inside / "data").exists()
     with Repo(str(inside)) as repo, Repo(str(folder)) as own:
         assert repo.cache.local_cache_dir == own.cache.local_cache_dir
