@@ -37,7 +37,7 @@ class PrefectConsole(Console):
 
     def __init__(self, run_id: str) -> None:
         self.run_id = UUID(run_id)
-        self.title = ""
+        self.title = self.corpus = ""
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
         self.reported = float("-inf")
@@ -49,11 +49,12 @@ class PrefectConsole(Console):
                 raise ValueError(f"this run crashed {CRASHES + 1} times; see why before another")
             end_task_runs(client, self.run_id)
 
-    def begin(self, title: str) -> None:
-        """Name the run."""
-        self.title = title
+    def begin(self, title: str, corpus: str) -> None:
+        """Name the run, and tag it with its corpus."""
+        self.title, self.corpus = title, corpus
         with get_client(sync_client=True) as client:
-            client.update_flow_run(self.run_id, name=title)
+            tags = {*client.read_flow_run(self.run_id).tags, f"corpus:{corpus}"}
+            client.update_flow_run(self.run_id, name=title, tags=sorted(tags))
 
     def log(self, line: str) -> None:
         """Log a line."""
@@ -119,7 +120,7 @@ class PrefectConsole(Console):
     def show_result(self) -> None:
         """Add the size of the model to the name of the run, and the result as artifacts."""
         name, dot, changed = self.title.partition(" · ")
-        self.begin(f"{name} {model_size()}{dot}{changed}")
+        self.begin(f"{name} {model_size()}{dot}{changed}", self.corpus)
         create_artifacts(self.title)
 
     def cancelled(self) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pipelines import workspace
 from pipelines.dag import read_stages
-from pipelines.parameters import content_of, title_of
+from pipelines.parameters import content_of, corpus_name, title_of
 from pipelines.stage_run import Console, Run, run_stages
 from stages.params.preflight import check_project
 from stages.runtime.settings import read_settings
+from stages.runtime.yaml_files import read_params
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Request:
     def build_in_place(self, console: Console, tags: Mapping[str, str]) -> None:
         """Bring the project itself up to date, as `dvc repro` does. Raises StageFailed."""
         check_project()
+        corpus = corpus_name(read_params()["corpus"])
+        console.begin(corpus, corpus)
         self.run({}, console, tags)
 
     def build_experiment(self, console: Console, run_id: str, tags: Mapping[str, str]) -> None:
@@ -45,7 +48,7 @@ class Request:
         title = title_of(self.preset, self.overrides, content)
         place = workspace.workspace_of(project, title, run_id)
         name = self.experiment or place.folder.name
-        console.begin(title)
+        console.begin(title, corpus_name(content["corpus"]))
         if not place.folder.exists():
             workspace.check_experiment_name(project, name)
             weights = content["train"]["init_from"]

@@ -53,7 +53,7 @@ class Console:
     def report(self, stage: Stage, progress: Progress) -> None:
         """Show the progress of a stage; the terminal has the stage's own lines."""
 
-    def begin(self, title: str) -> None:
+    def begin(self, title: str, corpus: str) -> None:
         """Show what the run is about."""
         self.log(f"build: {title}")
 

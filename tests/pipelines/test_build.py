@@ -49,6 +49,7 @@ def test_a_deployment_run_survives_a_killed_training_and_becomes_an_experiment(l
     assert "NoneType" not in log
     flow_run = lab.ask(f"/flow_runs/{run}")
     assert flow_run["name"] == "texts 0.0M · seed 3"
+    assert "corpus:texts" in flow_run["tags"]
 
     artifacts = {a["key"]: a["data"] for a in lab.ask("/artifacts/latest/filter", {})}
     assert RESULT in artifacts["result"]
