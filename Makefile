@@ -80,7 +80,7 @@ up: setup  ## start Prefect (4200), a worker and MLflow's UI (5001) in the backg
 	@PREFECT_PORT=$(PREFECT_PORT) UI_PORT=$(UI_PORT) python -m pipelines.services up
 
 .PHONY: down
-down: setup  ## end them; runs are continued by the next make up
+down: setup  ## stop them; the next make up continues unfinished runs
 	@python -m pipelines.services down
 
 .PHONY: worker

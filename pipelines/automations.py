@@ -1,9 +1,9 @@
-"""What a Prefect server does by itself with this project's runs: give up, take up again, report.
+"""Automations for this project's runs: detect dead runs, reschedule them, send notifications.
 
-A run whose process has died without a word sends no more heartbeats. It becomes Lost, a kind of
-Crashed, and a crashed run is scheduled again, so that any worker goes on with the same flow run:
-five times, after which the flow itself refuses. The server cannot tell a dead run from one that
-could not reach it, so a run that sends a heartbeat after all is Running again instead.
+A run whose process dies stops sending heartbeats. It becomes Lost, a kind of Crashed, and crashed
+runs are rescheduled so that any worker can resume the same flow run, at most five times; then the
+flow itself refuses. The server cannot tell a dead run from one that could not reach it, so a Lost
+run that sends a heartbeat after all is set back to Running.
 
 `python -m pipelines.automations notify URL` lets the server report failed, crashed and late runs.
 """
@@ -50,10 +50,10 @@ from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 
 LOST_SECONDS = 90  # three heartbeats, of which PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 30 s
-# After a crash, a run that was given up by mistake sends a heartbeat in this time. Before it has
-# passed, a worker reports the death of a process a second time, which would end the next attempt.
+# How long to wait after a crash before rescheduling: a run declared dead by mistake sends a
+# heartbeat in this time, and a worker may report a dead process again, which would end a new try.
 OBJECTION_SECONDS = 40
-CRASHES = 5  # after which a run is not taken up again
+CRASHES = 5  # after which a run is not rescheduled
 MISSED = timedelta(minutes=2)  # the automation should have acted by then
 RECENT = timedelta(days=1)
 
@@ -112,7 +112,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
     counts = [str(count) for count in range(1, CRASHES + 2)]
     return {
         "lost": (
-            f"a run that sends no heartbeat for {LOST_SECONDS} s has crashed: Lost",
+            f"marks a run without a heartbeat for {LOST_SECONDS} s as crashed: Lost",
             of_deployments(
                 ids,
                 posture=Posture.Proactive,
@@ -127,7 +127,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
             ),
         ),
         "found": (
-            "a Lost run that sends a heartbeat after all is Running",
+            "sets a Lost run that sends a heartbeat after all back to Running",
             of_deployments(
                 ids,
                 posture=Posture.Reactive,
@@ -138,7 +138,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
             set_state(StateType.RUNNING, "Its heartbeat is back."),
         ),
         "again": (
-            f"a crashed run is taken up again {OBJECTION_SECONDS} s later, {CRASHES} times",
+            f"reschedules a crashed run after {OBJECTION_SECONDS} s, at most {CRASHES} times",
             of_deployments(
                 ids,
                 labels={"prefect.run-count": counts},
@@ -147,7 +147,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
                 expect={f"{STATE}*"},
                 within=timedelta(seconds=OBJECTION_SECONDS),
             ),
-            set_state(StateType.SCHEDULED, "Taken up again after a crash.", name="AwaitingRetry"),
+            set_state(StateType.SCHEDULED, "Rescheduled after a crash.", name="AwaitingRetry"),
         ),
     }
 
@@ -217,7 +217,7 @@ def notify(client: SyncPrefectClient, suffix: str, ids: Sequence[UUID], target: 
         client,
         AutomationCore(
             name=full_name(suffix, "notices"),
-            description="failed, crashed and late runs are reported",
+            description="reports failed, crashed and late runs",
             trigger=of_deployments(ids, posture=Posture.Reactive, expect=PROBLEMS),
             actions=[notice_action(client, suffix, target)],
         ),
@@ -266,11 +266,11 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
         if run.state_type is StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
         elif run.state_type is not StateType.CRASHED and run.run_count <= CRASHES:
-            take_up(client, run.id, f"Taken up again. {message}")
+            take_up(client, run.id, f"Rescheduled. {message}")
         elif run.state_type is not StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
         elif MISSED < age < RECENT and 1 <= run.run_count <= CRASHES:
-            take_up(client, run.id, "Taken up again after a crash.")
+            take_up(client, run.id, "Rescheduled after a crash.")
 
 
 def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:
@@ -283,7 +283,7 @@ def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
     names = []
     for run in map(client.read_flow_run, map(UUID, ids)):
         if run.state_type in (StateType.CRASHED, StateType.RUNNING):
-            take_up(client, run.id, f"{STOPPED_BY}; the next worker goes on.")
+            take_up(client, run.id, f"{STOPPED_BY}; the next worker resumes it.")
             names.append(run.name)
     return names
 
@@ -297,7 +297,7 @@ def object_if_lost(client: SyncPrefectClient, id: UUID) -> None:
     """
     run = client.read_flow_run(id)
     if run.state is not None and run.state.name == "Lost":
-        running: State[Any] = Running(message="Its process is there.")
+        running: State[Any] = Running(message="Its process is still running.")
         client.set_flow_run_state(id, running, force=True)
 
 
@@ -330,9 +330,9 @@ def main() -> None:
     """Run `python -m pipelines.automations`."""
     parser = argparse.ArgumentParser(description="let the server report failed, crashed, late runs")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("notify", help="report to a webhook, or stop that")
+    command = commands.add_parser("notify", help="turn notifications on or off")
     command.add_argument("target", nargs="?", help="the URL, or a notification block as TYPE/NAME")
-    command.add_argument("--off", action="store_true", help="report nothing any more")
+    command.add_argument("--off", action="store_true", help="turn notifications off")
     options = parser.parse_args()
     if options.off == bool(options.target):
         parser.error("give a URL or a block, or --off")
@@ -342,7 +342,7 @@ def main() -> None:
             names = deployed_names(client)
             if options.off:
                 stop_notices(client, names.suffix)
-                print("nothing is reported any more")
+                print("notifications are off")
                 return
             ids = [deployment.id for deployment in own_deployments(client)]
             notify(client, names.suffix, ids, options.target)

@@ -44,13 +44,13 @@ def build(
     force: bool = False,
     overrides: Overrides = Overrides(),  # noqa: B008  # what the form shows
 ) -> State[Any] | None:
-    """Build a model from text: run every stage that is out of date, and retry what may pass.
+    """Build a model from text: run every stage that is out of date, and retry transient failures.
 
     A deployment run works in a workspace of its own and becomes a DVC experiment.
 
     Args:
         preset: the params to start from.
-        experiment: a name for the result; if empty, it is made of what differs.
+        experiment: a name for the result; if empty, derived from the preset and the overrides.
         target: the last stage to run.
         force: run stages even when nothing they depend on has changed.
         overrides: values for keys of params.yaml, such as {"train.max_steps": 2000}.

@@ -60,7 +60,7 @@ def stage_names(root: Path = Path()) -> list[str]:
 def is_up_to_date(root: Path, stage: str) -> bool:
     """Return whether a stage's outputs are there and nothing it depends on has changed.
 
-    Where DVC cannot say, because files are locked or damaged, running the stage tells why.
+    If DVC cannot tell, because files are locked or damaged, running the stage shows why.
     """
     with open_repo(root) as repo, suppress(DvcException):
         return not repo.status(targets=[stage])

@@ -22,7 +22,7 @@ MARKER = "PIPELINE_SERVICE"  # FOLDER:NAME, inherited by all that a service star
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect for the process of a flow run and its children
 FLOW_SECONDS = 75.0  # for flow runs to write a checkpoint: more than the stages' own grace period
 STOP_SECONDS = 8.0  # for a service with nothing left to do
-FIRST_SECONDS = 10.0  # a service that dies earlier is set up wrongly and not restarted
+FIRST_SECONDS = 10.0  # a service that dies earlier is misconfigured and not restarted
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.3
 
@@ -36,7 +36,7 @@ def variable_of(process: psutil.Process, name: str) -> str:
 
 
 def members(mark: str) -> list[psutil.Process]:
-    """Return the living processes with this mark, but for the current one."""
+    """Return the living processes with this mark, except the current one."""
     marked = [p for p in psutil.process_iter() if variable_of(p, MARKER) == mark]
     return [p for p in marked if p.pid != os.getpid() and is_alive(p)]
 

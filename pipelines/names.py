@@ -43,7 +43,7 @@ def host() -> str:
 
 
 def project_tag() -> str:
-    """Return the tag that says whose a deployment is."""
+    """Return the tag that names the project a deployment belongs to."""
     return f"project:{host()}:{Path.cwd()}"
 
 

@@ -1,4 +1,4 @@
-"""What Prefect's page shows of a run: a task run per try, progress, results and links."""
+"""A run on Prefect's page: a task run per try, progress, results and links."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ from stages.runtime.settings import read_settings
 from stages.runtime.status import Status
 
 REPORT_SECONDS = 5.0  # between two updates of the progress
-LEASE_SECONDS = 60.0  # after a run was killed, its device is free again after so long
+LEASE_SECONDS = 60.0  # how long a killed run's device stays reserved
 ENDING = {StateType.CANCELLING, StateType.CANCELLED}
 
 
@@ -43,10 +43,10 @@ class PrefectConsole(Console):
         self.reported = float("-inf")
 
     def take_over(self) -> None:
-        """Correct what an attempt that died has left. Raises ValueError after too many crashes."""
+        """Clean up after an attempt that died. Raises ValueError after too many crashes."""
         with get_client(sync_client=True) as client:
             if crash_count(client, self.run_id) > CRASHES:
-                raise ValueError(f"this run crashed {CRASHES + 1} times; see why before another")
+                raise ValueError(f"this run crashed {CRASHES + 1} times; find the cause first")
             end_task_runs(client, self.run_id)
 
     def begin(self, title: str, corpus: str) -> None:
@@ -109,7 +109,7 @@ class PrefectConsole(Console):
         self.reported = now
         percent = 100 * progress.step / progress.max_steps
         text = progress_line(progress)
-        with suppress(Exception):  # what is shown must not stop what is done
+        with suppress(Exception):  # a display error must not stop the run
             if self.artifact is None:
                 created = create_progress_artifact(percent, key=stage.name, description=text)
                 assert isinstance(created, UUID)
@@ -126,7 +126,7 @@ class PrefectConsole(Console):
     def cancelled(self) -> bool:
         """Ask the server whether the run is to end: a worker may have missed it.
 
-        A server that was away may have taken the run for dead: it is told better.
+        A server that was down may have marked the run as Lost: set it back to Running.
         """
         with suppress(Exception), get_client(sync_client=True) as client:
             object_if_lost(client, self.run_id)

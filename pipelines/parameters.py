@@ -1,4 +1,4 @@
-"""The parameters of a run: a preset, values that override it, and what they make of params.yaml.
+"""The parameters of a run: a preset, values that override it, and the resulting params.yaml.
 
 The form in Prefect's UI is generated from the same descriptions, types and ranges that check
 params.yaml, so a new option appears in it by itself.
@@ -158,7 +158,7 @@ def write_params(preset: str | None, overrides: Mapping[str, Any], root: Path) -
 
 
 def round_trip() -> YAML:
-    """Return a reader and writer of YAML that leaves as it is what is not changed."""
+    """Return a reader and writer of YAML that preserves everything that is not edited."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = sys.maxsize

@@ -18,7 +18,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @dataclass(frozen=True)
 class Policy:
-    """How often a failure of one kind is followed by another try, and after which pause.
+    """How often to retry after failures of one kind, and how long to wait before each retry.
 
     The pauses double from `first` to `longest` seconds, plus up to half at random, so that many
     runs do not try again at the same moment.
@@ -28,15 +28,15 @@ class Policy:
     window: float  # seconds
     first: float = 0.0
     longest: float = 0.0
-    resumable_only: bool = False  # whatever fails for no known reason would only fail again
+    resumable_only: bool = False  # elsewhere, an unexplained crash would only happen again
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in the window."""
         return min(self.longest, self.first * 2.0 ** min(failures - 1, 30)) * random.uniform(1, 1.5)
 
 
-# A kind that is missing here is not tried again: params, data and permissions do not mend
-# themselves, and a full disk needs a person.
+# A kind that is missing here is not retried: params, data and permissions do not fix themselves,
+# and a full disk needs a person.
 POLICIES: Mapping[Kind, Policy] = {
     "network": Policy(tries=200, window=12 * HOUR, first=2, longest=10 * MINUTE),
     "busy": Policy(tries=1000, window=24 * HOUR, first=2, longest=2 * MINUTE),
@@ -44,7 +44,7 @@ POLICIES: Mapping[Kind, Policy] = {
     "crash": Policy(tries=5, window=HOUR, first=2, longest=MINUTE, resumable_only=True),
     "hang": Policy(tries=3, window=HOUR, first=2, longest=MINUTE),
     "memory": Policy(tries=6, window=HOUR),  # each with half the micro-batch
-    "diverged": Policy(tries=1, window=365 * 24 * HOUR),  # once, past the data that did it
+    "diverged": Policy(tries=1, window=365 * 24 * HOUR),  # once, skipping the data it diverged on
 }
 
 
@@ -90,10 +90,10 @@ class History:
 
 REASONS: Mapping[Kind, str] = {
     "network": "the network may be back",
-    "busy": "another process is at work there",
+    "busy": "the other process may have finished by then",
     "interrupted": "it continues from its checkpoint",
     "crash": "it continues from its checkpoint",
     "hang": "it continues from its checkpoint",
     "memory": "with half the micro-batch and the same global batch",
-    "diverged": "from the last checkpoint, without the data that followed it",
+    "diverged": "from the last checkpoint, skipping the data between it and the failure",
 }

@@ -27,7 +27,7 @@ class Request:
 
     @property
     def needs_workspace(self) -> bool:
-        """Return whether the run is not simply that of the project as it is."""
+        """Return whether the run differs from the project as it is."""
         return bool(self.preset or self.overrides or self.experiment)
 
     def build_in_place(self, console: Console, tags: Mapping[str, str]) -> None:
@@ -59,7 +59,7 @@ class Request:
             with workspace.inside(place):
                 stages = self.run({"DVC_EXP_NAME": name}, console, tags)
         except BaseException:
-            console.log(f"build: {shown} is kept; what was trained continues in the next such run")
+            console.log(f"build: {shown} is kept; the next such run resumes the training")
             raise
         workspace.save(place, name, stages)
         workspace.remove(place)

@@ -1,4 +1,4 @@
-"""The result of a run on Prefect's page: metrics and those of earlier runs, pictures, samples."""
+"""The results of a run on Prefect's page: metrics, also of earlier runs, plots, samples."""
 
 import base64
 import hashlib

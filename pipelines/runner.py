@@ -27,8 +27,9 @@ def run_command(
 ) -> int:
     """Run `command`, pass each line it prints to `log`, and return its exit code.
 
-    `watch` is called every POLL_SECONDS; if it raises, the command is stopped, after a Hang without
-    asking. The output goes through a file: with a pipe, the command would die with its reader.
+    `watch` is called every POLL_SECONDS; if it raises, the command is stopped; after a Hang it is
+    killed at once. The output goes through a file: with a pipe, the command would die with its
+    reader.
     """
     children: dict[int, psutil.Process] = {}
     with tempfile.NamedTemporaryFile(suffix=".log") as output:

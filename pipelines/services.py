@@ -57,7 +57,7 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """What runs as a service: its keeper's process, and the port it listens on."""
+    """A running service: its keeper's process, and the port it listens on."""
 
     pid: int
     started: float
@@ -76,7 +76,7 @@ def log_of(name: str) -> Path:
 
 
 def record_of(name: str) -> Record | None:
-    """Return what runs as a service; None if nothing does.
+    """Return the record of a running service; None if it is not running.
 
     A process is the recorded one only if its start time and its command are the recorded ones.
     """
@@ -161,7 +161,7 @@ def log_end(name: str) -> str:
 
 
 def is_ready(name: str, port: int | None) -> bool:
-    """Return whether a service does its work; a worker says so in its log."""
+    """Return whether a service is ready; a worker says so in its log."""
     if port is not None:
         return answers(port, "/api/health" if name == "server" else "/health")
     return "started!" in log_of(name).read_text(errors="replace").rpartition(STARTED)[2]
@@ -174,14 +174,14 @@ def wait_until_ready(name: str) -> None:
         if is_ready(name, record.port):
             return
         time.sleep(POLL_SECONDS)
-    reason = "does not answer" if record else "has ended"
+    reason = "is not responding" if record else "has exited"
     raise NotStarted(f"{name} {reason}; the end of {log_of(name)}:\n{log_end(name)}")
 
 
 def write_settings(port: int) -> None:
-    """Let every Prefect command in this folder use the server."""
+    """Make every Prefect command in this folder use the server."""
     if SETTINGS.exists() and not SETTINGS.read_text().startswith(HEADER):
-        print(f"{SETTINGS} is yours and stays; export PREFECT_API_URL=http://127.0.0.1:{port}/api")
+        print(f"keeping your {SETTINGS}; run export PREFECT_API_URL=http://127.0.0.1:{port}/api")
         return
     SETTINGS.write_text(f'{HEADER}[api]\nurl = "http://127.0.0.1:{port}/api"\n')
 
@@ -204,7 +204,7 @@ def start_ui(port: int) -> None:
 
 
 def deploy(url: str) -> str:
-    """Register the deployments; return what to tell. Raises NotStarted if that fails."""
+    """Register the deployments; return the output to print. Raises NotStarted if that fails."""
     command = [sys.executable, "-m", "pipelines.deploy"]
     done = subprocess.run(
         command, env={**os.environ, "PREFECT_API_URL": url}, capture_output=True, text=True
@@ -215,7 +215,7 @@ def deploy(url: str) -> str:
 
 
 def up(prefect_port: int, ui_port: int) -> None:
-    """Start what does not run yet. Raises NotStarted, and then ends what it started."""
+    """Start the services that are not running; raise NotStarted after stopping those it started."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     shared = os.environ.get("PREFECT_API_URL")
     started: list[str] = []
@@ -278,12 +278,12 @@ def remove_settings() -> None:
 def down() -> None:
     """End the services; flow runs write a checkpoint, and the next worker takes them up."""
     if not any(record_of(name) or members(mark(name)) for name in STOP_ORDER):
-        print("nothing runs")
+        print("nothing is running")
     for name in STOP_ORDER:
         going = record_of(name) is not None or bool(members(mark(name)))
         runs = end_service(name)
         if going:
-            print(f"{name} has ended")
+            print(f"{name} stopped")
         if runs:
             schedule_again(runs)
     remove_settings()
@@ -297,7 +297,7 @@ def schedule_again(runs: set[str]) -> None:
     try:
         with server() as client:
             for name in automations.take_up_later(client, runs):
-                print(f"the run {name} waits for the next worker")
+                print(f"run {name} resumes with the next worker")
     except ConnectionError as error:
         print(error, file=sys.stderr)
 
@@ -310,7 +310,7 @@ def status() -> bool:
         record = record_of(name)
         found = found or record is not None
         where = urls[name].format(record.port) if record and record.port else ""
-        state = f"process {record.pid}, log {log_of(name)}" if record else "does not run"
+        state = f"process {record.pid}, log {log_of(name)}" if record else "not running"
         print(f"{name:<7} {where:<22} {state}")
     return found
 
@@ -333,7 +333,7 @@ def worker(pool: str | None) -> None:
         names = deployed_names(client)
         name = f"{pool or 'local'}{names.suffix}"
         if name not in names.pools:
-            raise ValueError(f"POOL {pool!r} is none of {', '.join(names.pools)}")
+            raise ValueError(f"POOL {pool!r} is not one of {', '.join(names.pools)}")
         ids = [deployment.id for deployment in own_deployments(client)]
         automations.correct_states(client, ids, worker_name())
     # A worker ends at SIGTERM by sending itself SIGINT, which it must not inherit as ignored.
@@ -345,11 +345,11 @@ def worker(pool: str | None) -> None:
 
 def main() -> None:
     """Run `python -m pipelines.services`."""
-    parser = argparse.ArgumentParser(description="the services of make up")
+    parser = argparse.ArgumentParser(description="start and stop the services of make up")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start the server, a worker and MLflow's UI in the background")
-    commands.add_parser("down", help="end them")
-    commands.add_parser("status", help="say what runs")
+    commands.add_parser("down", help="stop them")
+    commands.add_parser("status", help="show what is running")
     command = commands.add_parser("worker", help="run a worker here, until Ctrl-C")
     command.add_argument("--pool", help="the work pool, without its suffix (local)")
     options = parser.parse_args()

@@ -74,7 +74,7 @@ def status_of(stage: str, error: BaseException, file: Path) -> Status:
 
 
 def died_message(command: str) -> str:
-    """Return the message for a stage that ended without a word, by DVC's words on its exit code.
+    """Return the message for a stage that wrote no status, from the exit code in DVC's message.
 
     A shell between DVC and the stage reports a signal as 128 more than its number.
     """
@@ -82,7 +82,7 @@ def died_message(command: str) -> str:
     code = int(found[1]) if found else 1
     number = -code if code < 0 else code - 128
     if number not in set(signal.Signals):
-        return "failed with an error that is not expected; see its log"
+        return "failed with an unexpected error; see its log"
     perhaps = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
     return f"was killed by signal {number} ({signal.Signals(number).name}){perhaps}"
 
@@ -94,7 +94,7 @@ def busy_message(message: str) -> str:
         pid = DVC_LOCK.read_text().strip() if DVC_LOCK.exists() else "unknown"
         blockers = {pid: command_of(pid)}
     holders = ", ".join(f"process {pid} ({command})" for pid, command in blockers.items())
-    return f"DVC is at work here: {holders}; wait for it to finish or stop it"
+    return f"DVC is already running here: {holders}; wait for it to finish or stop it"
 
 
 def command_of(pid: str) -> str:

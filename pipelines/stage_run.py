@@ -22,7 +22,7 @@ from stages.runtime.redaction import redacted
 from stages.runtime.settings import read_settings
 from stages.runtime.status import Status, read_status
 
-NO_TIME_LIMIT_HOURS = 24.0 * 14
+DEFAULT_TIME_LIMIT_HOURS = 24.0 * 14
 
 
 class StageFailed(Exception):
@@ -34,7 +34,7 @@ class StageFailed(Exception):
 
 
 class Console:
-    """What a run is shown on: here, the terminal."""
+    """Display of a run: here, the terminal."""
 
     def log(self, line: str) -> None:
         """Show a line of a stage, or about it."""
@@ -67,7 +67,7 @@ class Console:
 
 @dataclass(frozen=True)
 class Run:
-    """What all tries of all stages have in common."""
+    """Settings shared by all tries of all stages."""
 
     environment: Mapping[str, str]
     force: bool
@@ -133,7 +133,7 @@ def run_process(stage: Stage, run: Run) -> Status | None:
         watch = Watch(
             stage=stage.name,
             file=progress,
-            limit=settings.time_limits.get(stage.name, NO_TIME_LIMIT_HOURS) * 3600,
+            limit=settings.time_limits.get(stage.name, DEFAULT_TIME_LIMIT_HOURS) * 3600,
             silence=settings.hang_seconds,
             report=lambda now: run.console.report(stage, now),
             cancelled=run.console.cancelled,
@@ -147,7 +147,7 @@ def run_process(stage: Stage, run: Run) -> Status | None:
             )
         except Hang as error:
             return Status(stage.name, "hang", str(error))
-        except OutOfTime as error:  # no try after this one would be shorter
+        except OutOfTime as error:  # a retry would not be faster
             return Status(stage.name, "input", str(error))
         watch.look()  # at the last step
         status = read_status(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from stages.runtime.errors import Interrupted
 from stages.runtime.progress_file import Progress, read_progress
 
-HANG_STEPS = 20  # a training run may be silent for so many of its usual steps
+HANG_STEPS = 20  # a training run may be silent for the time of this many typical steps
 CANCELLED_SECONDS = 5.0  # between two looks at the state of the run
 
 
@@ -57,7 +57,7 @@ class Watch:
         allowed = max(self.silence, HANG_STEPS * (progress.step_seconds or 0.0))
         silent = time.time() - self.file.stat().st_mtime
         if silent > allowed:
-            raise Hang(f"made no step for {silent:.0f} s after step {progress.step}")
+            raise Hang(f"completed no step for {silent:.0f} s after step {progress.step}")
 
     def look(self) -> Progress | None:
         """Report and return the progress."""

@@ -66,7 +66,7 @@ class Muon(Eager, torch.optim.Muon):
         stacked = torch.stack(updates).to(self.dtype)
         if self.pool is None:
             orthogonal = orthogonalize_batch(stacked)
-        else:  # one batch per thread; one matrix at a time, the interpreter's share would be larger
+        else:  # one batch per thread: a call per matrix would spend more time in Python
             batches = stacked.tensor_split(min(self.workers, len(matrices)))
             orthogonal = torch.cat(list(self.pool.map(orthogonalize_batch, batches)))
         torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])

@@ -43,7 +43,7 @@ class Progress:
     best_loss: float | None
 
     def with_val_loss(self, loss: float) -> "Progress":
-        """Return the progress after the weights of `step` were measured to have this loss."""
+        """Return the progress updated with the validation loss at `step`."""
         if self.best_loss is not None and loss >= self.best_loss:
             return self
         return replace(self, best_step=self.step, best_loss=loss)
@@ -139,14 +139,14 @@ class CheckpointWriter:
         self.writing: tuple[int, Future[Path]] | None = None
 
     def start(self, state: TrainingState | None) -> None:
-        """Start to write `state`, if this process has it; nothing else may be being written."""
+        """Start to write `state`, if this process has it; no other write may be in progress."""
         if state is not None:
             assert self.writing is None  # finished(wait=True) comes first
             future = self.thread.submit(save_state, self.folder, state, self.identity)
             self.writing = state.progress.step, future
 
     def busy(self, *, wait_seconds: float) -> bool:
-        """Return whether a checkpoint is being written, and is still after some seconds."""
+        """Return whether a checkpoint is still being written after up to `wait_seconds`."""
         if self.writing is None:
             return False
         return bool(futures.wait([self.writing[1]], timeout=wait_seconds).not_done)

@@ -1,4 +1,4 @@
-"""What the training loop yields: one event for each thing that happened."""
+"""Events that the training loop yields."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class Working:
-    """After `step`, some more is done of a validation or of a checkpoint that is waited for."""
+    """A sign of life after `step`: during a validation, or while waiting for a checkpoint."""
 
     step: int
 

@@ -71,8 +71,8 @@ def micro_batch_sizes(
 def can_try_sizes(runtime: Runtime) -> bool:
     """Return whether `find_micro_batch_size` works: on GPUs whose weights are not sharded.
 
-    Out of memory on a CPU, the system kills the process; sharded weights are never complete on one
-    device before training.
+    When a CPU runs out of memory, the system kills the process; sharded weights are never complete
+    on one device before training.
     """
     return runtime.device.type == "cuda" and not runtime.sharded
 

@@ -28,7 +28,7 @@ from nanogpt.train.micro_batch import BatchSizes
 from nanogpt.train.skipped_data import SkippedData
 from nanogpt.train.validation import evaluate_in_batches
 
-AGREEMENT_SECONDS = 2.0  # between two moments at which processes agree on stopping in an update
+AGREEMENT_SECONDS = 2.0  # between checks, within an update, whether any process is to stop
 
 
 class NotFinite(FloatingPointError):
@@ -158,8 +158,8 @@ class Trainer:
     def agree_to_stop(self, done: int, stop: Event) -> bool:
         """Return whether to stop after `done` micro-batches of an update.
 
-        Several processes ask each other every AGREEMENT_SECONDS or so, by the last update's
-        duration: all at the same micro-batches, and in short updates never.
+        Several processes agree about every AGREEMENT_SECONDS, as estimated from the last
+        update: all of them after the same micro-batches, and never within short updates.
         """
         if not self.runtime.distributed:
             return stop.is_set()
@@ -214,7 +214,7 @@ def check_same_step(step: int, runtime: Runtime) -> None:
 def reduce_over_processes(
     loss: Tensor, stop: bool, seconds: float, runtime: Runtime
 ) -> tuple[float, bool, float]:
-    """Combine what all processes say of an update, for all to go on alike.
+    """Combine the results of an update, so that all processes continue in the same way.
 
     Return the sum of their shares of the loss, whether any was asked to stop, and the mean of the
     seconds it took them.

@@ -37,7 +37,7 @@ def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
 
 
 def split_windows(n_tokens: int, block_size: int, stride: int) -> list[int]:
-    """Return the first target of each window; only the last `stride` targets of each count.
+    """Return the index of each window's first target; only its last `stride` targets are counted.
 
     The first window counts in full. So every token counts once, and all but the first block_size of
     them are predicted from at least block_size - stride tokens.

@@ -41,7 +41,7 @@ def run_command(name: str, run: Callable[[Settings], None], *, keeps_nothing: bo
     try:
         settings = read_settings()
         debug = settings.debug
-        keeps_nothing |= settings.join  # the leader of the training records it
+        keeps_nothing |= settings.join  # the leader of the run records it
         start = None if keeps_nothing else inputs_of(name)
         run(settings)
         if start:
@@ -72,7 +72,7 @@ def fail(status: Status, file: str | None) -> None:
     if file:
         try:
             status.write(Path(file))
-        except OSError as error:  # a full disk, for instance: the exit code still tells
+        except OSError as error:  # a full disk, for instance: the exit code still shows the kind
             print(f"{status.stage}: {file} cannot be written: {error}", file=sys.stderr)
     assert status.kind != "done"
     sys.exit(EXIT_CODES[status.kind])

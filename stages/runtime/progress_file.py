@@ -1,7 +1,7 @@
 """The progress of a stage in a file, for the process that started it.
 
-Whoever wants to know sets NANOGPT_PROGRESS_FILE: the flow shows the progress, and takes a stage
-that has stopped writing for a hang.
+The flow sets NANOGPT_PROGRESS_FILE, shows the progress, and treats a stage that stops writing
+as hung.
 """
 
 import json
@@ -17,7 +17,7 @@ WRITE_SECONDS = 1.0  # at most this often
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training run is."""
+    """The progress of a training run."""
 
     step: int
     max_steps: int

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def project_folder() -> Path:
-    """Return the folder of the project: the current one, or that of which this is a workspace.
+    """Return the folder of the project: the current one or, in a workspace, the original.
 
     A run of the flow sets NANOGPT_PROJECT, DVC sets DVC_ROOT for its experiments. MLflow's local
     store and the state of unfinished training runs are there, since workspaces are removed.

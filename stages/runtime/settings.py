@@ -47,7 +47,7 @@ class Settings(BaseModel):
     shared: str | None = Field(
         default=None, description="for ray: a folder or s3://… URI that all machines can access"
     )
-    log_interval: int = Field(default=10, ge=1, description="updates between printed lines")
+    log_interval: int = Field(default=10, ge=1, description="steps between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
     tags: Json[dict[str, str]] = Field(
         default={}, description="additional MLflow tags, as a JSON object"
@@ -61,11 +61,11 @@ class Settings(BaseModel):
     )
     project: Path | None = Field(
         default=None,
-        description="the project whose MLflow store and unfinished trainings a workspace shares",
+        description="the project whose MLflow store and unfinished runs a workspace shares",
     )
     skip_diverged: bool = Field(
         default=False,
-        description="resume a diverged training once without the data at which it diverged",
+        description="resume a diverged run once, skipping the data between checkpoint and failure",
     )
     time_limits: Json[dict[str, float]] = Field(
         default={}, description='for the flow: hours per stage, as a JSON object: {"train": 48}'
@@ -73,7 +73,7 @@ class Settings(BaseModel):
     hang_seconds: float = Field(
         default=600.0,
         gt=0,
-        description="for the flow: a training silent for so long, and for 20 steps, is restarted",
+        description="for the flow: a run without a step for this long (and 20 steps) is restarted",
     )
 
     @property

@@ -28,7 +28,7 @@ from stages.runtime.errors import Busy
 
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
-LOCK_SECONDS = 5.0  # the ranks of a killed training need a moment to exit
+LOCK_SECONDS = 5.0  # the ranks of a killed run need a moment to exit
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 SUPERVISOR = "TRAINING_SUPERVISOR_PID"
 

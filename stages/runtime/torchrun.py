@@ -1,4 +1,4 @@
-"""Start the processes of a training run on this machine by torchrun: as set, or one per GPU.
+"""Start this machine's training processes with torchrun: as many as set, or one per GPU.
 
 This runs in a process of its own, so that the launcher need not import torch, which takes seconds.
 """
@@ -28,7 +28,7 @@ def main() -> None:
         description=f"{__doc__} `python -m stages train` is the command to start a training run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("windows", type=int, help="windows of tokens per update")
+    parser.add_argument("windows", type=int, help="windows of tokens per step")
     parser.add_argument("module", help="what each process runs")
     parser.add_argument("arguments", nargs="*", help="its arguments")
     options = parser.parse_args()

@@ -38,7 +38,7 @@ def skip_diverged(folder: Path) -> None:
     end_file(folder).unlink()  # first: what is still there later diverged in spite of the skip
     atomic_write(skipped_file(folder), json.dumps([asdict(skipped)]))
     print(
-        f"train: it diverged at step {step}, so from step {after + 1} on the data of "
-        f"{step - after} steps are skipped",
+        f"train: diverged at step {step}; resuming after step {after}, without the next "
+        f"{step - after} steps of data",
         flush=True,
     )

@@ -85,7 +85,7 @@ def run(
     Raises Interrupted if asked to stop earlier, Crashed if a process dies, OutOfMemory if a device
     has no room for a micro-batch, FloatingPointError if a loss or gradient is not finite, Busy if
     another run holds the lock, Full if the disk is full, ValueError if params, settings or data do
-    not allow the training.
+    not allow the run.
     """
     check_batch(model, train)
     config, block_size = train.config(), model.shape().block_size

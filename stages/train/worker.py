@@ -127,10 +127,9 @@ class TrainWorker:
 
     def skipped_note(self) -> str:
         """Return a note for the message of a run that diverges in spite of skipped data."""
-        first, steps = self.skipped.after_step + 1, self.skipped.windows_of_steps
-        return f" (from step {first} on, the data of {steps} steps were already skipped)" * bool(
-            steps
-        )
+        after, steps = self.skipped.after_step, self.skipped.windows_of_steps
+        note = f" (the data of {steps} steps after step {after} were already skipped)"
+        return note if steps else ""
 
     def train(self, model: GPT, runtime: Runtime) -> Ended:
         """Train `model` in this process of `runtime`."""
@@ -199,7 +198,7 @@ class TrainWorker:
         return event
 
     def last_hardware(self) -> dict[str, Any]:
-        """Return what the last session of this run ran on; nothing if there was none."""
+        """Return the hardware of this run's last session; empty if there was none."""
         file = self.folder / "sessions.json"
         sessions = json.loads(file.read_text()) if file.exists() else []
         found: dict[str, Any] = sessions[-1]["hardware"] if sessions else {}
@@ -228,7 +227,7 @@ class TrainWorker:
         )
 
     def begin_session(self, start: Started, origin: dict[str, Any]) -> list[dict[str, Any]]:
-        """Record what training continues with; return all sessions so far."""
+        """Record the start of a session; return all sessions so far."""
         file = self.folder / "sessions.json"
         earlier = json.loads(file.read_text()) if file.exists() else []
         session = {
@@ -269,7 +268,7 @@ def out_of_memory(
 ) -> OutOfMemory:
     """Return the exception for a device without memory for a micro-batch, None before the first.
 
-    Its message has a way out.
+    Its message says what to do.
     """
     window = config.block_size
     if micro_batch_tokens is None or micro_batch_tokens <= window:
@@ -288,9 +287,9 @@ def out_of_memory(
 
 
 def workers_of(earlier: dict[str, Any], model: GPT, batch_tokens: int, runtime: Runtime) -> int:
-    """Return how many threads share an update: as many as in an earlier session that can.
+    """Return the number of threads that share an update: that of an earlier session if possible.
 
-    The order of its sums depends on them, so a resumed run keeps them.
+    The order of floating-point sums depends on it, so a resumed run keeps it.
     """
     workers = default_workers(model, batch_tokens, runtime)
     here = {"processes": runtime.world_size, "device": device_name(runtime.device)}

@@ -113,7 +113,7 @@ def test_down_ends_a_worker_without_a_server(lab: Lab, run: str) -> None:
 
 
 def test_down_in_the_middle_and_up_again(lab: Lab, run: str) -> None:
-    assert "waits for the next worker" in lab.down()
+    assert "resumes with the next worker" in lab.down()
     assert not lab.processes()
     assert lab.stored_state(run) == "AwaitingRetry"
     lab.up()

@@ -157,5 +157,5 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
     assert launch(whole).returncode == 33
     done = launch(whole, **skip)
     assert done.returncode == 0, done.stdout
-    assert "from step 21 on the data of 6 steps are skipped" in done.stdout
+    assert "resuming after step 20, without the next 6 steps of data" in done.stdout
     assert weights(project) == weights(whole)

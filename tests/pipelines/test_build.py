@@ -151,12 +151,12 @@ def test_a_run_waits_for_the_process_that_holds_a_lock(new_project: Callable[...
     output = []
     for line in run.stdout:
         output.append(line)
-        if "DVC is at work here" in line and holder.poll() is None:
+        if "DVC is already running here" in line and holder.poll() is None:
             holder.kill()
             holder.wait()
     run.communicate(timeout=60)
     assert run.returncode == 0, "".join(output)
-    named = f"DVC is at work here: process {holder.pid} (dvc repro train)"
+    named = f"DVC is already running here: process {holder.pid} (dvc repro train)"
     assert named in "".join(output)
 
 

@@ -43,7 +43,7 @@ def test_a_stage_that_dvc_could_not_record_has_failed(tmp_path: Path) -> None:
         (StageCmdFailedError("cmd", -9), "crash", "was killed by signal 9 (SIGKILL), perhaps be"),
         (StageCmdFailedError("cmd", 137), "crash", "was killed by signal 9 (SIGKILL), perhaps b"),
         (StageCmdFailedError("cmd", -15), "crash", "was killed by signal 15 (SIGTERM)"),
-        (StageCmdFailedError("cmd", 1), "crash", "failed with an error that is not expected"),
+        (StageCmdFailedError("cmd", 1), "crash", "failed with an unexpected error"),
         (LockError("x is busy, by:\n  (PID 7): dvc repro"), "busy", "process 7 (dvc repro)"),
         (DvcException("missing data 'source': texts"), "input", "missing data 'source': texts"),
         (PermissionError(13, "Permission denied", "data"), "input", "Permission denied"),

@@ -49,7 +49,7 @@ def test_silence_is_a_hang_after_many_usual_steps(watch: Callable[..., Watch]) -
     silent_for(one.file, 39)
     one()  # 20 steps of 2 s may be silent for 40 s
     silent_for(one.file, 41)
-    with pytest.raises(Hang, match="made no step for 41 s after step 3"):
+    with pytest.raises(Hang, match="completed no step for 41 s after step 3"):
         one()
 
 
