@@ -14,7 +14,7 @@ class SkippedData:
     windows_of_steps: int = 0
 
     def data_of(self, updates: range) -> tuple[range, range]:
-        """Return the windows that `updates` use, as update numbers from 0: before, after the gap."""
+        """Return the windows that `updates` use, as numbers from 0: before, after the gap."""
         gap = self.windows_of_steps
         seam = min(max(updates.start, self.after_step), updates.stop)
         return range(updates.start, seam), range(seam + gap, updates.stop + gap)
