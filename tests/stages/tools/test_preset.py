@@ -149,7 +149,7 @@ def test_sections_to_keep_stay_with_their_comments_the_rest_is_the_presets(param
     }
     assert "\n\n# my collection\ncorpus:\n  source: files  # since May\n" in text
     assert "\nsplit: {val_fraction: 0.2, seed: 9}  # on one line\n" in text
-    assert text.startswith("# nanoGPT's recipe for Shakespeare")
+    assert text.startswith("# nanoGPT's laptop recipe")
     assert (
         "  n_layer: 4                   # number of transformer layers; more: better but slower\n"
         in text
