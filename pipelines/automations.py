@@ -54,6 +54,7 @@ LOST_SECONDS = 90  # three heartbeats, of which PREFECT_FLOWS_HEARTBEAT_FREQUENC
 # heartbeat in this time, and a worker may report a dead process again, which would end a new try.
 OBJECTION_SECONDS = 40
 CRASHES = 5  # after which a run is not rescheduled
+ATTEMPTS = 100  # of a run, with those that `make down` ended; the flow counts the crashes
 MISSED = timedelta(minutes=2)  # the automation should have acted by then
 RECENT = timedelta(days=1)
 
@@ -109,7 +110,7 @@ def rules(ids: Sequence[UUID]) -> dict[str, tuple[str, EventTrigger, ActionTypes
     ("database is locked"). So "lost" does not expect Crashed and Failed, which others react to: a
     run that has ended refuses to become Crashed anyway.
     """
-    counts = [str(count) for count in range(1, CRASHES + 2)]
+    counts = [str(count) for count in range(1, ATTEMPTS)]
     return {
         "lost": (
             f"marks a run without a heartbeat for {LOST_SECONDS} s as crashed: Lost",
@@ -265,11 +266,11 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
         age = datetime.now(UTC) - run.state.timestamp
         if run.state_type is StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
-        elif run.state_type is not StateType.CRASHED and run.run_count <= CRASHES:
-            take_up(client, run.id, f"Rescheduled. {message}")
         elif run.state_type is not StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
-        elif MISSED < age < RECENT and 1 <= run.run_count <= CRASHES:
+            if crash_count(client, run.id) < CRASHES:
+                take_up(client, run.id, "Rescheduled after a crash.")
+        elif MISSED < age < RECENT and run.run_count and crash_count(client, run.id) < CRASHES:
             take_up(client, run.id, "Rescheduled after a crash.")
 
 

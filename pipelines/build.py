@@ -6,6 +6,7 @@ As a deployment, in a workspace:   prefect deployment run build/local --watch
 
 import argparse
 import json
+import os
 import sys
 import time
 import uuid
@@ -22,10 +23,10 @@ from pydantic import JsonValue
 from pipelines.dag import stage_names
 from pipelines.page import PrefectConsole
 from pipelines.parameters import Overrides, choice, preset_names
-from pipelines.request import Request
+from pipelines.request import AlreadyRunning, Request
 from pipelines.stage_run import Console, StageFailed
 from pipelines.watch import RunCancelled
-from stages.runtime.errors import EXIT_CODES, EXPECTED, kind_of
+from stages.runtime.errors import EXIT_CODES, EXPECTED, Interrupted, kind_of
 from stages.runtime.redaction import redact_tracebacks, redacted
 
 CONNECT_SECONDS = 60.0  # a server that is just starting, or a busy machine, answers late
@@ -74,6 +75,9 @@ def build(
             request.build_in_place(console, tags)
     except RunCancelled as error:
         return Cancelled(message=str(error))
+    except AlreadyRunning:  # after a network cut, a server takes a living run for dead
+        console.leave_to_other()
+        os._exit(0)  # reports no state
     except FAILURES as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -149,6 +153,8 @@ def run_recorded(request: Request) -> None:
             experiment=request.experiment or "",
             return_state=True,
         )
+    if state.is_cancelled():
+        raise Interrupted("the run was cancelled; what was trained is kept")
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
         raise error if isinstance(error, FAILURES) else RuntimeError(state.message)

@@ -116,7 +116,7 @@ def deploy() -> Names:
             text=True,
         )
         own = own_deployments(client)
-        if done.returncode != 0 or {d.name for d in own} < set(names.deployments):
+        if done.returncode != 0 or set(names.deployments) - {d.name for d in own}:
             raise ValueError(f"Prefect did not accept {FILE}:\n{redacted(done.stdout)}")
         keep_switched_on(client, active)
         automations.create(client, names.suffix, [deployment.id for deployment in own])

@@ -61,7 +61,7 @@ def names_with(suffix: str) -> Names:
 def suffixes() -> Iterator[str]:
     """Yield the suffixes to try: none, `-FOLDER`, and one more that no other folder can have."""
     folder = re.sub(r"[^A-Za-z0-9._-]+", "-", Path.cwd().name).strip("-")
-    digits = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:4]
+    digits = hashlib.sha256(project_tag().encode()).hexdigest()[:4]
     yield from ("", f"-{folder}", f"-{folder}-{digits}")
 
 

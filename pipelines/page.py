@@ -5,30 +5,35 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.concurrency._asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, Running
 
 from pipelines.automations import CRASHES, crash_count, end_task_runs, object_if_lost
 from pipelines.dag import Stage
 from pipelines.result import create_artifacts, model_size
 from pipelines.stage_run import Console
+from pipelines.watch import RunCancelled
 from stages.runtime.progress_file import Progress
+from stages.runtime.redaction import redacted
 from stages.runtime.settings import read_settings
 from stages.runtime.status import Status
 
 REPORT_SECONDS = 5.0  # between two updates of the progress
 LEASE_SECONDS = 60.0  # how long a killed run's device stays reserved
+WAIT_SECONDS = 30.0  # for a device, between two looks whether the run was cancelled
 ENDING = {StateType.CANCELLING, StateType.CANCELLED}
 
 
@@ -94,12 +99,38 @@ class PrefectConsole(Console):
     @contextmanager
     def holding(self, stage: Stage) -> Iterator[None]:
         """Wait until no other run of this server uses the device, and hold it."""
-        names = device_names(read_settings().device)
-        with get_client(sync_client=True) as client:
-            for name in names:
-                client.upsert_global_concurrency_limit_by_name(name, limit=1)
-        with concurrency(names, lease_duration=LEASE_SECONDS, strict=False):
+        lease = self.lease_of(device_names(read_settings().device))
+        try:
             yield
+        finally:
+            with suppress(httpx.TransportError):  # without a server it ends by itself
+                lease.__exit__(None, None, None)
+
+    def lease_of(self, names: list[str]) -> AbstractContextManager[None]:
+        """Wait for devices, also while the server is down; return what holds them.
+
+        Raises RunCancelled if the run is cancelled meanwhile.
+        """
+        while True:
+            try:
+                with get_client(sync_client=True) as client:
+                    for name in names:
+                        client.upsert_global_concurrency_limit_by_name(name, limit=1)
+                lease = concurrency(
+                    names, lease_duration=LEASE_SECONDS, timeout_seconds=WAIT_SECONDS, strict=False
+                )
+                lease.__enter__()
+                return lease
+            except (TimeoutError, ConcurrencySlotAcquisitionError, httpx.TransportError):
+                if self.cancelled():
+                    raise RunCancelled("the run was cancelled") from None
+                time.sleep(1)
+
+    def leave_to_other(self) -> None:
+        """Set the run back to Running: another process of it is alive, and goes on."""
+        with get_client(sync_client=True) as client:
+            running: State[Any] = Running(message="Its process is still running.")
+            client.set_flow_run_state(self.run_id, running, force=True)
 
     def report(self, stage: Stage, progress: Progress) -> None:
         """Update the progress artifact, at most every few seconds."""
@@ -119,9 +150,12 @@ class PrefectConsole(Console):
 
     def show_result(self) -> None:
         """Add the size of the model to the name of the run, and the result as artifacts."""
-        name, dot, changed = self.title.partition(" · ")
-        self.begin(f"{name} {model_size()}{dot}{changed}", self.corpus)
-        create_artifacts(self.title)
+        try:
+            name, dot, changed = self.title.partition(" · ")
+            self.begin(f"{name} {model_size()}{dot}{changed}", self.corpus)
+            create_artifacts(self.title)
+        except Exception as error:  # the model is there, whether it can be shown or not
+            self.logger.warning("the result cannot be shown: %s", redacted(str(error)))
 
     def cancelled(self) -> bool:
         """Ask the server whether the run is to end: a worker may have missed it.
@@ -153,8 +187,8 @@ def device_names(device: str) -> list[str]:
     """Return the names of the devices that a run on this machine uses, one per GPU."""
     host = socket.gethostname()
     gpus = sorted(Path("/dev").glob("nvidia[0-9]*")) if device in ("auto", "cuda") else []
-    if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus and visible != "":
         numbers = visible.split(",") if visible else [str(number) for number in range(len(gpus))]
         return [f"{host} GPU {number.strip()}" for number in numbers]
     on_mac = sys.platform == "darwin" and device in ("auto", "mps")

@@ -6,13 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanogpt.files import atomic_write
 from pipelines import workspace
 from pipelines.dag import read_stages
 from pipelines.parameters import content_of, corpus_name, title_of
 from pipelines.stage_run import Console, Run, run_stages
 from stages.params.preflight import check_project
+from stages.runtime.errors import Busy
 from stages.runtime.settings import read_settings
+from stages.runtime.supervise import exclusive_lock
 from stages.runtime.yaml_files import read_params
+
+
+class AlreadyRunning(Exception):
+    """Another process of the same run is alive."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,31 @@ class Request:
         place = workspace.workspace_of(project, title, run_id)
         name = self.experiment or place.folder.name
         console.begin(title, corpus_name(content["corpus"]))
+        place.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with exclusive_lock(workspace.lock_of(place)):
+                self.build_in(place, name, content["train"]["init_from"], run_id, console, tags)
+        except Busy as error:
+            raise AlreadyRunning(str(error)) from None
+
+    def build_in(
+        self,
+        place: workspace.Workspace,
+        name: str,
+        weights: str | None,
+        run_id: str,
+        console: Console,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Run in a workspace that no other process of this run uses, and save the result."""
+        saved = workspace.saved_file(place.project, run_id)
+        if saved.exists():  # and then the process died
+            console.log(f"build: already saved as the experiment {saved.read_text()}")
+            return
         if not place.folder.exists():
-            workspace.check_experiment_name(project, name)
-            weights = content["train"]["init_from"]
+            workspace.check_experiment_name(place.project, name)
             workspace.create(place, self.preset, self.overrides, weights)
-        shown = place.folder.relative_to(project)
+        shown = place.folder.relative_to(place.project)
         console.log(f"build: working in {shown}")
         try:
             with workspace.inside(place):
@@ -61,7 +88,8 @@ class Request:
         except BaseException:
             console.log(f"build: {shown} is kept; the next such run resumes the training")
             raise
-        workspace.save(place, name, stages)
+        name = workspace.save(place, name, stages)
+        atomic_write(saved, name)
         workspace.remove(place)
         console.log(f"build: saved as the experiment {name}; `dvc exp apply {name}` brings it in")
 

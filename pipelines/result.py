@@ -54,8 +54,9 @@ def result_markdown() -> str:
         f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
         for name, s in [("**this model**", metrics), *metrics["baselines"].items()]
     ]
-    lines = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:SHOWN_SAMPLES]
-    samples = [f"```text\n{s['prompt']}{s['text']}\n```" for s in map(json.loads, lines)]
+    lines = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8")
+    shown = lines.removesuffix("\n").split("\n")[:SHOWN_SAMPLES]
+    samples = [f"```text\n{s['prompt']}{s['text']}\n```" for s in map(json.loads, shown)]
     return "\n".join(
         [
             f"# {metrics['bits_per_byte']:.3f} bits per byte of unseen text",

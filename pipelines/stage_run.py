@@ -131,7 +131,6 @@ def run_process(stage: Stage, run: Run) -> Status | None:
         }
         command = [sys.executable, "-m", "pipelines.stage_process", stage.name]
         watch = Watch(
-            stage=stage.name,
             file=progress,
             limit=settings.time_limits.get(stage.name, DEFAULT_TIME_LIMIT_HOURS) * 3600,
             silence=settings.hang_seconds,
@@ -153,4 +152,5 @@ def run_process(stage: Stage, run: Run) -> Status | None:
         status = read_status(file)
         if code == 0 or (status and status.kind != "done"):
             return status
-        return Status(stage.name, "crash", f"DVC was killed by signal {-code}")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Status(stage.name, "crash", f"DVC {how}; see its log")

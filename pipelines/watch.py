@@ -31,7 +31,6 @@ class Watch:
     `limit` and `silence` are in seconds. Stages without a progress file have the limit alone.
     """
 
-    stage: str
     file: Path
     limit: float
     silence: float
@@ -40,6 +39,8 @@ class Watch:
     started: float = field(default_factory=time.monotonic)
     asked: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
+    written: int = 0  # when the progress was last written, by the file's own clock
+    moved: float = 0.0  # and by the clock that stands still while a laptop sleeps
 
     def __call__(self) -> None:
         """Look at the stage once."""
@@ -55,7 +56,10 @@ class Watch:
         if progress is None or progress.step == progress.max_steps:
             return
         allowed = max(self.silence, HANG_STEPS * (progress.step_seconds or 0.0))
-        silent = time.time() - self.file.stat().st_mtime
+        written = self.file.stat().st_mtime_ns
+        if written != self.written:
+            self.written, self.moved = written, now
+        silent = now - self.moved
         if silent > allowed:
             raise Hang(f"completed no step for {silent:.0f} s after step {progress.step}")
 

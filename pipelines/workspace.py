@@ -19,10 +19,13 @@ from typing import Any
 
 from dvc.repo import Repo
 
+from nanogpt.files import atomic_rmtree
 from pipelines.parameters import write_params
 
 FOLDER = Path("runs/workspaces")
+SAVED = ".saved"  # a file per run whose experiment has been saved
 RUN_ID_CHARACTERS = 8  # of a run's id, in the name of its workspace
+TITLE_CHARACTERS = 80  # of a run's title, there too
 SHARED = (".cache/gpt2.tiktoken",)  # other caches belong to one run: a stage cleans up its own
 IDENTITY = {"user.name": "nanogpt", "user.email": "nanogpt@localhost"}  # where git has none
 
@@ -37,11 +40,31 @@ class Workspace:
 
 def workspace_of(project: Path, title: str, run_id: str) -> Workspace:
     """Return the workspace of a run: the one it had before it was interrupted, or a new one."""
-    own = run_id[:RUN_ID_CHARACTERS]
+    own = own_part(run_id)
     existing = list((project / FOLDER).glob(f"*-{own}"))
     return Workspace(
         project, existing[0] if existing else project / FOLDER / f"{slug(title)}-{own}"
     )
+
+
+def own_part(run_id: str) -> str:
+    """Return the end of a run's id; the ids of scheduled runs begin with the time, all alike."""
+    return run_id.replace("-", "")[-RUN_ID_CHARACTERS:]
+
+
+def draft_of(workspace: Workspace) -> Path:
+    """Return the folder in which a workspace is made, which `workspace_of` does not find."""
+    return workspace.folder.with_name(f".{workspace.folder.name}.part")
+
+
+def lock_of(workspace: Workspace) -> Path:
+    """Return the file that the process of a run locks while it works."""
+    return workspace.folder.with_name(f".{workspace.folder.name}.lock")
+
+
+def saved_file(project: Path, run_id: str) -> Path:
+    """Return the file that exists once the experiment of a run has been saved."""
+    return project / FOLDER / SAVED / run_id
 
 
 def create(
@@ -54,7 +77,7 @@ def create(
     """
     if workspace.folder.exists():
         return
-    project, draft = workspace.project, workspace.folder.with_name(f".{workspace.folder.name}")
+    project, draft = workspace.project, draft_of(workspace)
     check_repository(project)
     shutil.rmtree(draft, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +177,13 @@ def check_experiment_name(project: Path, name: str) -> None:
         )
 
 
-def save(workspace: Workspace, name: str, stages: Sequence[str]) -> None:
-    """Save what these stages made as an experiment of the project. Raises ValueError."""
+def save(workspace: Workspace, name: str, stages: Sequence[str]) -> str:
+    """Save what these stages made as an experiment of the project; return its name.
+
+    If another run has taken the name meanwhile, it is that of the workspace. Raises ValueError.
+    """
+    if refs_of(workspace.project, name):
+        name = workspace.folder.name
     command = [sys.executable, "-m", "dvc", "exp", "save", "--force", "--name", name, *stages]
     done = subprocess.run(
         command, cwd=workspace.folder, capture_output=True, text=True, check=False
@@ -164,11 +192,12 @@ def save(workspace: Workspace, name: str, stages: Sequence[str]) -> None:
         raise ValueError(f"the experiment could not be saved: {done.stderr.strip()}")
     pairs = [f"+{reference}:{reference}" for reference in refs_of(workspace.folder, name)]
     git(workspace.folder, "push", "--quiet", str(workspace.project), *pairs)
+    return name
 
 
 def remove(workspace: Workspace) -> None:
     """Remove a workspace."""
-    shutil.rmtree(workspace.folder)
+    atomic_rmtree(workspace.folder)
 
 
 def refs_of(repository: Path, name: str) -> list[str]:
@@ -179,7 +208,8 @@ def refs_of(repository: Path, name: str) -> list[str]:
 
 def slug(title: str) -> str:
     """Return the name of an experiment for a run with this title."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.") or "run"
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", title)
+    return name.strip("-.")[:TITLE_CHARACTERS].strip("-.") or "run"
 
 
 def git(repository: Path, *arguments: str) -> str:

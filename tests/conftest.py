@@ -58,12 +58,13 @@ ENVIRONMENT = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of whole projects, which take longest, at the start of both halves of the list.
+    """Put the tests of whole projects and servers, the longest, at the start of both halves.
 
     Each of two workers begins with one half: none waits long for the other at the end.
     """
-    long = [item for item in items if "template" in getattr(item, "fixturenames", ())]
-    short = [item for item in items if "template" not in getattr(item, "fixturenames", ())]
+    needs = {item: {"template", "lab"} & set(getattr(item, "fixturenames", ())) for item in items}
+    long = [item for item in items if needs[item]]
+    short = [item for item in items if not needs[item]]
     half, rest = len(long) // 2, (len(items) - len(long)) // 2
     items[:] = [*long[:half], *short[:rest], *long[half:], *short[rest:]]
 

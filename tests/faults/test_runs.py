@@ -102,7 +102,7 @@ def test_two_runs_at_once_wait_for_the_device(lab: Lab, undisturbed: dict[str, s
     listed = lab.project.run("dvc", "exp", "list", "--all-commits").stdout
     assert "first" in listed
     assert "second" in listed
-    assert not list((lab.project.folder / "runs/workspaces").glob("*"))
+    assert not list((lab.project.folder / "runs/workspaces").glob("[!.]*"))
 
 
 def test_a_cancelled_run_ends_at_once_and_a_later_one_resumes(

@@ -65,7 +65,7 @@ def test_a_deployment_run_survives_a_killed_training_and_becomes_an_experiment(l
     assert applied.returncode == 0, applied.stdout
     lineage = json.loads((lab.project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["params"]["train"]["seed"] == 3
-    assert not list((lab.project.folder / "runs/workspaces").iterdir())
+    assert not list((lab.project.folder / "runs/workspaces").glob("[!.]*"))
     outbox = (lab.project.folder / "runs/tracking").glob("*/outbox.jsonl")
     assert f'"prefect.flow_run_id": "{run}"' in next(outbox).read_text()
 

@@ -68,7 +68,7 @@ def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
 
     finally:
         ended = lab.down()
-    assert ended == "worker stopped\nserver has ended\n"
+    assert ended == "worker stopped\nserver stopped\n"
     assert not lab.processes()
     assert not (lab.folder / "prefect.toml").exists()
 

@@ -19,7 +19,6 @@ def watch(tmp_path: Path) -> Callable[..., Watch]:
 
     def make(**changed: object) -> Watch:
         values = {
-            "stage": "train",
             "file": tmp_path / "progress.json",
             "limit": 3600.0,
             "silence": 10.0,
@@ -29,11 +28,6 @@ def watch(tmp_path: Path) -> Callable[..., Watch]:
         return Watch(**{**values, **changed})  # type: ignore[arg-type]  # of many types
 
     return make
-
-
-def silent_for(file: Path, seconds: float) -> None:
-    """Let a file be so old."""
-    os.utime(file, (time.time() - seconds,) * 2)
 
 
 def test_a_stage_beyond_its_time_limit_is_ended(watch: Callable[..., Watch]) -> None:
@@ -46,9 +40,10 @@ def test_silence_is_a_hang_after_many_usual_steps(watch: Callable[..., Watch]) -
     one = watch()
     one()  # no progress yet: a long start is no hang
     ProgressFile(one.file).write(STEP)
-    silent_for(one.file, 39)
+    one()
+    one.moved -= 39
     one()  # 20 steps of 2 s may be silent for 40 s
-    silent_for(one.file, 41)
+    one.moved -= 2
     with pytest.raises(Hang, match="completed no step for 41 s after step 3"):
         one()
 
@@ -56,7 +51,15 @@ def test_silence_is_a_hang_after_many_usual_steps(watch: Callable[..., Watch]) -
 def test_what_follows_the_last_step_is_no_hang(watch: Callable[..., Watch]) -> None:
     one = watch()
     ProgressFile(one.file).write(Progress(10, 10, 1.5, 1000.0, 0.1, 0.0))
-    silent_for(one.file, 500)
+    one()
+    one.moved -= 500
+    one()
+
+
+def test_a_clock_that_is_set_forward_is_no_hang(watch: Callable[..., Watch]) -> None:
+    one = watch()
+    ProgressFile(one.file).write(STEP)
+    os.utime(one.file, (time.time() - 5000,) * 2)  # as after a suspended night
     one()
 
 

@@ -11,6 +11,7 @@ from pipelines.workspace import (
     check_experiment_name,
     check_repository,
     create,
+    draft_of,
     remove,
     save,
     slug,
@@ -37,8 +38,11 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     place = workspace_of(folder, "shakespeare · lr 0.02", "12345678-90ab")
     create(place, None, {"train.max_steps": 30}, "weights/mine")
     inside = place.folder
-    assert inside == folder / "runs/workspaces/shakespeare-lr-0.02-12345678"
+    assert inside == folder / "runs/workspaces/shakespeare-lr-0.02-567890ab"
     assert workspace_of(folder, "whatever", "12345678-90ab") == place
+    assert workspace_of(folder, "next", "12345678-ffff") != place  # ids that begin with the time
+    draft_of(place).mkdir()
+    assert workspace_of(folder, "x", "12345678-90ab") == place
     params = (inside / "params.yaml").read_text()
     assert "max_steps: 30" in params
     assert params.replace("max_steps: 30", "max_steps: 200") == (folder / "params.yaml").read_text()
@@ -60,11 +64,13 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     done = replace(project, folder=inside).run("dvc", "repro", "-s", "weights")
     assert done.returncode == 0, done.stdout
     check_experiment_name(folder, "mine")
-    save(place, "mine", ["weights"])
+    assert save(place, "mine", ["weights"]) == "mine"
+    second = save(place, "mine", ["weights"])  # as if another run had taken the name meanwhile
+    assert second == inside.name
     remove(place)
     assert not inside.exists()
     listed = project.run("dvc", "exp", "list", "--name-only").stdout
-    assert listed.split() == ["mine"]
+    assert sorted(listed.split()) == ["mine", second]
     with pytest.raises(ValueError, match=r"experiment: 'mine' exists; .*dvc exp remove mine"):
         check_experiment_name(folder, "mine")
 
@@ -83,3 +89,4 @@ def test_names_that_git_does_not_allow_are_refused(tmp_path: Any, name: str) -> 
 def test_titles_become_names() -> None:
     assert slug("shakespeare · lr 0.02, steps 9") == "shakespeare-lr-0.02-steps-9"
     assert slug("歌") == "run"
+    assert len(slug("x" * 300)) == 80

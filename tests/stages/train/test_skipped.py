@@ -28,7 +28,7 @@ def test_a_diverged_run_skips_the_data_since_its_newest_checkpoint(
     skipped = SkippedData(after_step=after, windows_of_steps=47 - after)
     assert read_skipped(tmp_path) == skipped
     assert json.loads((tmp_path / "skipped.json").read_text()) == [vars(skipped)]
-    expected = f"it diverged at step 47, so from step {after + 1} on the data of {47 - after} steps"
+    expected = f"diverged at step 47; resuming after step {after}, without the next {47 - after} "
     assert expected in capsys.readouterr().out
     skip_diverged(tmp_path)  # killed before it began: nothing more to do
     assert read_skipped(tmp_path) == skipped
