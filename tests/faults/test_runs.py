@@ -152,7 +152,7 @@ def test_a_run_that_hangs_is_resumed(lab: Lab, undisturbed: dict[str, str]) -> N
     (rank,) = lab.processes(WORKER)[-1:]
     rank.suspend()
     wait_for(lambda: "Failed" in lab.tries(run, "train"), 60, lab.log(run))
-    assert "completed no step for" in lab.log(run)
+    wait_for(lambda: "completed no step for" in lab.log(run), 30, lab.log(run))
     lab.complete(run)
     assert lab.weights("hung") == undisturbed["long"]
 
