@@ -194,7 +194,8 @@ def start_server(port: int) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     defaults = {key: os.environ.get(key, text) for key, text in SERVER_ENVIRONMENT.items()}
-    start("server", command, port, PREFECT_HOME=str(home), **defaults)
+    own = {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    start("server", command, port, **own, **defaults)
 
 
 def start_ui(port: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 from pipelines import services
 from pipelines.keep import MARKER, members
@@ -57,6 +58,8 @@ def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
         printed = lab.up()
         assert "prefect deployment run build/local --watch" in printed
         assert str(lab.port) in (lab.folder / "prefect.toml").read_text()
+        settings = requests.get(f"http://127.0.0.1:{lab.port}/ui-settings", timeout=10).json()
+        assert settings["api_url"] == f"http://127.0.0.1:{lab.port}/api"
 
         notices = lab.run("pipelines.automations", "notify", webhook)
         assert notices.returncode == 0, notices.stderr
