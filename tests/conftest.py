@@ -57,6 +57,14 @@ ENVIRONMENT = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores: tests wait for processes a quarter of the time.
+
+    Measured on two cores, 3,000 tests: 9:26 with two workers, 7:31 with three.
+    """
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of whole projects and servers, the longest, at the start of both halves.
 
