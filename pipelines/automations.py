@@ -270,7 +270,12 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             if crash_count(client, run.id) < CRASHES:
                 take_up(client, run.id, "Rescheduled after a crash.")
-        elif MISSED < age < RECENT and run.run_count and crash_count(client, run.id) < CRASHES:
+        elif (
+            (run.state.name == "Lost" or MISSED < age)  # no automation sees what was lost meanwhile
+            and age < RECENT
+            and run.run_count
+            and crash_count(client, run.id) < CRASHES
+        ):
             take_up(client, run.id, "Rescheduled after a crash.")
 
 
