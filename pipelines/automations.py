@@ -271,7 +271,7 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
             if crash_count(client, run.id) < CRASHES:
                 take_up(client, run.id, "Rescheduled after a crash.")
         elif (
-            (run.state.name == "Lost" or MISSED < age)  # no automation sees what was lost meanwhile
+            (run.state.name == "Lost" or age > MISSED)  # no automation sees what was lost meanwhile
             and age < RECENT
             and run.run_count
             and crash_count(client, run.id) < CRASHES
