@@ -238,7 +238,7 @@ def up(prefect_port: int, ui_port: int) -> None:
             assert record.port is not None
             write_settings(record.port)
             url = f"http://127.0.0.1:{record.port}/api"
-        told = deploy(url)
+        deployed = deploy(url)
         if not record_of("worker"):
             started.append("worker")
             end_service("worker")
@@ -253,7 +253,7 @@ def up(prefect_port: int, ui_port: int) -> None:
             remove_settings()
         raise
     status()
-    print(told, end="")
+    print(deployed, end="")
 
 
 def end_service(name: str) -> set[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pipelines.dag import Stage, is_up_to_date
@@ -88,7 +89,7 @@ def run_stage(stage: Stage, run: Run) -> None:
     while True:
         environment = {**run.environment, **settings}
         one = replace(run, environment=environment)
-        status = run.console.attempt(stage, number, lambda: try_stage(stage, one))  # noqa: B023  # called at once
+        status = run.console.attempt(stage, number, partial(try_stage, stage, one))
         if status is None or status.kind == "done":
             return
         again = history.after(status)

@@ -97,7 +97,7 @@ def test_no_server_is_told_in_one_line_without_its_password(
     ):
         deploy.main()
     assert exit.value.code == 75
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "127.0.0.1:9" in told
-    assert "s3cr3t" not in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "127.0.0.1:9" in printed
+    assert "s3cr3t" not in printed

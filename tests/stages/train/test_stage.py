@@ -107,13 +107,13 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
     settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status)}
     done = project.run("python", "-m", "stages", "train", **settings)
     assert done.returncode == 33
-    told = json.loads(status.read_text())
-    assert told["kind"] == "diverged"
+    reported = json.loads(status.read_text())
+    assert reported["kind"] == "diverged"
     said = (
         r"step (\d+): the (validation )?(loss|gradient norm) is (nan|inf); lower the learning rate"
     )
-    step = re.match(said, told["message"])
-    assert step, told
+    step = re.match(said, reported["message"])
+    assert step, reported
     (end,) = project.folder.glob("runs/*/ended.json")
     assert json.loads(end.read_text())["step"] == int(step[1])
 
@@ -124,8 +124,8 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
         done = project.run("python", "-m", "stages", "train", **settings)
         assert done.returncode == 33
         assert (skipping in done.stdout) == starts
-        told = json.loads(status.read_text())
-        assert re.search(r"were already skipped\)$", told["message"]), told
+        reported = json.loads(status.read_text())
+        assert re.search(r"were already skipped\)$", reported["message"]), reported
 
 
 def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
