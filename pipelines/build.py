@@ -43,7 +43,7 @@ def build(
     experiment: str = "",
     target: Target = ALL,
     force: bool = False,
-    overrides: Overrides = Overrides(),  # noqa: B008  # immutable here; the form shows it
+    overrides: Overrides = Overrides(),  # noqa: B008  # frozen; the form shows it
 ) -> State[Any] | None:
     """Build a model from text: run every stage that is out of date, and retry transient failures.
 

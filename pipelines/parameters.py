@@ -43,7 +43,7 @@ SHORT = {  # names of keys in the name of a run
 class OverridesBase(BaseModel):
     """Values for some keys of params.yaml; those that are not given stay as they are."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_serializer(mode="wrap")
     def only_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
