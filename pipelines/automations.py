@@ -9,7 +9,6 @@ run that sends a heartbeat after all is set back to Running.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -44,9 +43,9 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed, Running
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
+from pipelines.command import failures_reported
 from pipelines.keep import FLOW_RUN, variable_of
 from pipelines.names import deployed_names, own_deployments, server
-from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 
 LOST_SECONDS = 90  # three heartbeats, of which PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 30 s
@@ -343,21 +342,14 @@ def main() -> None:
     if options.off == bool(options.target):
         parser.error("give a URL or a block, or --off")
     redact_tracebacks()
-    try:
-        with server() as client:
-            names = deployed_names(client)
-            if options.off:
-                stop_notices(client, names.suffix)
-                print("notifications are off")
-                return
-            ids = [deployment.id for deployment in own_deployments(client)]
-            notify(client, names.suffix, ids, options.target)
-    except ConnectionError as error:
-        print(f"automations: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["network"])
-    except ValueError as error:
-        print(f"automations: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["input"])
+    with failures_reported("automations"), server() as client:
+        names = deployed_names(client)
+        if options.off:
+            stop_notices(client, names.suffix)
+            print("notifications are off")
+            return
+        ids = [deployment.id for deployment in own_deployments(client)]
+        notify(client, names.suffix, ids, options.target)
     where = urlsplit(options.target).hostname if "://" in options.target else options.target
     print(f"failed, crashed and late runs of build/{names.deployments[0]} are reported to {where}")
 

@@ -17,6 +17,7 @@ from prefect.workers.process import ProcessWorker
 from ruamel.yaml import YAML
 
 from pipelines import automations
+from pipelines.command import failures_reported
 from pipelines.names import (
     FILE,
     SUFFIX,
@@ -26,7 +27,6 @@ from pipelines.names import (
     project_tag,
     server,
 )
-from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks, redacted, redacted_address
 
 FLOW = "build"
@@ -126,14 +126,8 @@ def deploy() -> Names:
 def main() -> None:
     """Run `python -m pipelines.deploy`."""
     redact_tracebacks()
-    try:
+    with failures_reported("deploy"):
         names = deploy()
-    except ConnectionError as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["network"])
-    except ValueError as error:
-        print(f"deploy: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["input"])
     for name in names.deployments:
         print(f"{FLOW}/{name}")
     print(f"start a run: prefect deployment run {FLOW}/{names.deployments[0]} --watch")

@@ -29,6 +29,7 @@ from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
 from stages.tools.preset import PRESETS, preset_content, preset_text
 
 NULL_TAG = "tag:yaml.org,2002:null"
+SHOWN_CHARACTERS = 24  # of a value in the name of a run
 SHORT = {  # names of keys in the name of a run
     "train.learning_rate": "lr",
     "train.max_steps": "steps",
@@ -171,8 +172,15 @@ def round_trip() -> YAML:
 def title_of(preset: str | None, overrides: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     """Return a readable name of a run: what it is trained on, and what is not the default."""
     name = preset or corpus_name(content["corpus"])
-    changed = ", ".join(f"{SHORT.get(key, key)} {value}" for key, value in overrides.items())
+    changed = ", ".join(f"{SHORT.get(key, key)} {shown(value)}" for key, value in overrides.items())
     return f"{name} · {changed}" if changed else name
+
+
+def shown(value: Any) -> str:
+    """Return a value for the name of a run; what is long, or may be an address, is left out."""
+    text = str(value)
+    is_short = isinstance(value, str | int | float | None) and len(text) <= SHOWN_CHARACTERS
+    return text if is_short and "://" not in text else "…"
 
 
 def corpus_name(corpus: Mapping[str, Any]) -> str:

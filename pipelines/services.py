@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from pipelines.command import failures_reported
 from pipelines.keep import (
     FLOW_SECONDS,
     MARKER,
@@ -30,7 +31,6 @@ from pipelines.keep import (
     flow_run_processes,
     members,
 )
-from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redacted
 from stages.runtime.supervise import is_alive, signal_process
 
@@ -355,21 +355,16 @@ def main() -> None:
     command.add_argument("--pool", help="the work pool, without its suffix (local)")
     options = parser.parse_args()
     try:
-        if options.command == "up":
-            ports = (os.environ.get("PREFECT_PORT", "4200"), os.environ.get("UI_PORT", "5001"))
-            up(*map(int, ports))
-        elif options.command == "down":
-            down()
-        elif options.command == "status":
-            sys.exit(not status())
-        else:
-            worker(options.pool)
-    except ConnectionError as error:
-        print(f"{options.command}: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["network"])
-    except ValueError as error:
-        print(f"{options.command}: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODES["input"])
+        with failures_reported(options.command):
+            if options.command == "up":
+                ports = (os.environ.get("PREFECT_PORT", "4200"), os.environ.get("UI_PORT", "5001"))
+                up(*map(int, ports))
+            elif options.command == "down":
+                down()
+            elif options.command == "status":
+                sys.exit(not status())
+            else:
+                worker(options.pool)
     except NotStarted as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         sys.exit(1)

@@ -166,7 +166,7 @@ def identity_of(project: Path) -> dict[str, str]:
 def check_experiment_name(project: Path, name: str) -> None:
     """Raise ValueError if an experiment of this name exists or the name is not allowed."""
     allowed = ["git", "check-ref-format", f"refs/exps/{name}"]
-    if "/" in name or subprocess.run(allowed, check=False).returncode:
+    if "/" in name or name.startswith("-") or subprocess.run(allowed, check=False).returncode:
         raise ValueError(
             f"experiment: {name!r} is not a name that git allows; use letters, digits and hyphens"
         )

@@ -116,6 +116,12 @@ class Lab:
             offset += len(page)
         return "\n".join(lines)
 
+    def logged_at(self, run: str, text: str) -> str:
+        """Return when a run logged the first line with a text, as a sortable time."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        lines = self.ask("/logs/filter", body)
+        return str(next(line["timestamp"] for line in lines if text in line["message"]))
+
     def wait_for_step(self, run: str, step: int, seconds: float = 120) -> None:
         """Wait until a run's training has done an update."""
 

@@ -97,6 +97,9 @@ def test_two_runs_at_once_wait_for_the_device(lab: Lab, undisturbed: dict[str, s
     second = lab.start({**SHORT, "train.seed": 2}, target="train", experiment="second")
     lab.complete(first)
     lab.complete(second)
+    begun, saved = "computing in float32", "saved the weights"
+    order = sorted((first, second), key=lambda run: lab.logged_at(run, begun))
+    assert lab.logged_at(order[0], saved) < lab.logged_at(order[1], begun)
     assert lab.weights("first") == undisturbed["short"]
     assert lab.weights("second") != undisturbed["short"]
     listed = lab.project.run("dvc", "exp", "list", "--all-commits").stdout

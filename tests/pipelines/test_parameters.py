@@ -98,5 +98,8 @@ def test_a_run_is_named_by_its_text_and_what_was_changed() -> None:
     assert title_of(None, {}, content) == "shakespeare"
     assert title_of(None, {"train.learning_rate": 0.02}, content) == "shakespeare · lr 0.02"
     assert title_of("own-text", {"train.keep": "last"}, content) == "own-text · train.keep last"
+    signed = {"corpus.urls": [{"url": "https://host/text?X-Amz-Signature=5ec237"}]}
+    assert title_of(None, signed, content) == "shakespeare · corpus.urls …"
+    assert title_of(None, {"corpus.separator": "-" * 50}, content).endswith("corpus.separator …")
     assert corpus_name({"source": "files", "path": "texts/songs"}) == "songs"
     assert corpus_name({"source": "huggingface", "huggingface": {"name": "a/web"}}) == "web"

@@ -80,7 +80,7 @@ def test_a_project_without_a_commit_cannot_have_experiments(tmp_path: Any) -> No
         check_repository(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["two words", "a/b", "-x..y", ""])
+@pytest.mark.parametrize("name", ["two words", "a/b", "x..y", "-x", ""])
 def test_names_that_git_does_not_allow_are_refused(tmp_path: Any, name: str) -> None:
     with pytest.raises(ValueError, match="is not a name that git allows"):
         check_experiment_name(tmp_path, name)
