@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,21 +11,13 @@ import requests
 from ruamel.yaml import YAML
 
 from tests.conftest import Project
+from tests.waiting import wait_for
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 QUIET = {
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # so that `make up` starts no UI of MLflow
     "PREFECT_WORKER_QUERY_SECONDS": "1",
 }
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait until a condition holds; return its value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return value
 
 
 @dataclass

@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import psutil
 import requests
 
 from pipelines.keep import FLOW_RUN, MARKER, variable_of
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,11 +157,3 @@ class Lab:
         with sqlite3.connect(self.folder / "runs/services/prefect/prefect.db") as database:
             query = "select state_name from flow_run where id = ?"
             return str(database.execute(query, (id,)).fetchone()[0])
-
-
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until a condition is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.3)

@@ -12,8 +12,9 @@ import pytest
 
 from pipelines.keep import flow_run_processes
 from tests.conftest import Project, copy_of
-from tests.flow_lab import Lab, wait_for
+from tests.flow_lab import Lab
 from tests.services_lab import free_port
+from tests.waiting import wait_for
 
 WORKER, LAUNCHER, DVC = "stages.train.worker", "-m stages train", "pipelines.stage_process train"
 SETTINGS = {

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from pipelines.keep import FLOW_SECONDS, STOP_SECONDS
-from tests.services_lab import Lab, wait_for
+from tests.services_lab import Lab
+from tests.waiting import wait_for
 
 TRUE_SECONDS = 120  # within which a state must say what is
 

@@ -13,8 +13,9 @@ import pytest
 from pipelines.build import assignment
 from stages.__main__ import STAGES
 from tests.conftest import Project, copy_of
-from tests.flow_lab import Lab, wait_for
+from tests.flow_lab import Lab
 from tests.services_lab import free_port
+from tests.waiting import wait_for
 
 RESULT = "bits per byte of unseen text"
 BUILD = ("python", "-m", "pipelines.build")

@@ -19,7 +19,8 @@ import requests
 
 from pipelines import services
 from pipelines.keep import MARKER, members
-from tests.services_lab import Lab, free_port, wait_for
+from tests.services_lab import Lab, free_port
+from tests.waiting import wait_for
 
 
 class Receiver(BaseHTTPRequestHandler):

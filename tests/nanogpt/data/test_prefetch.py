@@ -22,7 +22,7 @@ def test_reading_goes_ahead_so_far_and_no_farther(ahead: int) -> None:
 
     with closing(prefetch(note, range(100), ahead)) as chunks:
         assert next(chunks) == 0
-        assert asked.wait(timeout=10)
+        assert asked.wait(timeout=60)
     assert read == list(range(ahead + 1))
 
 
@@ -58,7 +58,7 @@ def test_threads_of_a_pool_hold_no_more_than_asked_for_and_give_it_in_order() ->
     def work(item: int) -> int:
         if item == 1:
             second.set()
-        assert second.wait(timeout=10)
+        assert second.wait(timeout=60)
         return item
 
     with ThreadPoolExecutor(2) as pool, closing(bounded_map(pool, work, items(), 2)) as results:
@@ -72,7 +72,7 @@ def test_what_has_not_begun_when_the_results_are_let_go_never_does() -> None:
 
     def work(item: int) -> int:
         begun.append(item)
-        assert item == 0 or go.wait(timeout=10)
+        assert item == 0 or go.wait(timeout=60)
         return item
 
     with ThreadPoolExecutor(1) as pool:

@@ -168,7 +168,7 @@ def test_no_process_is_left_when_the_stage_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
     stage.kill()
     stage.wait()
-    gone, left = psutil.wait_procs(children, timeout=10)
+    gone, left = psutil.wait_procs(children, timeout=60)
     assert len(gone) == 1
     assert not left
 

@@ -14,6 +14,7 @@ import pytest
 
 from stages.runtime.errors import Crashed
 from stages.runtime.pool import ENVIRONMENT, in_processes, results_in_order
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,7 +109,7 @@ def test_no_task_starts_before_a_result_is_requested(tmp_path: Path) -> None:
 
 def test_workers_start_up_before_a_result_is_requested(tmp_path: Path) -> None:
     results = in_processes(partial(prepared, tmp_path), [-1, -2, -3], 2)
-    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, 10, "not started")
     assert list(results) == [1, 2, 3]
 
 
@@ -124,7 +125,7 @@ def test_workers_end_when_the_results_are_dropped(tmp_path: Path) -> None:
     results = in_processes(partial(prepared, tmp_path), range(3), 2)
     assert len(set(active_children()) - others) == 2
     del results
-    wait_for(lambda: set(active_children()) <= others)
+    wait_for(lambda: set(active_children()) <= others, 10, "workers are left")
 
 
 @pytest.mark.parametrize("make", [killer, never_ready])
@@ -164,14 +165,6 @@ if __name__ == "__main__":
 """
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; fail if it is not met within 10 s."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def alive(group: int) -> bool:
     """Return whether any process of a group is alive."""
     try:
@@ -203,23 +196,15 @@ def running(workspace: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def wait_until_gone(group: int) -> None:
-    """Wait until no process of a group is left."""
-    deadline = time.monotonic() + 20
-    while alive(group):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_only_the_parent_handles_ctrl_c(running: "subprocess.Popen[str]") -> None:
     """The workers print nothing and exit with it."""
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out, err) == (0, "stopped\n", "")
-    wait_until_gone(running.pid)
+    wait_for(lambda: not alive(running.pid), 20, "processes are left")
 
 
 def test_no_worker_outlives_a_killed_parent(running: "subprocess.Popen[str]") -> None:
     running.kill()
     running.communicate(timeout=60)
-    wait_until_gone(running.pid)
+    wait_for(lambda: not alive(running.pid), 20, "processes are left")

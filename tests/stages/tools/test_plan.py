@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -88,11 +89,12 @@ def test_less_memory_takes_a_smaller_micro_batch_and_fsdp_shares_the_state() -> 
     assert again["acts"] < whole["acts"] / 5
 
 
-def test_an_update_here_takes_as_long_as_its_measurement_says() -> None:
+def test_an_update_here_is_measured_and_a_long_one_is_not_waited_for() -> None:
     update, token = measure_updates(GPT2, ADAMW, 128, CPU, None)
-    assert 0 < 128 * token < update < 1
-    larger, _ = measure_updates(GPT2, ADAMW, 128 * 10_000, CPU, None)
-    assert larger > 100 * update  # and was not waited for
+    assert 0 < 128 * token < update
+    started = time.perf_counter()
+    update, token = measure_updates(GPT2, ADAMW, 128 * 100_000, CPU, None)
+    assert update > 128 * 100_000 * token > time.perf_counter() - started
 
 
 @pytest.fixture

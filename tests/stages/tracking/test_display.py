@@ -90,7 +90,7 @@ def test_a_terminal_of_80_columns_has_room_for_everything() -> None:
 
 def test_the_line_is_rarely_redrawn_however_fast_the_steps() -> None:
     fast = TRAINING.replace("time.sleep(0.3)", "pass")
-    assert on_terminal(fast, columns=120).count("tok/s") <= 10
+    assert on_terminal(fast, columns=120).count("tok/s") <= 40  # of 400 updates
 
 
 def test_lines_are_printed_above_the_progress_line_and_cannot_control_the_terminal() -> None:
