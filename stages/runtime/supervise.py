@@ -202,12 +202,13 @@ def descendants(pid: int) -> dict[int, psutil.Process]:
 
 
 def terminate(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
-    """Send SIGTERM to all descendants of `process`; kill `process` itself after GRACE_SECONDS.
+    """Send SIGTERM to `process` and its descendants; kill `process` after GRACE_SECONDS.
 
     Descendants that start meanwhile get the signal too: otherwise they would run until the end of
     the grace period.
     """
     deadline, signaled = time.monotonic() + GRACE_SECONDS, set[int]()
+    process.terminate()
     while process.poll() is None and time.monotonic() < deadline:
         children.update(descendants(process.pid))
         for pid in children.keys() - signaled:

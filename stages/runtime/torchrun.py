@@ -1,22 +1,26 @@
-"""Start this machine's training processes with torchrun: as many as set, or one per GPU.
+"""Run this machine's training processes: as many as set, or one per GPU.
 
-This runs in a process of its own, so that the launcher need not import torch, which takes seconds.
+torchrun starts several; a single one is this process itself, so that torch is imported once. It is
+not the launcher, which does without torch: importing it takes seconds.
 """
 
 import argparse
 import os
+import runpy
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main as torchrun
 
 from nanogpt.runtime import choose_device
 from stages.runtime.errors import EXIT_CODES
 from stages.runtime.redaction import redact_tracebacks
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import die_with_parent
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 TOGETHER_SECONDS = 10  # torchrun waits for 30 between SIGTERM and SIGKILL
 
@@ -40,15 +44,29 @@ def main() -> None:
     except ValueError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_CODES["input"])
+    command = [options.module, *options.arguments]
+    if count == 1 and not settings.torchrun:
+        sys.argv = command
+        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+    else:
+        run_torchrun(torchrun_arguments(settings, count, command))
+
+
+def run_torchrun(arguments: list[str]) -> None:
+    """Run torchrun in this process; exit as the first process that failed did."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun  # importing takes half a second
+
     sys.argv[0] = "NANOGPT_TORCHRUN"  # torchrun's messages name this as the source of its options
+    signal.signal(signal.SIGTERM, lambda *_: None)  # meant for the ranks, which get it as well
     try:
-        torchrun(torchrun_arguments(settings, count, [options.module, *options.arguments]))
+        torchrun(arguments)
     except ChildFailedError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code_of(error))
 
 
-def exit_code_of(error: ChildFailedError) -> int:
+def exit_code_of(error: "ChildFailedError") -> int:
     """Return 128 + N, as a shell does, if signal N killed a process on this machine, else 1.
 
     A process whose peer was killed fails at the same moment. The others get SIGTERM from torchrun
@@ -90,8 +108,8 @@ def torchrun_arguments(settings: Settings, processes: int, module: list[str]) ->
     """Return torchrun's command line: its options, the module to run and that one's arguments."""
     extra = settings.torchrun.split() or ["--standalone"]
     no_logs = f"--log-dir={os.devnull}"  # torchrun never removes its own log folders
-    own = [no_logs, *extra, f"--nproc-per-node={processes}"]
-    return [*own, "-m", *module]
+    no_kill = "--signals-to-handle=SIGHUP"  # on SIGTERM it would kill the ranks 30 s later
+    return [no_logs, no_kill, *extra, f"--nproc-per-node={processes}", "-m", *module]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 from stages.runtime.supervise import GRACE_SECONDS, run_supervised
 
 STARTS_LATE = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
 time.sleep(1.5)
 sys.exit(subprocess.call([sys.executable, "-c", "import time; time.sleep(50)"]))
 """

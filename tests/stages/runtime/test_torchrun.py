@@ -28,12 +28,13 @@ def test_a_cpu_gets_one_process_or_as_many_as_set() -> None:
 
 
 def test_the_users_options_replace_standalone() -> None:
+    own = ["--log-dir=/dev/null", "--signals-to-handle=SIGHUP"]
     module = ["-m", "stages.train.worker", "state", "shards", "out"]
     alone = torchrun_arguments(Settings(), 2, module[1:])
-    assert alone == ["--log-dir=/dev/null", "--standalone", "--nproc-per-node=2", *module]
+    assert alone == [*own, "--standalone", "--nproc-per-node=2", *module]
     nodes = "--nnodes=2 --rdzv-endpoint=host:29500"
     among = torchrun_arguments(Settings(torchrun=nodes), 1, module[1:])
-    assert among == ["--log-dir=/dev/null", *nodes.split(), "--nproc-per-node=1", *module]
+    assert among == [*own, *nodes.split(), "--nproc-per-node=1", *module]
 
 
 @pytest.mark.parametrize(
