@@ -72,7 +72,7 @@ def make_run(folder: Path) -> dict[str, Any]:
     for command in commands:  # `make run` without its check of the set-up
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     wall = time.perf_counter() - started
-    metrics = json.loads((folder / "metrics/evaluate.json").read_text())
+    metrics = json.loads((folder / "metrics/evaluation.json").read_text())
     lineage = json.loads((folder / "models/gpt/lineage.json").read_text())
     train = json.loads((folder / "runs/times/train.json").read_text())
     return {

@@ -97,8 +97,8 @@ def test_a_second_training_during_a_living_one_is_refused(new_project: Callable[
     named = r"another training run is active here \(process (\d+) on \S+: python -m stages train, "
     holder = re.search(named, second.stdout)
     assert holder, second.stdout
-    (launcher,), (rank,) = (members(project)[name] for name in ("launcher", "rank"))
-    assert int(holder[1]) == launcher.pid == rank.ppid()  # no torchrun in between
+    (rank,) = members(project)["rank"]
+    assert int(holder[1]) == rank.ppid()  # that is the launcher's: no torchrun in between
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=240)
     wait_until_alone(project)

@@ -1,0 +1,184 @@
+"""What Prefect costs a training run: runs of the deployment, compared with `dvc repro`.
+
+    python -m benchmarks.orchestration --steps 3000 --rounds 1
+
+The committed state of this repository is cloned into a temporary folder. After the stages before
+`train` have run there, and `make up` has started a server and a worker, both sides train the same
+models in turn, of as many steps as given, with a seed of its own for each round. The seconds of a
+deployment run are those from its creation to its end: they include its workspace and its result.
+The processor time of server, worker and flow is counted separately, for on two cores it is a better
+measure of a small cost than the clock. Prints one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import requests
+from ruamel.yaml import YAML
+
+from benchmarks.first_run import clone
+
+TRAINING = re.compile(r"-m stages|pipelines\.stage_process")  # what also runs without Prefect
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """Return an environment in which commands are those of the clone."""
+    path = f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+
+
+def run(folder: Path, *command: str) -> float:
+    """Run a command in the clone; return its seconds."""
+    started = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment_of(folder), check=True, stdout=sys.stderr)
+    return time.perf_counter() - started
+
+
+def orchestrators(folder: Path) -> list[psutil.Process]:
+    """Return the processes of Prefect in the clone: server, worker, keepers and flow."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            here = Path(process.cwd()).is_relative_to(folder)
+            if here and not TRAINING.search(" ".join(process.cmdline())):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@contextmanager
+def cpu_seconds_counted(folder: Path) -> Iterator[list[float]]:
+    """Count the processor time of Prefect's processes in the block: one number, at its end."""
+    before: dict[psutil.Process, float] = {}
+    latest: dict[psutil.Process, float] = {}
+    ended = threading.Event()
+
+    def look(times: dict[psutil.Process, float]) -> None:
+        for process in orchestrators(folder):
+            try:
+                spent = process.cpu_times()
+            except psutil.Error:
+                continue
+            times[process] = spent.user + spent.system
+
+    def watch() -> None:
+        while not ended.wait(2):  # seldom, for looking costs time as well
+            look(latest)
+
+    look(before)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    counted: list[float] = []
+    try:
+        yield counted
+    finally:
+        ended.set()
+        watcher.join()
+        look(latest)
+        counted.append(sum(latest.values()) - sum(before.values()))
+
+
+def seconds_of(run: dict[str, Any]) -> float:
+    """Return the seconds from a flow run's creation to its end."""
+    created, ended = (datetime.fromisoformat(run[name]) for name in ("created", "end_time"))
+    return (ended - created).total_seconds()
+
+
+def deployment_run(folder: Path, api: str, overrides: dict[str, Any]) -> dict[str, float]:
+    """Run the deployment up to `train`; return its seconds and Prefect's processor time."""
+    deployment = requests.get(f"{api}/deployments/name/build/local", timeout=60).json()
+    parameters = {"target": "train", "overrides": overrides}
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    with cpu_seconds_counted(folder) as counted:
+        answer = requests.post(
+            f"{api}/deployments/{deployment['id']}/create_flow_run", json=body, timeout=60
+        )
+        answer.raise_for_status()
+        while True:
+            time.sleep(5)
+            run = requests.get(f"{api}/flow_runs/{answer.json()['id']}", timeout=60).json()
+            if run["end_time"]:
+                break
+    if run["state"]["type"] != "COMPLETED":
+        raise SystemExit(f"the run ended as {run['state']['name']}: {run['state']['message']}")
+    return {"seconds": seconds_of(run), "prefect_cpu_seconds": counted[0]}
+
+
+def dvc_run(folder: Path, overrides: dict[str, Any]) -> dict[str, float]:
+    """Train by `dvc repro`; return its seconds."""
+    yaml, file = YAML(), folder / "params.yaml"
+    params = yaml.load(file)
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        params[section][name] = value
+    yaml.dump(params, file)
+    return {"seconds": run(folder, "dvc", "repro", "train")}
+
+
+def measure(folder: Path, steps: int, rounds: int, api: str) -> dict[str, Any]:
+    """Measure both sides in turn."""
+    sides: dict[str, list[dict[str, float]]] = {"dvc": [], "prefect": []}
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else reversed(sides):
+            seed = 2 * number + (side == "prefect")  # DVC would give the same model out again
+            overrides = {"train.max_steps": steps, "train.seed": 1000 + seed}
+            result = (
+                dvc_run(folder, overrides)
+                if side == "dvc"
+                else deployment_run(folder, api, overrides)
+            )
+            sides[side].append(result)
+            print(side, json.dumps(result), file=sys.stderr, flush=True)
+    by_dvc, by_prefect = (median(r["seconds"] for r in sides[side]) for side in sides)
+    cpu = median(r["prefect_cpu_seconds"] for r in sides["prefect"])
+    return {
+        "steps": steps,
+        "dvc_seconds": round(by_dvc, 1),
+        "prefect_seconds": round(by_prefect, 1),
+        "prefect_cpu_seconds": round(cpu, 1),
+        "rounds": sides,
+    }
+
+
+def main() -> None:
+    """Run `python -m benchmarks.orchestration`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=3000, help="of each training run")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--port", default="4290", help="for the server")
+    parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "project"
+        clone(folder, options.venv)
+        os.environ["PREFECT_PORT"] = options.port
+        os.environ["UI_PORT"] = str(int(options.port) + 1)
+        run(folder, "dvc", "repro", "shard", "weights")
+        run(folder, "python", "-m", "pipelines.services", "up")
+        try:
+            api = f"http://127.0.0.1:{options.port}/api"
+            result = measure(folder, options.steps, options.rounds, api)
+        finally:
+            run(folder, "python", "-m", "pipelines.services", "down")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
