@@ -25,8 +25,8 @@ setup: $(STAMP)  ## build .venv with everything the pipeline needs (skipped when
 setup-dev: $(STAMP_DEV)  ## the same, plus tests, linters and all extras
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed; name one, such as make setup PYTHON=python3.13; this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 	$@ -m pip install --quiet --upgrade pip
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
@@ -48,7 +48,7 @@ run: setup  ## run the pipeline in params.yaml and print a report
 	python -m stages report
 
 .PHONY: use
-use: setup  ## write a preset to params.yaml: make use PRESET=own-text KEEP=corpus,sample
+use: setup  ## write a preset to params.yaml: make use PRESET=own-text (KEEP=corpus,sample keeps these sections)
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: experiments
@@ -89,7 +89,7 @@ worker: setup  ## run a worker for the server at PREFECT_API_URL: make worker PO
 	@exec python -m pipelines.services worker $(if $(POOL),--pool '$(POOL)')
 
 .PHONY: test
-test: setup-dev  ## run all tests: unit tests and real miniature pipelines
+test: setup-dev  ## run all tests except test-faults: unit tests and real miniature pipelines
 	env -u PYTHONDONTWRITEBYTECODE python -m pytest  # it starts hundreds of processes
 
 .PHONY: test-faults

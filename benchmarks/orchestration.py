@@ -31,6 +31,7 @@ import requests
 from ruamel.yaml import YAML
 
 from benchmarks.first_run import clone
+from pipelines.keep import MARKER, variable_of
 
 TRAINING = re.compile(r"-m stages|pipelines\.stage_process")  # what also runs without Prefect
 
@@ -50,11 +51,12 @@ def run(folder: Path, *command: str) -> float:
 
 def orchestrators(folder: Path) -> list[psutil.Process]:
     """Return the processes of Prefect in the clone: server, worker, keepers and flow."""
+    marks = {f"{folder}:{name}" for name in ("server", "worker")}
     found = []
     for process in psutil.process_iter():
         try:
-            here = Path(process.cwd()).is_relative_to(folder)
-            if here and not TRAINING.search(" ".join(process.cmdline())):
+            marked = variable_of(process, MARKER) in marks
+            if marked and not TRAINING.search(" ".join(process.cmdline())):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -77,7 +79,7 @@ def cpu_seconds_counted(folder: Path) -> Iterator[list[float]]:
             times[process] = spent.user + spent.system
 
     def watch() -> None:
-        while not ended.wait(2):  # seldom, for looking costs time as well
+        while not ended.wait(2):  # git and others that live shorter than that are missed
             look(latest)
 
     look(before)
@@ -166,8 +168,9 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, help="an environment to use instead of a new one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "project"
+        folder = (Path(name) / "project").resolve()
         clone(folder, options.venv)
+        os.environ.pop("PREFECT_API_URL", None)  # a server of the user's own
         os.environ["PREFECT_PORT"] = options.port
         os.environ["UI_PORT"] = str(int(options.port) + 1)
         run(folder, "dvc", "repro", "shard", "weights")

@@ -241,7 +241,10 @@ def runs_in(
         deployment_id=FlowRunFilterDeploymentId(any_=list(ids)),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states))),
     )
-    return client.read_flow_runs(flow_run_filter=chosen)
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(flow_run_filter=chosen, limit=200, offset=len(found)):
+        found += page
+    return found
 
 
 def living_flow_runs() -> set[str]:

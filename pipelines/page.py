@@ -103,7 +103,7 @@ class PrefectConsole(Console):
         try:
             yield
         finally:
-            with suppress(httpx.TransportError):  # without a server it ends by itself
+            with suppress(httpx.HTTPError):  # without a server it ends by itself
                 lease.__exit__(None, None, None)
 
     def lease_of(self, names: list[str]) -> AbstractContextManager[None]:
@@ -121,7 +121,9 @@ class PrefectConsole(Console):
                 )
                 lease.__enter__()
                 return lease
-            except (TimeoutError, ConcurrencySlotAcquisitionError, httpx.TransportError):
+            except (TimeoutError, ConcurrencySlotAcquisitionError, httpx.HTTPError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
+                    raise
                 if self.cancelled():
                     raise RunCancelled("the run was cancelled") from None
                 time.sleep(1)

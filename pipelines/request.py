@@ -75,6 +75,7 @@ class Request:
         """Run in a workspace that no other process of this run uses, and save the result."""
         saved = workspace.saved_file(place.project, run_id)
         if saved.exists():  # and then the process died
+            workspace.remove(place)
             console.log(f"build: already saved as the experiment {saved.read_text()}")
             return
         if not place.folder.exists():
@@ -86,7 +87,8 @@ class Request:
             with workspace.inside(place):
                 stages = self.run({"DVC_EXP_NAME": name}, console, tags)
         except BaseException:
-            console.log(f"build: {shown} is kept; the next such run resumes the training")
+            again = "the next run with the same data and params resumes the training"
+            console.log(f"build: {shown} is kept; {again}")
             raise
         name = workspace.save(place, name, stages)
         atomic_write(saved, name)

@@ -334,7 +334,8 @@ def worker(pool: str | None) -> None:
         names = deployed_names(client)
         name = f"{pool or 'local'}{names.suffix}"
         if name not in names.pools:
-            raise ValueError(f"POOL {pool!r} is not one of {', '.join(names.pools)}")
+            pools = ", ".join(known.removesuffix(names.suffix) for known in names.pools)
+            raise ValueError(f"POOL {pool!r} is not one of {pools}")
         ids = [deployment.id for deployment in own_deployments(client)]
         automations.correct_states(client, ids, worker_name())
     # A worker ends at SIGTERM by sending itself SIGINT, which it must not inherit as ignored.

@@ -82,7 +82,7 @@ def died_message(command: str) -> str:
     code = int(found[1]) if found else 1
     number = -code if code < 0 else code - 128
     if number not in set(signal.Signals):
-        return "failed with an unexpected error; see its log"
+        return "failed with an unexpected error; its output ends with the traceback"
     perhaps = ", perhaps because memory ran out" if number == signal.SIGKILL else ""
     return f"was killed by signal {number} ({signal.Signals(number).name}){perhaps}"
 

@@ -154,4 +154,4 @@ def run_process(stage: Stage, run: Run) -> Status | None:
         if code == 0 or (status and status.kind != "done"):
             return status
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return Status(stage.name, "crash", f"DVC {how}; see its log")
+        return Status(stage.name, "crash", f"DVC {how}; see its output above")

@@ -6,7 +6,10 @@ from reprlib import Repr
 ENCRYPTED = "encrypted file"
 WITHOUT_TEXT = "PDF without text"
 NEEDS_EXTRA = "PDF that needs the extra office"
-WITH_EXTRA = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
+WITH_EXTRA = (
+    "to read PDFs too, run `.venv/bin/pip install -e '.[office]'` and "
+    "`.venv/bin/dvc repro --force download`"
+)
 
 
 class LeftOut(Exception):

@@ -23,7 +23,9 @@ class Settings(BaseModel):
     processes: int | None = Field(
         default=None, ge=1, description="on this machine; by default one, or one per visible GPU"
     )
-    torchrun: str = Field(default="", description="more torchrun options, such as --nnodes=2 …")
+    torchrun: str = Field(
+        default="", description="torchrun's options, instead of --standalone: --nnodes=2 …"
+    )
     join: bool = Field(default=False, description="join a training run that another machine leads")
     parallel: Literal["ddp", "fsdp"] = Field(
         default="ddp", description="each process holds the full model, or a shard of it"

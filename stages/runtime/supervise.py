@@ -188,6 +188,7 @@ def run_supervised(
             terminate(process, children)
         return Outcome(process.wait(), stop_requested.is_set())
     finally:
+        process.kill()  # harmless if it has exited
         kill_all(children)
         for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)

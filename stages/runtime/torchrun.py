@@ -46,6 +46,8 @@ def main() -> None:
         sys.exit(EXIT_CODES["input"])
     command = [options.module, *options.arguments]
     if count == 1 and not settings.torchrun:
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # of a job that this is not part of
+            os.environ.pop(name, None)
         sys.argv = command
         runpy.run_module(options.module, run_name="__main__", alter_sys=True)
     else:

@@ -1,4 +1,4 @@
-"""Stage `train`: train a model on the shards by torchrun, resuming an interrupted run.
+"""Stage `train`: train a model on the shards, resuming an interrupted run.
 
 This module is the launcher: it checks the inputs, holds the lock and supervises the processes.
 `stages.runtime.torchrun` decides how many there are, `stages.train.worker` is what each of them
@@ -100,6 +100,10 @@ def run(
     paths = [str(path) for path in (folder, shards, out)]
     command = [sys.executable, "-m", "stages.runtime.torchrun", str(windows), WORKER, *paths]
     if settings.join:
+        if not settings.torchrun:
+            raise ValueError(
+                "NANOGPT_JOIN=true needs NANOGPT_TORCHRUN, the options that the leading node uses"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())
         return

@@ -1,4 +1,4 @@
-"""A process of a training run; torchrun starts one per device.
+"""A process of a training run; there is one per device.
 
 Only rank 0 records: curves, MLflow, the finished model.
 """
@@ -51,7 +51,7 @@ from stages.train.stage import code_sha256
 
 
 def main() -> None:
-    """`-m stages.train.worker STATE SHARDS OUT` under torchrun."""
+    """`-m stages.train.worker STATE SHARDS OUT`, one per device."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.train.worker",
         description=f"{__doc__} `python -m stages train` is the command to start a training run.",

@@ -38,6 +38,7 @@ def test_a_run_that_was_saved_is_not_repeated(
     saved = saved_file(folder, ID)
     saved.parent.mkdir(parents=True)
     saved.write_text("mine")
+    workspace_of(folder, "texts", ID).folder.mkdir(parents=True)  # the process died just then
     Request(target="weights").build_experiment(Console(), ID, {})
     assert "already saved as the experiment mine" in capsys.readouterr().out
     assert not workspace_of(folder, "texts", ID).folder.exists()

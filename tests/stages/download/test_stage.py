@@ -340,7 +340,8 @@ def test_without_the_extra_pdfs_are_counted_and_the_way_to_read_them_is_said_onc
         archive.writestr("c.pdf", "%PDF")
     for name in ("a.pdf", "b.PDF"):
         write(f"texts/{name}", "%PDF")
-    way = "`pip install '.[office]'` and then `dvc repro --force download` read PDFs, too"
+    install = "`.venv/bin/pip install -e '.[office]'`"
+    way = f"to read PDFs too, run {install} and `.venv/bin/dvc repro --force download`"
     refused(files(glob="*.[pP]*"), "left out: PDF that needs the extra office (2)", way)
     write("texts/d.txt", "text")
     run(files(), OUT)

@@ -72,6 +72,7 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
             {"NANOGPT_TORCHRUN": "--nods=2"},
             "train: NANOGPT_TORCHRUN: error: unrecognized arguments: --nods=2",
         ),
+        ({"NANOGPT_JOIN": "true"}, "train: NANOGPT_JOIN=true needs NANOGPT_TORCHRUN, the options"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_message(
@@ -104,7 +105,8 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
         warmup="0",
     )
     status = project.folder / "status.json"
-    settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status)}
+    other_job = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}  # as a cluster may set them
+    settings = {**QUIET, **other_job, "NANOGPT_STATUS_FILE": str(status)}
     done = project.run("python", "-m", "stages", "train", **settings)
     assert done.returncode == 33
     reported = json.loads(status.read_text())
