@@ -5,13 +5,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogpt.config import GPTConfig, Sampling
 from nanogpt.convert.gpt2 import (
@@ -25,6 +24,9 @@ from nanogpt.convert.gpt2 import (
 )
 from nanogpt.generate.decode import generate
 from nanogpt.model.gpt import GPT
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel  # importing takes seconds
 
 SOURCE = Path("model.safetensors")
 TOLERANCE = 1e-4
@@ -40,8 +42,10 @@ ARGS = {
 }
 
 
-def hf_model(vocab_size: int = 50, activation: str = "gelu_new") -> GPT2LMHeadModel:
+def hf_model(vocab_size: int = 50, activation: str = "gelu_new") -> "GPT2LMHeadModel":
     """A small GPT-2 by Hugging Face whose every weight says something."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(vocab_size)
     sizes = {"n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 2}
     config = GPT2Config(vocab_size=vocab_size, activation_function=activation, **sizes)
@@ -52,7 +56,7 @@ def hf_model(vocab_size: int = 50, activation: str = "gelu_new") -> GPT2LMHeadMo
     return model
 
 
-def imported(model: GPT2LMHeadModel, weights: Mapping[str, Tensor] | None = None) -> GPT:
+def imported(model: "GPT2LMHeadModel", weights: Mapping[str, Tensor] | None = None) -> GPT:
     """Ours of it."""
     config = config_from_hf(model.config.to_dict())
     weights = model.state_dict() if weights is None else weights
@@ -60,8 +64,10 @@ def imported(model: GPT2LMHeadModel, weights: Mapping[str, Tensor] | None = None
     return found.eval()
 
 
-def exported(model: GPT) -> GPT2LMHeadModel:
+def exported(model: GPT) -> "GPT2LMHeadModel":
     """Hugging Face's of ours."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     about = config_to_hf(model.config)
     theirs = GPT2LMHeadModel(GPT2Config(**about)).eval()
     weights = weights_to_hf(model.config, dict(model.named_parameters()))
@@ -70,7 +76,7 @@ def exported(model: GPT) -> GPT2LMHeadModel:
     return theirs
 
 
-def nanogpt_weights(model: GPT2LMHeadModel, rows: int, prefix: str = "") -> dict[str, Tensor]:
+def nanogpt_weights(model: "GPT2LMHeadModel", rows: int, prefix: str = "") -> dict[str, Tensor]:
     """The state dict that nanoGPT has of the same model, its vocabulary padded to `rows`."""
     weights = {}
     for name, value in model.state_dict().items():
@@ -90,7 +96,7 @@ def tokens(model: torch.nn.Module) -> tuple[Tensor, Tensor]:
     return windows[:, :-1], windows[:, 1:]
 
 
-def assert_same_model(ours: GPT, theirs: GPT2LMHeadModel) -> None:
+def assert_same_model(ours: GPT, theirs: "GPT2LMHeadModel") -> None:
     """Logits and the gradients of every weight agree."""
     idx, targets = tokens(ours)
     logits = theirs(idx).logits
@@ -108,7 +114,7 @@ def assert_same_model(ours: GPT, theirs: GPT2LMHeadModel) -> None:
         assert (gradients[name] - gradient).abs().max() <= TOLERANCE, name
 
 
-def assert_same_text(ours: GPT, theirs: GPT2LMHeadModel) -> None:
+def assert_same_text(ours: GPT, theirs: "GPT2LMHeadModel") -> None:
     """Both write the same, token for token, taking the likeliest."""
     prompt = tokens(ours)[0][:, :4]
     sampling = Sampling(temperature=0, top_k=None, top_p=1.0)

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from nanogpt.config import GPTConfig
 from nanogpt.model.block import relu2
 from nanogpt.model.cache import KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.position import apply_rotary, rotary_cos_sin
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel  # importing takes seconds
 
 CPU = torch.device("cpu")
 SEPARATOR = 49
@@ -53,7 +56,7 @@ def influence(model: GPT, idx: torch.Tensor) -> torch.Tensor:
     return found > 0
 
 
-def as_ours(theirs: GPT2LMHeadModel, config: GPTConfig) -> GPT:
+def as_ours(theirs: "GPT2LMHeadModel", config: GPTConfig) -> GPT:
     """Our model with the weights of Hugging Face's."""
     weights = theirs.transformer.state_dict()
     model = GPT(config).eval()
@@ -67,6 +70,8 @@ def as_ours(theirs: GPT2LMHeadModel, config: GPTConfig) -> GPT:
 
 
 def test_gpt2_gives_the_logits_of_hugging_face(gpt2: GPTConfig) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(
         GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2)

@@ -1,13 +1,13 @@
 """Our tokenizers in Hugging Face's format give the same tokens for every text."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.formats.hugging_face_tokenizer import fast_tokenizer, last_merge, save_fast_tokenizer
 from stages.tokenize.learned import train_bpe
@@ -21,6 +21,9 @@ from stages.tokenizers.tokenizer import (
     parse_ranks,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast  # importing takes seconds
+
 ROOT = Path(__file__).parents[3]
 PIECES = [
     *("'s", "'S", "'ſ", "'LL", "\t's", "don't", "I'VE", " the", "king", "aaaaa", "ababcabcab"),
@@ -33,12 +36,14 @@ KINDS = ["gpt2", "bpe", "greedy", "bytes"]
 
 fuzzed = settings(max_examples=40, deadline=None)
 
-Pair = tuple[Tokenizer, PreTrainedTokenizerFast]
+Pair = tuple[Tokenizer, "PreTrainedTokenizerFast"]
 
 
 @pytest.fixture(scope="session")
 def pairs(gpt2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     """Return our tokenizers, each with the one that transformers loads from its files."""
+    from transformers import AutoTokenizer
+
     documents = [file.read_text(encoding="utf-8") for file in (ROOT / "docs").rglob("*.md")]
     runs = "aa aaaa aaaaaaaa abab ababab abcabcabc bcbcbc cabcab " * 9  # merges overlap in these
     ours = {
@@ -100,6 +105,8 @@ def test_characters_keep_their_ids_and_decode_to_themselves(text: str) -> None:
 def test_transformers_loads_a_char_tokenizer_which_refuses_unknown_characters(
     tmp_path: Path,
 ) -> None:
+    from transformers import AutoTokenizer
+
     text = "".join(sorted(set("to be, or not\nto be <|endoftext|>")))
     ours = CharTokenizer(text)
     save_fast_tokenizer(tmp_path, ours, block_size=64)

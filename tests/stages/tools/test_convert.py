@@ -11,13 +11,12 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from nanogpt.config import Sampling
 from nanogpt.files import file_sha256
@@ -40,6 +39,9 @@ from stages.tools import convert as tool
 from stages.tools.convert import REVISIONS
 from stages.tools.preset import use
 from tests.tiny import GPT2
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel  # importing takes seconds
 
 ROOT = Path(__file__).parents[3]
 CONFIG_FILE = Path("theirs/config.json")
@@ -106,8 +108,10 @@ def refused(
     return run
 
 
-def tiny_gpt2(folder: Path, vocab_size: int = 300, **changes: Any) -> GPT2LMHeadModel:
+def tiny_gpt2(folder: Path, vocab_size: int = 300, **changes: Any) -> "GPT2LMHeadModel":
     """Save a GPT-2 by transformers."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(2)
     ends = {"bos_token_id": vocab_size - 1, "eos_token_id": vocab_size - 1}
     sizes = {"n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
@@ -117,6 +121,8 @@ def tiny_gpt2(folder: Path, vocab_size: int = 300, **changes: Any) -> GPT2LMHead
 
 
 def test_transformers_loads_an_exported_model(model: Path, convert: Callable[..., None]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+
     convert("to-hf", model, "out")
     theirs = AutoModelForCausalLM.from_pretrained("out").eval()
     tokenizer = AutoTokenizer.from_pretrained("out")
@@ -215,7 +221,7 @@ def test_a_padded_checkpoint_of_nanogpt_gets_gpt2s_tokenizer(
     assert source["sha256"] == {"ckpt.pt": file_sha256(Path("ckpt.pt"))}
 
 
-def character_checkpoint() -> GPT2LMHeadModel:
+def character_checkpoint() -> "GPT2LMHeadModel":
     """Write a ckpt.pt of nanoGPT's character recipe, meta.pkl and text; return the model."""
     Path("input.txt").write_text(TEXT)
     stoi = {character: i for i, character in enumerate(ALPHABET)}
