@@ -1,50 +1,14 @@
 """A disk that fills up has its own message and exit code, and loses nothing."""
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import pytest
+from tests.small_disk import assert_it_says_what_is_kept, needs_small_disk, run_on_a_small_disk
 
+pytestmark = needs_small_disk
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
-OWN_MOUNTS = (
-    ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def may_mount() -> None:
-    """Skip these tests where a process cannot mount a small file system of its own."""
-    command = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    if not shutil.which("unshare") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this system lets no process mount a file system of its own")
-
-
-def run_on_a_small_disk(
-    project: Any, folder: str, size: str, *command: str, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command while `folder` of the project is a disk of this size, empty at the start.
-
-    What lies there in the end is copied to `folder`-after.
-    """
-    script = f"""
-        mkdir -p {folder} && mount -t tmpfs -o size={size} tmpfs {folder} && "$@"
-        code=$?; cp -R {folder} {folder}-after; exit $code
-    """
-    done: subprocess.CompletedProcess[str] = project.run(
-        *OWN_MOUNTS, "sh", "-c", script, "sh", *command, **QUIET, **environment
-    )
-    return done
-
-
-def assert_it_says_what_is_kept(output: str, step: int) -> None:
-    """Assert that one line says from which step a training goes on, and how."""
-    (line,) = [text for text in output.splitlines() if "no space left on the disk" in text]
-    assert f"the checkpoint of step {step} is kept in runs/" in line
-    assert "free some space and rerun to resume from there" in line
 
 
 def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_is_kept(

@@ -41,6 +41,11 @@ def webhook() -> Iterator[str]:
     server.shutdown()
 
 
+def reported() -> list[tuple[str, str]]:
+    """Return the state and the name of each run that a notice was about."""
+    return [(notice["state"], notice["flow_run"]) for notice in Receiver.received]
+
+
 def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
     lab = Lab(tmp_path / "lab")
     with socket.create_server(("127.0.0.1", lab.port)):
@@ -63,6 +68,15 @@ def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
         assert Receiver.received[0]["flow_run"] == lab.flow_run(failing)["name"]
         assert 'it\'s "less" than 0' in Receiver.received[0]["text"]
 
+        crashing = lab.start_run(seconds=60)
+        lab.wait_until_trains()
+        for flow in lab.flow_processes():
+            flow.kill()
+        wait_for(lambda: ("Crashed", lab.flow_run(crashing)["name"]) in reported(), 60, "no crash")
+        lab.service("worker").suspend()  # as if it had no time
+        late = lab.start_run(seconds=0)
+        wait_for(lambda: ("Late", lab.flow_run(late)["name"]) in reported(), 120, "none is late")
+        lab.service("worker").resume()
     finally:
         ended = lab.down()
     assert ended == "worker stopped\nserver stopped\n"
