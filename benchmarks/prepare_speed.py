@@ -29,7 +29,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from benchmarks.side_by_side import median_of, spread, take_turns
-from stages.tools.preset import preset_text
+from stages.params.presets import preset_text
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("download", "clean", "tokenize", "shard")

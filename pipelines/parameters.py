@@ -23,22 +23,13 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
+from stages.formats.presets import PRESETS
 from stages.lib.params import unknown_key
+from stages.params.presets import preset_content, preset_text
 from stages.params.sections import SECTIONS, check_content
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
-from stages.tools.preset import PRESETS, preset_content, preset_text
 
 NULL_TAG = "tag:yaml.org,2002:null"
-SHOWN_CHARACTERS = 24  # of a value in the name of a run
-SHORT = {  # names of keys in the name of a run
-    "train.learning_rate": "lr",
-    "train.max_steps": "steps",
-    "train.batch_tokens": "batch",
-    "train.seed": "seed",
-    "model.n_layer": "layers",
-    "model.n_embd": "width",
-    "model.block_size": "context",
-}
 
 
 class OverridesBase(BaseModel):
@@ -167,25 +158,3 @@ def round_trip() -> YAML:
         type(None), lambda representer, _: representer.represent_scalar(NULL_TAG, "null")
     )
     return yaml
-
-
-def title_of(preset: str | None, overrides: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    """Return a readable name of a run: what it is trained on, and what is not the default."""
-    name = preset or corpus_name(content["corpus"])
-    changed = ", ".join(f"{SHORT.get(key, key)} {shown(value)}" for key, value in overrides.items())
-    return f"{name} · {changed}" if changed else name
-
-
-def shown(value: Any) -> str:
-    """Return a value for the name of a run; what is long, or may be an address, is left out."""
-    text = str(value)
-    is_short = isinstance(value, str | int | float | None) and len(text) <= SHOWN_CHARACTERS
-    return text if is_short and "://" not in text else "…"
-
-
-def corpus_name(corpus: Mapping[str, Any]) -> str:
-    """Return a short name of a corpus."""
-    source = corpus["source"]
-    if source in ("huggingface", "package"):
-        return Path(corpus[source]["name"]).name
-    return Path(corpus["path"]).name if source == "files" else str(source)

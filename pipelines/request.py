@@ -9,13 +9,14 @@ from typing import Any
 from nanogpt.files import atomic_write
 from pipelines import workspace
 from pipelines.dag import read_stages
-from pipelines.parameters import content_of, corpus_name, title_of
+from pipelines.parameters import content_of
 from pipelines.stage_run import Console, Run, run_stages
 from stages.params.preflight import check_project
 from stages.runtime.errors import Busy
 from stages.runtime.settings import read_settings
 from stages.runtime.supervise import exclusive_lock
 from stages.runtime.yaml_files import read_params
+from stages.tracking.titles import corpus_name, title_of
 
 
 class AlreadyRunning(Exception):
@@ -52,7 +53,7 @@ class Request:
         """
         project = Path.cwd()
         content = content_of(self.preset, self.overrides, project)
-        title = title_of(self.preset, self.overrides, content)
+        title = title_of(self.preset or corpus_name(content["corpus"]), self.overrides)
         place = workspace.workspace_of(project, title, run_id)
         name = self.experiment or place.folder.name
         console.begin(title, corpus_name(content["corpus"]))

@@ -22,6 +22,7 @@ from stages.evaluate.stage import RESULT
 from stages.sample.stage import OUT as SAMPLES
 from stages.tools.report import read_json
 from stages.tools.watch import page
+from stages.tracking.note import result_part, samples_part
 
 SHOWN_SAMPLES = 2
 SHOWN_RUNS = 20  # of the same corpus
@@ -49,29 +50,9 @@ def create_artifacts(title: str) -> None:
 
 def result_markdown() -> str:
     """Return the metrics next to the baselines, and the first samples, as Markdown."""
-    metrics = read_json(RESULT)
-    rows = [
-        f"| {name} | {s['val_loss']:.4f} | {s['perplexity']:.2f} | {s['bits_per_byte']:.4f} |"
-        for name, s in [("**this model**", metrics), *metrics["baselines"].items()]
-    ]
     lines = (SAMPLES / "samples.jsonl").read_text(encoding="utf-8")
-    shown = lines.removesuffix("\n").split("\n")[:SHOWN_SAMPLES]
-    samples = [f"```text\n{s['prompt']}{s['text']}\n```" for s in map(json.loads, shown)]
-    return "\n".join(
-        [
-            f"# {metrics['bits_per_byte']:.3f} bits per byte of unseen text",
-            "",
-            "| | loss (nats per token) | perplexity | bits per byte |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"Over {metrics['tokens']:,} tokens, {metrics['bytes']:,} bytes; "
-            f"standard error of the loss {metrics['standard_error']:.4f}.",
-            "",
-            "## Samples",
-            *samples,
-        ]
-    )
+    shown = map(json.loads, lines.removesuffix("\n").split("\n")[:SHOWN_SAMPLES])
+    return f"{result_part(read_json(RESULT))}\n\n{samples_part(shown)}"
 
 
 def model_size() -> str:

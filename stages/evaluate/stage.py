@@ -17,6 +17,7 @@ from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.tracking.mlflow_run import Tracker
+from stages.tracking.note import result_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,12 +197,10 @@ def draw(
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
     """Add metrics, plots and the statistics of the data to the model's MLflow run."""
     origin = read_lineage(model)
-    flat = {f"evaluate/{k}": v for k, v in result.items() if not isinstance(v, dict)}
-    adaptive = {"adaptive": result["adaptive"]} if "adaptive" in result else {}
-    for name, scores in {**result["baselines"], **adaptive}.items():
-        flat[f"evaluate/{name}/bits_per_byte"] = scores["bits_per_byte"]
+    flat = {f"evaluate/{name}": value for name, value in headline(result).items()}
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
         tracker.record("metrics", step=origin["step"], values=flat)
+        tracker.record("note", part="result", text=result_part(result))
         for file in (METRICS, RESULT):
             tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")

@@ -14,8 +14,10 @@ from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
 from stages.tracking.mlflow_run import Tracker
+from stages.tracking.note import samples_part
 
 OUT = Path("samples")
+NOTED_SAMPLES = 2  # on the page of the model's run
 
 
 def generate_samples(params: SampleParams, model: Path, *, device: str) -> list[dict[str, Any]]:
@@ -40,4 +42,5 @@ def run_stage(settings: Settings) -> None:
     print(f"sample: {len(samples)} samples in {OUT / 'samples.txt'}")
     origin = read_lineage(MODEL)
     with Tracker(origin["model_id"], enabled=settings.tracking) as tracker:
+        tracker.record("note", part="samples", text=samples_part(samples[:NOTED_SAMPLES]))
         tracker.record_files("artifacts", OUT, path="samples")

@@ -22,13 +22,14 @@ from rich.table import Table
 from stages.artifacts.model import MODEL
 from stages.artifacts.shards import SHARDS, Shards
 from stages.formats.dvc_lock import locked_stages
+from stages.formats.presets import PRESETS
+from stages.params.presets import preset_content
 from stages.params.sections import check_content
 from stages.runtime.allocator import KEEP_FREED_MEMORY
 from stages.runtime.pool import environment_defaults, sigint_blocked
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.tokenizers.tokens import token_dtype
-from stages.tools.preset import PRESETS, preset_content
 from stages.train.params import ModelParams, TrainParams
 
 if TYPE_CHECKING:

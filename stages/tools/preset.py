@@ -10,20 +10,17 @@ import argparse
 import shutil
 import time
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from nanogpt.files import atomic_write
-from stages.formats.params_yaml import render
+from stages.formats.presets import PRESETS
+from stages.params.presets import preset_text
 from stages.params.sections import SECTIONS, check_content
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, parse_params, read_params
-
-PRESETS = Path("presets")
-BASE = "shakespeare"  # the preset that is complete
 
 
 def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Path | None:
@@ -49,23 +46,6 @@ def use(name: str, presets: Path, params: Path, keep: Sequence[str] = ()) -> Pat
         shutil.copy(params, saved)
     atomic_write(params, text)
     return saved
-
-
-def preset_content(file: Path) -> dict[str, Any]:
-    """Return the complete params of a preset. Raises ParamsError if they are not valid."""
-    own, content = read_params(file), read_params(file.with_name(f"{BASE}.yaml"))
-    for section, values in own.items():
-        if not isinstance(values, dict):
-            raise ParamsError(f"{file}: {section} must be a mapping, not {values!r}")
-        content[section] = {**content.get(section, {}), **values}
-    check_content(content, file)
-    return content
-
-
-def preset_text(file: Path) -> str:
-    """Return the params file of a preset as text; raises as `preset_content` does."""
-    header = "".join(takewhile(lambda line: line[:1] == "#", file.open(encoding="utf-8")))
-    return render(header, preset_content(file), SECTIONS)
 
 
 def with_kept(preset: str, params: Path, keep: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 
 from stages.runtime.settings import Settings
-from stages.tracking.local_store import artifacts_uri, local_uri
+from stages.tracking.local_store import EXPERIMENT, artifacts_uri, local_uri
 from stages.tracking.store import (
     TRACKING_VARIABLE,
     connect,
@@ -19,6 +19,7 @@ from stages.tracking.store import (
     store_errors,
     tracking_uri,
 )
+from stages.tracking.view import address, save_view
 
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -43,10 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages ui PORT`: check the database, then become MLflow's server."""
     uri = os.environ[TRACKING_VARIABLE] = database_uri()
+    server = f"http://127.0.0.1:{options.port}"
     try:
-        connect()
+        client = connect()
+        if experiment := client.get_experiment_by_name(EXPERIMENT):
+            save_view(client, experiment.experiment_id)
+            server = address(server, experiment.experiment_id)
     except store_errors() as error:
         raise ConnectionError(f"cannot open {shown_uri()}: {problem_of(error)}") from None
+    print(f"ui: the models, best first: {server}", flush=True)
     command = [
         sys.executable,
         "-m",

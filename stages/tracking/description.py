@@ -1,5 +1,6 @@
 """The description of a training run in MLflow, recorded before its first update."""
 
+import getpass
 import json
 import os
 from collections.abc import Mapping
@@ -7,7 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.artifacts.shards import Shards
+from stages.formats.presets import PRESETS
+from stages.runtime.yaml_files import read_params
 from stages.tracking.mlflow_run import Tracker
+from stages.tracking.note import USE
+from stages.tracking.titles import corpus_name, nearest_preset, title_of
 
 
 def describe(
@@ -20,19 +25,24 @@ def describe(
 ) -> None:
     """Record a model's lineage (`origin`) as tags, params and datasets, and the user's own tags."""
     code, hardware = origin["code"], origin["hardware"]
+    content = read_params()
+    name, changes = nearest_preset(content, PRESETS)
+    found = {
+        "mlflow.runName": title_of(f"{name} {n_params / 1e6:.1f}M", changes),
+        "mlflow.user": user(),
+        "mlflow.source.name": "python -m stages train",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": code["git_commit"],
+        "corpus": corpus_name(content["corpus"]),
+        "git_changed": changed_tag(code),
+        **{f"hardware.{name}": value for name, value in hardware.items()},
+        **origin["data"],
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME"),
+        **tags,
+    }
     tracker.record("status", status="RUNNING")
-    tracker.record(
-        "tags",
-        values={
-            "mlflow.runName": f"gpt-{n_params / 1e6:.1f}M-{origin['fingerprint'][:6]}",
-            "mlflow.source.git.commit": code["git_commit"] or "none",
-            "git_changed": changed_tag(code),
-            **{f"hardware.{name}": value for name, value in hardware.items()},
-            **origin["data"],
-            "dvc.experiment": os.environ.get("DVC_EXP_NAME", "none"),
-            **tags,
-        },
-    )
+    tracker.record("tags", values={tag: value for tag, value in found.items() if value is not None})
+    tracker.record("note", part="use", text=USE)
     sections = {**origin["params"], "split": shards.manifest["split"]}
     params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}
     sizes = {"vocab_size": shards.n_vocab, "n_params": n_params}
@@ -49,6 +59,14 @@ def describe(
                 "profile": json.dumps(asdict(shards.split(name))),
             },
         )
+
+
+def user() -> str | None:
+    """Return the name of the user; None where there is none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 def changed_tag(code: Mapping[str, Any]) -> str:

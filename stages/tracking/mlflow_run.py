@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
+from stages.tracking.note import note_of
 from stages.tracking.outbox import Entry, Outbox
 from stages.tracking.store import (
     connect,
@@ -82,7 +83,7 @@ class Tracker:
             )
 
     def record(self, kind: str, **values: Any) -> None:
-        """Append an entry to the outbox: tags, params, metrics, dataset or status."""
+        """Append an entry to the outbox: tags, params, metrics, dataset, note or status."""
         if self.outbox:
             self.outbox.append(kind, **redacted(values))
 
@@ -178,11 +179,19 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
                 run_id = create_run(client, model_id)
                 outbox.reset()  # this store has nothing that another one got
             for batch, offset in outbox.batches(BATCH):
+                if batch[0]["kind"] == "note":
+                    batch = [note_entry(outbox, run_id, batch[0])]
                 send_or_drop(client, run_id, outbox.folder, batch)
                 outbox.set_delivered(offset)
         except store_errors() as error:
             return problem_of(error)
     return None
+
+
+def note_entry(outbox: Outbox, run_id: str, newest: Entry) -> Entry:
+    """Return the entry that sets the note, made of all parts up to the newest."""
+    text = note_of((entry for entry, _ in outbox.entries(0)), run_id)
+    return {**newest, "kind": "tags", "values": {"mlflow.note.content": text}}
 
 
 def send_or_drop(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) -> None:

@@ -43,9 +43,9 @@ class Hardware:
 
     def metrics(self, tokens_per_second: float) -> dict[str, float]:
         """Return the peak memory in GiB and, if the peak FLOPS are known, the MFU."""
-        values = {"peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
+        values = {"system/peak_memory_gib": peak_memory_bytes(self.device) / 2**30}
         if self.peak_flops is not None:
-            values["mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
+            values["speed/mfu"] = tokens_per_second * self.flops_per_token / self.peak_flops
         return values
 
 
@@ -137,11 +137,12 @@ class Recorder:
         if due and event.step > self.recorded["train/loss"]:
             values = {
                 "train/loss": event.loss,
-                "lr": event.lr,
-                "grad_norm": event.grad_norm,
-                "tokens_per_second": speed,
-                "loader_share": sum(self.loader_seconds) / sum(self.seconds),
-                "skipped_steps": self.skipped,
+                "train/lr": event.lr,
+                "train/grad_norm": event.grad_norm,
+                "train/skipped_steps": self.skipped,
+                "train/tokens": event.step * self.plan.batch_tokens,
+                "speed/tokens_per_second": speed,
+                "speed/loader_share": sum(self.loader_seconds) / sum(self.seconds),
                 **self.hardware.metrics(speed),
             }
             self.tracker.record("metrics", step=event.step, values=values)

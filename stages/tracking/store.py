@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stages.runtime.redaction import redacted
 from stages.tracking.local_store import EXPERIMENT, artifacts_uri, follow_move, local_uri
+from stages.tracking.view import save_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -154,6 +155,7 @@ def create_run(client: "MlflowClient", model_id: str) -> str:
     else:
         location = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
         experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
+    save_view(client, experiment_id)
     run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
     return str(run.info.run_id)
 

@@ -7,7 +7,7 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 
 from pipelines.build import build
-from pipelines.parameters import Overrides, content_of, corpus_name, title_of, write_params
+from pipelines.parameters import Overrides, content_of, write_params
 from stages.params.sections import SECTIONS
 from stages.runtime.yaml_files import ParamsError, read_params
 
@@ -91,15 +91,3 @@ def test_overrides_that_are_not_allowed_are_refused(
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ParamsError, match=r"preset: 'bard' is not one of .*shakespeare"):
         content_of("bard", {}, ROOT)
-
-
-def test_a_run_is_named_by_its_text_and_what_was_changed() -> None:
-    content = content_of("shakespeare", {}, ROOT)
-    assert title_of(None, {}, content) == "shakespeare"
-    assert title_of(None, {"train.learning_rate": 0.02}, content) == "shakespeare · lr 0.02"
-    assert title_of("own-text", {"train.keep": "last"}, content) == "own-text · train.keep last"
-    signed = {"corpus.urls": [{"url": "https://host/text?X-Amz-Signature=5ec237"}]}
-    assert title_of(None, signed, content) == "shakespeare · corpus.urls …"
-    assert title_of(None, {"corpus.separator": "-" * 50}, content).endswith("corpus.separator …")
-    assert corpus_name({"source": "files", "path": "texts/songs"}) == "songs"
-    assert corpus_name({"source": "huggingface", "huggingface": {"name": "a/web"}}) == "web"

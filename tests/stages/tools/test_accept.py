@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from stages.params.presets import preset_content
 from stages.params.sections import check_content
 from stages.tools.accept import edited_stages, small
-from stages.tools.preset import preset_content
 
 PRESETS = sorted((Path(__file__).parents[3] / "presets").glob("*.yaml"))
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stages.params.presets import preset_text
 from stages.params.sections import SECTIONS, check_params
 from stages.runtime.yaml_files import ParamsError, read_params
-from stages.tools.preset import preset_text
 
 ROOT = Path(__file__).parents[3]
 PARAMS = ROOT / "params.yaml"

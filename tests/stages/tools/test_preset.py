@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from stages.params.presets import preset_text
 from stages.params.sections import SECTIONS, check_content
 from stages.runtime.yaml_files import ParamsError, parse_params, read_params
-from stages.tools.preset import preset_text, use
+from stages.tools.preset import use
 
 ROOT = Path(__file__).parents[3]
 PRESETS = ROOT / "presets"

@@ -1,5 +1,6 @@
 """The content of MLflow after a run: with a live server, a dead one, and one that recovers."""
 
+import getpass
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from stages.tracking.local_store import EXPERIMENT
 from stages.tracking.mlflow_run import Tracker, deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE, SampleTable
+from stages.tracking.view import TAG as VIEW
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 
@@ -38,19 +40,37 @@ def only_run(folder: Path) -> tuple[MlflowClient, Run]:
 def test_a_run_has_everything_about_its_model(built: Any) -> None:
     client, run = only_run(built.folder)
     assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("texts 0.0M · ")
+    assert run.data.tags["corpus"] == "texts"
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert "none" not in {value.lower() for value in run.data.tags.values()}
     assert run.data.params["model.n_layer"] == "2"
     assert run.data.params["train.max_steps"] == "200"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
     assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
-    for metric in ("train/loss", "lr", "grad_norm", "tokens_per_second"):
+    for metric in ("train/loss", "train/lr", "train/grad_norm", "speed/tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
         assert steps == list(range(10, 201, 10)), metric
     val_steps = [p.step for p in client.get_metric_history(run.info.run_id, "val/loss")]
     assert val_steps == list(range(20, 201, 20))
     assert "system/cpu_utilization_percentage" in run.data.metrics
-    assert run.data.metrics["evaluate/bits_per_byte"] > 0
-    for baseline in ("bigram", "kneser_ney", "ppmd"):
-        assert run.data.metrics[f"evaluate/{baseline}/bits_per_byte"] > 0
+    headline = json.loads((built.folder / "metrics/evaluate.json").read_text())
+    recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("evaluate/")}
+    assert recorded == {f"evaluate/{name}": value for name, value in headline.items()}
+
+
+def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
+    client, run = only_run(built.folder)
+    note = run.data.tags["mlflow.note.content"]
+    assert "bits per byte of unseen text**, " in note
+    assert "the king" in note.partition("## Samples")[2]
+    assert f"runs:/{run.info.run_id}/model" in note
+    view = json.loads(client.get_experiment(run.info.experiment_id).tags[VIEW])
+    assert view["orderByKey"] == "metrics.`evaluate/bits_per_byte`"
+    for column in view["selectedColumns"]:
+        kind, _, name = column.partition(".")
+        values = {**run.data.params, **run.data.metrics, **run.data.tags}
+        assert kind == "attributes" or name.strip("`") in values, column
 
 
 def test_a_run_has_checkpoint_metrics_and_samples(built: Any) -> None:
@@ -142,7 +162,7 @@ def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     outbox.offset_file.unlink()  # as if killed before it could note how far it got
     assert deliver(outbox, "model") is None
     client, run = only_run(tmp_path)
-    assert run.info.run_name == "a name"
+    assert run.info.run_name.startswith("texts 0.0M · ")
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 

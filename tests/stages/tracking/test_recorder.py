@@ -65,10 +65,11 @@ def test_a_step_is_recorded_with_its_times(workspace: Path) -> None:
     (entry,) = recorded(workspace)
     assert entry["step"] == 2
     assert entry["values"]["train/loss"] == 1.5
-    assert entry["values"]["loader_share"] == pytest.approx(0.15)
-    assert entry["values"]["skipped_steps"] == 1
-    assert entry["values"]["mfu"] == pytest.approx(128 / 1.0 * 10 / 4e4)  # by the median step
-    assert entry["values"]["peak_memory_gib"] > 0.01
+    assert entry["values"]["speed/loader_share"] == pytest.approx(0.15)
+    assert entry["values"]["train/skipped_steps"] == 1
+    assert entry["values"]["train/tokens"] == 2 * 128
+    assert entry["values"]["speed/mfu"] == pytest.approx(128 / 1.0 * 10 / 4e4)  # by the median step
+    assert entry["values"]["system/peak_memory_gib"] > 0.01
 
 
 @pytest.mark.parametrize("at_work", [Working(step=1), CheckpointWritten(step=1, path=Path("x"))])

@@ -18,6 +18,7 @@ from stages.artifacts.shards import Shards
 from stages.artifacts.weights import check_recorded
 from stages.lib.params import Section, parse_section
 from stages.lib.split import SplitParams
+from stages.params.presets import preset_text
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import PARAMS_FILE, parse_params
 from stages.shard import stage as shard
@@ -25,7 +26,6 @@ from stages.shard.params import ShardParams
 from stages.tokenize.learned import train_bpe
 from stages.tokenizers.tokenizer import CharTokenizer, load_tokenizer, save_tokenizer
 from stages.tools.convert import from_nanogpt
-from stages.tools.preset import preset_text
 from stages.train import stage as train
 from stages.train.initial_weights import check_initial, load_initial
 from stages.train.params import ModelParams, TrainParams

@@ -1,0 +1,57 @@
+"""Titles of runs name the corpus or the preset, and what was changed."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.params.presets import preset_content
+from stages.tracking.titles import corpus_name, nearest_preset, title_of
+
+PRESETS = Path(__file__).parents[3] / "presets"
+
+
+def content(name: str, **changes: Any) -> dict[str, Any]:
+    """Return the params of a preset with some changed, by `section__key`."""
+    params = deepcopy(preset_content(PRESETS / f"{name}.yaml"))
+    for dotted, value in changes.items():
+        section, key = dotted.split("__")
+        params[section][key] = value
+    return params
+
+
+def test_a_title_names_what_was_changed() -> None:
+    assert title_of("shakespeare", {}) == "shakespeare"
+    assert title_of("shakespeare", {"train.learning_rate": 0.02}) == "shakespeare · lr 0.02"
+    assert title_of("own-text", {"train.keep": "last"}) == "own-text · train.keep last"
+    signed = {"corpus.urls": [{"url": "https://host/text?X-Amz-Signature=5ec237"}]}
+    assert title_of("web", signed) == "web · corpus.urls …"
+    assert title_of("web", {"corpus.separator": "-" * 50}).endswith("corpus.separator …")
+
+
+def test_a_title_has_room_for_a_few_changes() -> None:
+    changes = {f"model.k{n}": n for n in range(6)}
+    assert title_of("web", changes) == "web · model.k0 0, model.k1 1, model.k2 2, 3 more"
+    assert title_of("web", dict(list(changes.items())[:4])).endswith("model.k3 3")
+
+
+def test_a_corpus_is_named_by_its_source() -> None:
+    assert corpus_name({"source": "files", "path": "texts/songs"}) == "songs"
+    assert corpus_name({"source": "huggingface", "huggingface": {"name": "a/web"}}) == "web"
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in PRESETS.glob("*.yaml")))
+def test_params_are_named_by_the_nearest_preset(name: str) -> None:
+    assert nearest_preset(content(name), PRESETS) == (name, {})
+    longer = content(name, train__max_steps=123_456, sample__seed=9)
+    assert nearest_preset(longer, PRESETS) == (name, {"train.max_steps": 123_456})
+
+
+def test_params_for_another_corpus_are_named_by_that() -> None:
+    songs = content("own-text", corpus__path="texts/songs", model__n_layer=3)
+    assert nearest_preset(songs, PRESETS) == ("songs", {"model.n_layer": 3})
+
+
+def test_without_presets_the_corpus_is_the_name(tmp_path: Path) -> None:
+    assert nearest_preset(content("own-text"), tmp_path) == ("texts", {})
