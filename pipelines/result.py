@@ -23,6 +23,7 @@ from stages.sample.stage import OUT as SAMPLES
 from stages.tools.report import read_json
 from stages.tools.watch import page
 from stages.tracking.note import result_part, samples_part
+from stages.tracking.titles import size_of
 
 SHOWN_SAMPLES = 2
 SHOWN_RUNS = 20  # of the same corpus
@@ -57,7 +58,7 @@ def result_markdown() -> str:
 
 def model_size() -> str:
     """Return the size of the trained model, such as 1.3M."""
-    return f"{read_lineage(MODEL)['n_params'] / 1e6:.1f}M"
+    return size_of(read_lineage(MODEL)["n_params"])
 
 
 def metrics_row(title: str) -> dict[str, Any]:

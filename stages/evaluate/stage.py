@@ -197,7 +197,7 @@ def draw(
 def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
     """Add metrics, plots and the statistics of the data to the model's MLflow run."""
     origin = read_lineage(model)
-    flat = {f"evaluate/{name}": value for name, value in headline(result).items()}
+    flat = {f"val/full/{name}": value for name, value in headline(result).items()}
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
         tracker.record("metrics", step=origin["step"], values=flat)
         tracker.record("note", part="result", text=result_part(result))

@@ -12,7 +12,7 @@ from stages.formats.presets import PRESETS
 from stages.runtime.yaml_files import read_params
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import USE
-from stages.tracking.titles import corpus_name, nearest_preset, title_of
+from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
 
 
 def describe(
@@ -28,7 +28,7 @@ def describe(
     content = read_params()
     name, changes = nearest_preset(content, PRESETS)
     found = {
-        "mlflow.runName": title_of(f"{name} {n_params / 1e6:.1f}M", changes),
+        "mlflow.runName": title_of(f"{name} {size_of(n_params)}", changes),
         "mlflow.user": user(),
         "mlflow.source.name": "python -m stages train",
         "mlflow.source.type": "LOCAL",

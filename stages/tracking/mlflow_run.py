@@ -176,7 +176,7 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
             client = connect()
             run_id = find_run(client, model_id)
             if run_id is None:
-                run_id = create_run(client, model_id)
+                run_id = create_run(client, model_id, outbox.start_ms())
                 outbox.reset()  # this store has nothing that another one got
             for batch, offset in outbox.batches(BATCH):
                 if batch[0]["kind"] == "note":

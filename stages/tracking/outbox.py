@@ -79,6 +79,10 @@ class Outbox:
             if "files" in entry:
                 shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
 
+    def start_ms(self) -> int:
+        """Return the time of the first entry, in milliseconds."""
+        return int(next(self.entries(0))[0]["time_ms"])
+
     def reset(self) -> None:
         """Mark everything as pending again, except files: delivered copies are gone."""
         atomic_write(self.offset_file, "0")

@@ -147,8 +147,11 @@ def is_deleted(client: "MlflowClient", run_id: str) -> bool:
     return LifecycleStage.DELETED in (run.lifecycle_stage, experiment.lifecycle_stage)
 
 
-def create_run(client: "MlflowClient", model_id: str) -> str:
-    """Create a model's run, and the experiment if there is none. Return the run's id."""
+def create_run(client: "MlflowClient", model_id: str, start_ms: int) -> str:
+    """Create a model's run, and the experiment if there is none. Return the run's id.
+
+    `start_ms` is when it began, in milliseconds: it may be delivered much later.
+    """
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         experiment_id = experiment.experiment_id
@@ -156,7 +159,7 @@ def create_run(client: "MlflowClient", model_id: str) -> str:
         location = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
         experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
     save_view(client, experiment_id)
-    run = client.create_run(experiment_id, tags={MODEL_TAG: model_id})
+    run = client.create_run(experiment_id, start_time=start_ms, tags={MODEL_TAG: model_id})
     return str(run.info.run_id)
 
 

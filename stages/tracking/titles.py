@@ -18,15 +18,25 @@ SHORT = {  # names of keys
     "model.n_embd": "width",
     "model.block_size": "context",
 }
-COMPARED = ("clean", "tokenize", "split", "shard", "model", "train")  # what makes a model
+COMPARED = ("train", "model", "tokenize", "clean", "split", "shard")  # what makes a model
 
 
 def title_of(name: str, changes: Mapping[str, Any]) -> str:
-    """Return a name followed by the values that were changed, by their dotted keys."""
-    parts = [f"{SHORT.get(key, key)} {shown(value)}" for key, value in changes.items()]
+    """Return a name followed by the values that were changed, by their dotted keys.
+
+    Those that are changed most often, which have short names, come first.
+    """
+    order = {key: number for number, key in enumerate(SHORT)}
+    keys = sorted(changes, key=lambda key: order.get(key, len(order)))
+    parts = [f"{SHORT.get(key, key)} {shown(changes[key])}" for key in keys]
     if len(parts) > SHOWN_CHANGES:
         parts[SHOWN_CHANGES - 1 :] = [f"{len(parts) - SHOWN_CHANGES + 1} more"]
     return f"{name} · {', '.join(parts)}" if parts else name
+
+
+def size_of(n_params: int) -> str:
+    """Return a number of parameters for a title, such as 29K or 1.3M."""
+    return f"{n_params / 1e6:.1f}M" if n_params >= 1e6 else f"{n_params / 1e3:.0f}K"
 
 
 def shown(value: Any) -> str:

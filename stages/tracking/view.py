@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 NAME = "models"
 TAG = f"mlflow.sharedViewState.{NAME}"
-SORTED_BY = "metrics.`evaluate/bits_per_byte`"
+SORTED_BY = "metrics.`val/full/bits_per_byte`"
 COLUMNS = (
     "tags.`corpus`",
     "params.`n_params`",
     SORTED_BY,
-    "metrics.`evaluate/perplexity`",
-    "metrics.`evaluate/margin`",
+    "metrics.`val/full/perplexity`",
+    "metrics.`val/full/margin`",
     "metrics.`speed/tokens_per_second`",
     "attributes.`Version`",
 )

@@ -49,7 +49,7 @@ def test_a_deployment_run_survives_a_killed_training_and_becomes_an_experiment(l
     assert "Updating lock file" not in log
     assert "NoneType" not in log
     flow_run = lab.ask(f"/flow_runs/{run}")
-    assert flow_run["name"] == "texts 0.0M · seed 3"
+    assert flow_run["name"] == "texts 29K · seed 3"
     assert "corpus:texts" in flow_run["tags"]
 
     artifacts = {a["key"]: a["data"] for a in lab.ask("/artifacts/latest/filter", {})}
@@ -58,7 +58,7 @@ def test_a_deployment_run_survives_a_killed_training_and_becomes_an_experiment(l
     assert artifacts["train"] == 100.0
     assert artifacts["loss"].startswith("data:image/png;base64,")
     (table,) = [data for key, data in artifacts.items() if key.startswith("runs-on-")]
-    assert [row["run"] for row in json.loads(table)] == ["texts 0.0M · seed 3"]
+    assert [row["run"] for row in json.loads(table)] == ["texts 29K · seed 3"]
 
     shown = lab.project.run("dvc", "exp", "show", "--json").stdout
     assert "seed-3" in shown

@@ -40,7 +40,7 @@ def only_run(folder: Path) -> tuple[MlflowClient, Run]:
 def test_a_run_has_everything_about_its_model(built: Any) -> None:
     client, run = only_run(built.folder)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("texts 0.0M · ")
+    assert run.info.run_name.startswith("texts 29K · ")
     assert run.data.tags["corpus"] == "texts"
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert "none" not in {value.lower() for value in run.data.tags.values()}
@@ -55,8 +55,8 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     assert val_steps == list(range(20, 201, 20))
     assert "system/cpu_utilization_percentage" in run.data.metrics
     headline = json.loads((built.folder / "metrics/evaluate.json").read_text())
-    recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("evaluate/")}
-    assert recorded == {f"evaluate/{name}": value for name, value in headline.items()}
+    recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("val/full/")}
+    assert recorded == {f"val/full/{name}": value for name, value in headline.items()}
 
 
 def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
@@ -66,7 +66,7 @@ def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
     assert "the king" in note.partition("## Samples")[2]
     assert f"runs:/{run.info.run_id}/model" in note
     view = json.loads(client.get_experiment(run.info.experiment_id).tags[VIEW])
-    assert view["orderByKey"] == "metrics.`evaluate/bits_per_byte`"
+    assert view["orderByKey"] == "metrics.`val/full/bits_per_byte`"
     for column in view["selectedColumns"]:
         kind, _, name = column.partition(".")
         values = {**run.data.params, **run.data.metrics, **run.data.tags}
@@ -163,6 +163,7 @@ def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert deliver(outbox, "model") is None
     client, run = only_run(tmp_path)
     assert run.info.run_name == "a name"
+    assert run.info.start_time == next(outbox.entries(0))[0]["time_ms"]  # not when it was delivered
     points = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
 

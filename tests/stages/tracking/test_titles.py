@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.params.presets import preset_content
-from stages.tracking.titles import corpus_name, nearest_preset, title_of
+from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
 
 PRESETS = Path(__file__).parents[3] / "presets"
 
@@ -28,6 +28,17 @@ def test_a_title_names_what_was_changed() -> None:
     signed = {"corpus.urls": [{"url": "https://host/text?X-Amz-Signature=5ec237"}]}
     assert title_of("web", signed) == "web · corpus.urls …"
     assert title_of("web", {"corpus.separator": "-" * 50}).endswith("corpus.separator …")
+
+
+def test_what_is_changed_most_often_comes_first() -> None:
+    changes = {"clean.min_bytes": 9, "train.max_steps": 50, "train.learning_rate": 0.1}
+    assert title_of("web", changes) == "web · lr 0.1, steps 50, clean.min_bytes 9"
+
+
+def test_a_size_is_short() -> None:
+    assert [size_of(n) for n in (28_832, 999_999, 1_311_872, 124_439_808)] == [
+        *("29K", "1000K", "1.3M", "124.4M")
+    ]
 
 
 def test_a_title_has_room_for_a_few_changes() -> None:
