@@ -272,13 +272,27 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             if crash_count(client, run.id) < CRASHES:
                 take_up(client, run.id, "Rescheduled after a crash.")
-        elif (
-            (run.state.name == "Lost" or age > MISSED)  # no automation sees what was lost meanwhile
-            and age < RECENT
-            and run.run_count
-            and crash_count(client, run.id) < CRASHES
-        ):
-            take_up(client, run.id, "Rescheduled after a crash.")
+        elif run.state.name == "Lost" or age > MISSED:  # which no automation takes up any more
+            take_up_crashed(client, run)
+
+
+def take_up_missed(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) -> None:
+    """Take up the runs of this worker that crashed, and that the automation has missed.
+
+    A worker calls this MISSED after its start. Until then they are the automation's, but on SQLite
+    a trigger may lose an event.
+    """
+    for run in runs_in(client, ids, [StateType.CRASHED]):
+        if run.labels.get("prefect.worker.name") == worker:
+            take_up_crashed(client, run)
+
+
+def take_up_crashed(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Take up a run that crashed recently, unless it never ran or has crashed too often."""
+    assert run.state is not None
+    recent = datetime.now(UTC) - run.state.timestamp < RECENT
+    if recent and run.run_count and crash_count(client, run.id) < CRASHES:
+        take_up(client, run.id, "Rescheduled after a crash.")
 
 
 def take_up(client: SyncPrefectClient, id: UUID, message: str) -> None:

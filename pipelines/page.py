@@ -111,13 +111,14 @@ class PrefectConsole(Console):
 
         Raises RunCancelled if the run is cancelled meanwhile.
         """
+        seconds = 1.0  # then it says that it waits
         while True:
             try:
                 with get_client(sync_client=True) as client:
                     for name in names:
                         client.upsert_global_concurrency_limit_by_name(name, limit=1)
                 lease = concurrency(
-                    names, lease_duration=LEASE_SECONDS, timeout_seconds=WAIT_SECONDS, strict=False
+                    names, lease_duration=LEASE_SECONDS, timeout_seconds=seconds, strict=False
                 )
                 lease.__enter__()
                 return lease
@@ -126,6 +127,9 @@ class PrefectConsole(Console):
                     raise
                 if self.cancelled():
                     raise RunCancelled("the run was cancelled") from None
+                if seconds < WAIT_SECONDS:
+                    self.log(f"waiting for {', '.join(names)}, which another run uses")
+                    seconds = WAIT_SECONDS
                 time.sleep(1)
 
     def leave_to_other(self) -> None:

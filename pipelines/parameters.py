@@ -9,16 +9,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
     create_model,
     model_serializer,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
@@ -32,6 +36,10 @@ from stages.runtime.yaml_files import PARAMS_FILE, ParamsError, read_params
 NULL_TAG = "tag:yaml.org,2002:null"
 
 
+# Keys whose value is complete only with others: they are checked together, when the run begins.
+PARTIAL: dict[str, Any] = {"corpus.mixture": dict[str, dict[str, JsonValue]] | None}
+
+
 class OverridesBase(BaseModel):
     """Values for some keys of params.yaml; those that are not given stay as they are."""
 
@@ -42,15 +50,27 @@ class OverridesBase(BaseModel):
         """Leave out what is not given."""
         return {key: value for key, value in serialize(self).items() if key in self.given()}
 
+    _values: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def keep_values(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep the values as they are, for params.yaml: a validated one can be an object."""
+        made = validate(data)
+        if isinstance(data, Mapping):
+            made._values = dict(data)
+        return made
+
     def given(self) -> dict[str, Any]:
         """Return the values that are given, by dotted key, in the order of params.yaml."""
         fields = type(self).model_fields
-        return {key: getattr(self, key) for key in fields if key in self.model_fields_set}
+        return {key: self._values[key] for key in fields if key in self.model_fields_set}
 
 
 def optional(key: str, field: FieldInfo) -> Any:
     """Return the type and field of a key that may be left out."""
-    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    annotation = PARTIAL.get(key, field.annotation)
+    kind = Annotated[(annotation, *field.metadata)] if field.metadata else annotation
     return kind, Field(
         default=None, title=key, description=field.description, json_schema_extra=adapt_to_form
     )

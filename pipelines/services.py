@@ -194,7 +194,8 @@ def start_server(port: int) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     defaults = {key: os.environ.get(key, text) for key, text in SERVER_ENVIRONMENT.items()}
-    own = {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    page = f"http://127.0.0.1:{port}"  # also for the links in notices
+    own = {"PREFECT_HOME": str(home), "PREFECT_UI_URL": page, "PREFECT_UI_API_URL": f"{page}/api"}
     start("server", command, port, **own, **defaults)
 
 
@@ -338,6 +339,7 @@ def worker(pool: str | None) -> None:
             raise ValueError(f"POOL {pool!r} is not one of {pools}")
         ids = [deployment.id for deployment in own_deployments(client)]
         automations.correct_states(client, ids, worker_name())
+    subprocess.Popen([sys.executable, "-m", "pipelines.second_look"], env=environment(names))
     # A worker ends at SIGTERM by sending itself SIGINT, which it must not inherit as ignored.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", name]

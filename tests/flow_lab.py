@@ -2,15 +2,14 @@
 
 import json
 import subprocess
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
-import requests
 from ruamel.yaml import YAML
 
 from tests.conftest import Project
+from tests.prefect_api import ask
 from tests.waiting import wait_for
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -49,17 +48,7 @@ class Lab:
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask the server; a POST if there is a body."""
-        url = f"http://127.0.0.1:{self.port}/api{path}"
-        for _ in range(10):
-            if body is None:
-                answer = requests.get(url, timeout=30)
-            else:
-                answer = requests.post(url, json=body, timeout=30)
-            if answer.status_code != 503:  # SQLite was busy, as Prefect's own client expects
-                break
-            time.sleep(1)
-        assert answer.ok, answer.text
-        return answer.json() if answer.content else None
+        return ask(self.port, path, body)
 
     def start(self, overrides: dict[str, Any] | None = None, **parameters: Any) -> str:
         """Start a run of the deployment; return its id."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import requests
 
 from pipelines.keep import FLOW_RUN, MARKER, variable_of
+from tests.prefect_api import ask
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -105,12 +105,7 @@ class Lab:
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask the server; a POST if there is a body."""
-        url = f"http://127.0.0.1:{self.port}/api{path}"
-        if body is None:
-            return requests.get(url, timeout=30).json()
-        answer = requests.post(url, json=body, timeout=30)
-        assert answer.ok, answer.text
-        return answer.json()
+        return ask(self.port, path, body)
 
     def start_run(self, seconds: float, name: str = "local") -> str:
         """Start a run of a deployment; return its id."""

@@ -65,6 +65,7 @@ def test_from_up_to_down(tmp_path: Path, webhook: str) -> None:
         failing = lab.start_run(seconds=-1)  # it fails for a reason with quotation marks
         wait_for(lambda: Receiver.received, 60, "no notice")
         assert Receiver.received[0]["state"] == "Failed"
+        assert failing in Receiver.received[0]["url"]
         assert Receiver.received[0]["flow_run"] == lab.flow_run(failing)["name"]
         assert 'it\'s "less" than 0' in Receiver.received[0]["text"]
 

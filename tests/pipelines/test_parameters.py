@@ -54,6 +54,34 @@ def test_what_is_given_has_one_order() -> None:
     assert Overrides(**given).model_dump() == given
 
 
+PACKAGE = {"name": "some-texts", "version": "9", "sha256": "0" * 64, "members": "*.txt"}
+FOLDER = {"source": "files", "path": "texts/b"}
+SIGNED = {"url": "https://host/a.txt?X-Amz-Signature=5ec237", "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        {"source": "url", "urls": [SIGNED]},
+        {"source": "package", "package": PACKAGE},
+        {"source": "mixture", "mixture": {"a": FOLDER, "b": {**FOLDER, "glob": "*.md"}}},
+    ],
+)
+def test_values_with_parts_reach_params_yaml_as_they_are(
+    tmp_path: Path, corpus: dict[str, Any]
+) -> None:
+    """A URL keeps its signature, and a corpus of a mixture inherits what it lacks."""
+    given = {f"corpus.{key}": value for key, value in corpus.items()}
+    overrides = Overrides(**given).given()
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    (tmp_path / "texts/b").mkdir(parents=True)
+    content = content_of("own-text", overrides, tmp_path)
+    write_params("own-text", overrides, tmp_path)
+    written = read_params(tmp_path / "params.yaml")
+    assert written == content
+    assert {key: written["corpus"][key] for key in corpus} == corpus
+
+
 def test_overrides_change_a_preset(tmp_path: Path) -> None:
     content = content_of("shakespeare-char", {"train.max_steps": 7000}, ROOT)
     assert content["train"]["max_steps"] == 7000
