@@ -282,10 +282,10 @@ def some_of(names: Sequence[str]) -> str:
 
 def session_lines(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return after which steps the sessions of a training run began."""
+    if len(sessions) < 2:
+        return ["1 session"] if sessions else []
     steps = ", ".join(f"{session['after_step']:,}" for session in sessions)
-    if not sessions:
-        return []
-    return [f"{len(sessions)} sessions, after steps {steps}" if len(sessions) > 1 else "1 session"]
+    return [f"{len(sessions)} sessions, after steps {steps}"]
 
 
 def data(
@@ -369,7 +369,8 @@ def disagreements(records: Records, more: Records) -> list[str]:
     """Return the folders of which two files record different hashes, as problems."""
     return [
         f"{more[name].file} records {name} with the manifest sha256 {more[name].sha256}, not "
-        f"{record.sha256} as {record.file} does; run `dvc repro -f {record.stage}` to write it again"
+        f"{record.sha256} as {record.file} does; run `dvc repro -f {record.stage}` to write it "
+        "again"
         for name, record in records.items()
         if name in more and more[name].sha256 != record.sha256
     ]
