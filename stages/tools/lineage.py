@@ -199,9 +199,7 @@ def files_elsewhere(about: dict[str, Any]) -> Node:
     return Node(title="files", state=NOT_HERE, lines=hash_lines(about))
 
 
-def origins(
-    about: dict[str, Any], file: Path | str, root: Path, *, own: bool
-) -> tuple[Node, ...]:
+def origins(about: dict[str, Any], file: Path | str, root: Path, *, own: bool) -> tuple[Node, ...]:
     """Return what a model came from: its training, its data, its initial weights."""
     records = records_in(TRAINED, about, file)
     return (
@@ -288,9 +286,7 @@ def session_lines(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{len(sessions)} sessions, after steps {steps}"]
 
 
-def data(
-    chain: Sequence[Artifact], records: Records, root: Path, *, own: bool
-) -> tuple[Node, ...]:
+def data(chain: Sequence[Artifact], records: Records, root: Path, *, own: bool) -> tuple[Node, ...]:
     """Return the last folder of a chain with those before it below; none where an import begins."""
     if not chain:
         return ()

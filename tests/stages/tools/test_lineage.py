@@ -433,7 +433,7 @@ def test_what_mlflow_does_not_have_is_an_error(project: Any) -> None:
 
 
 def test_a_model_that_is_not_ours_is_an_error(project: Any) -> None:
-    client, logged = logged_model()
+    _, logged = logged_model()
     (file,) = Path("mlartifacts/models", logged.model_id).rglob("MLmodel")
     file.write_text(file.read_text().replace("model:\n        path", "other:\n        path"))
     with pytest.raises(ValueError, match="was not logged by the stage `train`"):
