@@ -196,7 +196,7 @@ def files_here(about: dict[str, Any], folder: Path, *, own: bool) -> Node:
 
 def files_elsewhere(about: dict[str, Any]) -> Node:
     """Return the files of a model in MLflow, which are not downloaded."""
-    return Node(title="files", state=NOT_HERE, lines=hash_lines(about))
+    return Node(title="files in MLflow", state=NOT_HERE, lines=hash_lines(about))
 
 
 def origins(about: dict[str, Any], file: Path | str, root: Path, *, own: bool) -> tuple[Node, ...]:
