@@ -15,6 +15,7 @@ from stages.runtime.inputs import leaves
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 
 LOCK_FILE = Path("dvc.lock")
+CACHE = Path(".dvc/cache/files/md5")  # where DVC keeps outputs unless `cache.dir` is set
 ACCEPTED = Path("accepted.json")  # code that `make accept` recorded, and in the place of which
 PINNED = ".huggingface.revision"  # may be a branch in the params, but a commit in the manifest
 
@@ -133,3 +134,23 @@ def chain_problems(stages: Mapping[str, Any]) -> list[str]:
         for dep in stage.get("deps", [])
         if dep["path"] in outputs and outputs[dep["path"]][1] != dep.get("md5")
     ]
+
+
+def cached_file(root: Path, folder: Path, name: str) -> Path | None:
+    """Return DVC's own copy of a file in an output folder, as dvc.lock records it, if there is one.
+
+    For a folder, DVC's cache has the list of its files, as JSON.
+    """
+    outs = [out for stage in locked_stages(root).values() for out in stage.get("outs", [])]
+    for md5 in (out.get("md5", "") for out in outs if out["path"] == folder.as_posix()):
+        listing = cache_path(root, md5)
+        entries = json.loads(listing.read_text()) if listing.is_file() else []
+        for file in (cache_path(root, one["md5"]) for one in entries if one["relpath"] == name):
+            if file.is_file():
+                return file
+    return None
+
+
+def cache_path(root: Path, md5: str) -> Path:
+    """Return where DVC's cache keeps what has this MD5."""
+    return root / CACHE / md5[:2] / md5[2:]

@@ -8,16 +8,20 @@ dvc.lock. Outputs that do not exist yet are not errors.
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanogpt.files import file_sha256
-from stages.artifacts.clean import CLEAN
-from stages.artifacts.corpus import CORPUS
-from stages.artifacts.model import LINEAGE, MODEL
-from stages.artifacts.shards import SHARDS
-from stages.artifacts.tokens import TOKENS
+from stages.artifacts.integrity import (
+    ARTIFACTS,
+    Artifact,
+    described,
+    file_problems,
+    size_line,
+    sources,
+    tokenizer_problems,
+)
 from stages.formats.dvc_lock import (
     chain_problems,
     code_problems,
@@ -27,33 +31,6 @@ from stages.formats.dvc_lock import (
 )
 from stages.params.sections import SECTIONS
 from stages.runtime.settings import Settings
-from stages.tokenizers.tokenizer import files_fingerprint
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """An output folder: the file in it that describes the others, and the stage that writes it."""
-
-    name: str
-    folder: Path
-    manifest: str
-    stage: str
-    imported: bool = False  # by stages.tools.token_files
-
-    @property
-    def remedy(self) -> str:
-        """Return how to rebuild the folder."""
-        command = "python -m stages token-files" if self.imported else f"dvc repro -f {self.stage}"
-        return f"run `{command}` to rebuild it"
-
-
-ARTIFACTS = (
-    Artifact(name="corpus", folder=CORPUS, manifest="manifest.json", stage="download"),
-    Artifact(name="clean", folder=CLEAN, manifest="manifest.json", stage="clean"),
-    Artifact(name="tokens", folder=TOKENS, manifest="manifest.json", stage="tokenize"),
-    Artifact(name="shards", folder=SHARDS, manifest="manifest.json", stage="shard"),
-    Artifact(name="model", folder=MODEL, manifest=LINEAGE, stage="train"),
-)
 
 
 def verify(root: Path) -> list[str]:
@@ -71,11 +48,9 @@ def verify(root: Path) -> list[str]:
             print(f"{artifact.name:8}not built yet")
             continue
         problems = artifact_problems(artifact, root, locked.get(artifact.stage, {}))
-        files = [file for file in (root / artifact.folder).rglob("*") if file.is_file()]
-        size = sum(file.stat().st_size for file in files)
         plural = "" if len(problems) == 1 else "s"
         state = f"{len(problems)} problem{plural}" if problems else "ok"
-        print(f"{artifact.name:8}{len(files):,} files, {size:,} bytes: {state}", flush=True)
+        print(f"{artifact.name:8}{size_line(root / artifact.folder)}: {state}", flush=True)
         all_problems += problems
     return all_problems + chain_problems(locked)
 
@@ -101,57 +76,14 @@ def artifact_problems(artifact: Artifact, root: Path, locked: Mapping[str, Any])
         return [f"{file} is not as it was written ({error!r}); {artifact.remedy}"]
 
 
-def described(artifact: Artifact, manifest: dict[str, Any]) -> dict[str, str]:
-    """Return the sha256 of each file by name, as in the manifest."""
-    if artifact.name != "shards":
-        return {file["name"]: file["sha256"] for file in manifest["files"]}
-    sha256: dict[str, str] = {}
-    for name, split in manifest["splits"].items():
-        sha256 |= {f"{name}/{file['name']}": file["sha256"] for file in split["files"]}
-        sha256[f"{name}/ends.npy"] = split["ends_sha256"]
-    return sha256
-
-
-def file_problems(artifact: Artifact, folder: Path, sha256: dict[str, str]) -> list[str]:
-    """Return the files that are missing, changed, or not in the manifest."""
-    problems = []
-    for name, expected in sha256.items():
-        file = folder / name
-        if not file.is_file():
-            problems.append(f"{file} is missing; {artifact.remedy}")
-        elif (actual := file_sha256(file)) != expected:
-            problems.append(f"{file} has sha256 {actual}, not {expected}; {artifact.remedy}")
-    known = {*sha256, artifact.manifest}
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.is_file() and name not in known and not name.startswith("tokenizer/"):
-            problems.append(f"{file} is not in {artifact.manifest}; remove it")
-    return problems
-
-
-def tokenizer_problems(artifact: Artifact, folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return whether the tokenizer has changed, as a list of problems."""
-    about = manifest["data"] if artifact.name == "model" else manifest
-    if artifact.name in ("corpus", "clean"):
-        return []
-    if files_fingerprint(read_files(folder / "tokenizer")) == about["tokenizer_fingerprint"]:
-        return []
-    return [f"{folder / 'tokenizer'} does not match its recorded fingerprint; {artifact.remedy}"]
-
-
-def read_files(folder: Path) -> dict[str, str]:
-    """Return the names and contents of a folder's files, whatever their encoding."""
-    return {file.name: file.read_bytes().decode("utf-8", "replace") for file in folder.glob("*")}
-
-
 def link_problems(artifact: Artifact, root: Path, manifest: dict[str, Any]) -> list[str]:
     """Return the existing folders that this one was not made from, as problems."""
-    about = manifest["data"] if artifact.name == "model" else manifest
+    recorded = sources(artifact, manifest)
     problems = []
     for source in ARTIFACTS:
-        recorded = about.get(f"{source.name}_manifest_sha256")  # null if imported
+        sha256 = recorded.get(source.name)  # null if imported
         file = root / source.folder / source.manifest
-        if recorded and file.is_file() and file_sha256(file) != recorded:
+        if sha256 and file.is_file() and file_sha256(file) != sha256:
             problems.append(
                 f"{root / artifact.folder} was not built from the current {root / source.folder}; "
                 f"run `dvc repro {artifact.stage}` to bring them back in sync"
