@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
@@ -31,6 +30,7 @@ import requests
 from ruamel.yaml import YAML
 
 from benchmarks.first_run import clone
+from benchmarks.side_by_side import median_of
 from pipelines.keep import MARKER, variable_of
 
 TRAINING = re.compile(r"-m stages|pipelines\.stage_process")  # what also runs without Prefect
@@ -95,10 +95,15 @@ def cpu_seconds_counted(folder: Path) -> Iterator[list[float]]:
         counted.append(sum(latest.values()) - sum(before.values()))
 
 
-def seconds_of(run: dict[str, Any]) -> float:
-    """Return the seconds from a flow run's creation to its end."""
-    created, ended = (datetime.fromisoformat(run[name]) for name in ("created", "end_time"))
-    return (ended - created).total_seconds()
+def seconds_between(first: str, last: str) -> float:
+    """Return the seconds between two times as Prefect writes them."""
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
+def train_seconds(folder: Path) -> float:
+    """Return the seconds that the stage `train` took in the clone."""
+    times: dict[str, float] = json.loads((folder / "runs/times/train.json").read_text())
+    return times["seconds"]
 
 
 def deployment_run(folder: Path, api: str, overrides: dict[str, Any]) -> dict[str, float]:
@@ -118,18 +123,27 @@ def deployment_run(folder: Path, api: str, overrides: dict[str, Any]) -> dict[st
                 break
     if run["state"]["type"] != "COMPLETED":
         raise SystemExit(f"the run ended as {run['state']['name']}: {run['state']['message']}")
-    return {"seconds": seconds_of(run), "prefect_cpu_seconds": counted[0]}
+    filters = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = requests.post(f"{api}/task_runs/filter", json=filters, timeout=60).json()
+    (train,) = [task for task in tasks if task["name"] == "train"]
+    return {
+        "seconds": seconds_between(run["created"], run["end_time"]),
+        "train_seconds": seconds_between(train["start_time"], train["end_time"]),
+        "wait_seconds": seconds_between(run["created"], run["start_time"]),
+        "prefect_cpu_seconds": counted[0],
+    }
 
 
 def dvc_run(folder: Path, overrides: dict[str, Any]) -> dict[str, float]:
-    """Train by `dvc repro`; return its seconds."""
+    """Train by `dvc repro`; return its seconds and those of the stage."""
     yaml, file = YAML(), folder / "params.yaml"
     params = yaml.load(file)
     for key, value in overrides.items():
         section, name = key.split(".")
         params[section][name] = value
     yaml.dump(params, file)
-    return {"seconds": run(folder, "dvc", "repro", "train")}
+    seconds = run(folder, "dvc", "repro", "train")
+    return {"seconds": seconds, "train_seconds": train_seconds(folder)}
 
 
 def measure(folder: Path, steps: int, rounds: int, api: str) -> dict[str, Any]:
@@ -146,15 +160,11 @@ def measure(folder: Path, steps: int, rounds: int, api: str) -> dict[str, Any]:
             )
             sides[side].append(result)
             print(side, json.dumps(result), file=sys.stderr, flush=True)
-    by_dvc, by_prefect = (median(r["seconds"] for r in sides[side]) for side in sides)
-    cpu = median(r["prefect_cpu_seconds"] for r in sides["prefect"])
-    return {
-        "steps": steps,
-        "dvc_seconds": round(by_dvc, 1),
-        "prefect_seconds": round(by_prefect, 1),
-        "prefect_cpu_seconds": round(cpu, 1),
-        "rounds": sides,
+    medians = {
+        side: {key: round(median_of(results, key), 1) for key in results[0]}
+        for side, results in sides.items()
     }
+    return {"steps": steps, **medians, "rounds": sides}
 
 
 def main() -> None:
