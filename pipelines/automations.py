@@ -279,11 +279,13 @@ def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
 def take_up_missed(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) -> None:
     """Take up the runs of this worker that crashed, and that the automation has missed.
 
-    A worker calls this MISSED after its start. Until then they are the automation's, but on SQLite
+    A worker calls this MISSED after its start. At first a crash is the automation's, but on SQLite
     a trigger may lose an event.
     """
     for run in runs_in(client, ids, [StateType.CRASHED]):
-        if run.labels.get("prefect.worker.name") == worker:
+        assert run.state is not None
+        missed = datetime.now(UTC) - run.state.timestamp > MISSED / 2
+        if missed and run.labels.get("prefect.worker.name") == worker:
             take_up_crashed(client, run)
 
 

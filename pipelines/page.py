@@ -127,7 +127,7 @@ class PrefectConsole(Console):
                     raise
                 if self.cancelled():
                     raise RunCancelled("the run was cancelled") from None
-                if seconds < WAIT_SECONDS:
+                if seconds < WAIT_SECONDS and not isinstance(error, httpx.HTTPError):
                     self.log(f"waiting for {', '.join(names)}, which another run uses")
                     seconds = WAIT_SECONDS
                 time.sleep(1)

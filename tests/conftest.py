@@ -60,8 +60,11 @@ SHORT_FIRST = 60  # tests, some ten seconds
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two workers more than there are cores: tests wait for processes much of the time."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) + 2
+    """Return one worker more than there are cores, for tests wait for processes now and then.
+
+    With more, collecting the tests (13 s of processor time for each worker) takes what is gained.
+    """
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -174,13 +174,9 @@ class TrainWorker:
                 f"train: lineage.json has no git information about the code: {problem}", flush=True
             )
         with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
-            describe(
-                tracker,
-                origin,
-                self.shards,
-                n_params=model.n_params(),
-                tags=self.settings.tags,
-            )
+            if self.settings.tracking:
+                n_params, tags = model.n_params(), self.settings.tags
+                describe(tracker, origin, self.shards, n_params=n_params, tags=tags)
             curves = Curves(self.folder)
             recorder = self.recorder(tracker, model, runtime, curves)
             with closing(recorder):

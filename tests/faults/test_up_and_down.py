@@ -19,7 +19,7 @@ from tests.waiting import wait_for
 class Receiver(BaseHTTPRequestHandler):
     """A receiver of a webhook that keeps what it gets."""
 
-    received: list[dict[str, Any]] = []  # noqa: RUF012
+    received: list[dict[str, Any]] = []  # noqa: RUF012  # one server at a time
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])

@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def chosen(server: Server) -> tuple[str, ...]:
     """Return the names that the project gets."""
-    return names.choose_names(server).deployments  # type: ignore[arg-type]
+    return names.choose_names(server).deployments  # type: ignore[arg-type]  # all that it asks for
 
 
 def test_an_empty_server_gives_the_plain_names(folder: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_work_pool_of_others_is_not_taken_over(folder: Path) -> None:
 def test_a_project_keeps_its_names(folder: Path) -> None:
     mine = Server([Named(f"{name}-my-lab", [names.project_tag()]) for name in ALL])
     assert chosen(mine) == tuple(f"{name}-my-lab" for name in ALL)
-    assert names.deployed_names(mine).suffix == "-my-lab"  # type: ignore[arg-type]
+    assert names.deployed_names(mine).suffix == "-my-lab"  # type: ignore[arg-type]  # likewise
 
 
 def test_a_folder_that_was_moved_keeps_its_names(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_folder_that_was_moved_keeps_its_names(folder: Path) -> None:
 
 def test_what_is_not_deployed_has_no_names(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"pipelines\.deploy"):
-        names.deployed_names(Server())  # type: ignore[arg-type]
+        names.deployed_names(Server())  # type: ignore[arg-type]  # likewise
 
 
 def test_no_server_is_told_in_one_line_without_its_password(
