@@ -3,8 +3,8 @@
     python -m benchmarks.orchestration --steps 3000 --rounds 1
 
 The committed state of this repository is cloned into a temporary folder. After the stages before
-`train` have run there, and `make up` has started a server and a worker, both sides train the same
-models in turn, of as many steps as given, with a seed of its own for each round. The seconds of a
+`train` have run there, and `make up` has started a server and a worker, both sides train in turn:
+the same model for as many steps as given, each time from another seed. The seconds of a
 deployment run are those from its creation to its end: they include its workspace and its result.
 The processor time of server, worker and flow is counted separately, for on two cores it is a better
 measure of a small cost than the clock. Prints one line of JSON.
@@ -118,18 +118,19 @@ def deployment_run(folder: Path, api: str, overrides: dict[str, Any]) -> dict[st
         answer.raise_for_status()
         while True:
             time.sleep(5)
-            run = requests.get(f"{api}/flow_runs/{answer.json()['id']}", timeout=60).json()
-            if run["end_time"]:
+            flow = requests.get(f"{api}/flow_runs/{answer.json()['id']}", timeout=60).json()
+            if flow["end_time"]:
                 break
-    if run["state"]["type"] != "COMPLETED":
-        raise SystemExit(f"the run ended as {run['state']['name']}: {run['state']['message']}")
-    filters = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    state = flow["state"]
+    if state["type"] != "COMPLETED":
+        raise SystemExit(f"the run ended as {state['name']}: {state['message']}")
+    filters = {"flow_runs": {"id": {"any_": [flow["id"]]}}}
     tasks = requests.post(f"{api}/task_runs/filter", json=filters, timeout=60).json()
     (train,) = [task for task in tasks if task["name"] == "train"]
     return {
-        "seconds": seconds_between(run["created"], run["end_time"]),
+        "seconds": seconds_between(flow["created"], flow["end_time"]),
         "train_seconds": seconds_between(train["start_time"], train["end_time"]),
-        "wait_seconds": seconds_between(run["created"], run["start_time"]),
+        "wait_seconds": seconds_between(flow["created"], flow["start_time"]),
         "prefect_cpu_seconds": counted[0],
     }
 

@@ -282,8 +282,11 @@ def take_up_missed(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) 
     A worker calls this MISSED after its start. At first a crash is the automation's, but on SQLite
     a trigger may lose an event.
     """
+    living = living_flow_runs()
     for run in runs_in(client, ids, [StateType.CRASHED]):
         assert run.state is not None
+        if str(run.id) in living:
+            continue
         missed = datetime.now(UTC) - run.state.timestamp > MISSED / 2
         if missed and run.labels.get("prefect.worker.name") == worker:
             take_up_crashed(client, run)

@@ -111,14 +111,19 @@ class PrefectConsole(Console):
 
         Raises RunCancelled if the run is cancelled meanwhile.
         """
-        seconds = 1.0  # then it says that it waits
+        logged = False
         while True:
             try:
                 with get_client(sync_client=True) as client:
                     for name in names:
                         client.upsert_global_concurrency_limit_by_name(name, limit=1)
+                    limits = map(client.read_global_concurrency_limit_by_name, names)
+                    used = [limit.name for limit in limits if limit.active_slots]
+                if used and not logged:
+                    self.log(f"waiting for {', '.join(used)}, which another run uses")
+                    logged = True
                 lease = concurrency(
-                    names, lease_duration=LEASE_SECONDS, timeout_seconds=seconds, strict=False
+                    names, lease_duration=LEASE_SECONDS, timeout_seconds=WAIT_SECONDS, strict=False
                 )
                 lease.__enter__()
                 return lease
@@ -127,9 +132,6 @@ class PrefectConsole(Console):
                     raise
                 if self.cancelled():
                     raise RunCancelled("the run was cancelled") from None
-                if seconds < WAIT_SECONDS and not isinstance(error, httpx.HTTPError):
-                    self.log(f"waiting for {', '.join(names)}, which another run uses")
-                    seconds = WAIT_SECONDS
                 time.sleep(1)
 
     def leave_to_other(self) -> None:

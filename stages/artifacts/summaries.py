@@ -81,11 +81,3 @@ def weights_lines(origin: Mapping[str, Any]) -> list[str]:
         shards = lineage["data"]["shards_manifest_sha256"]
         lines += [f"trained as model {lineage['model_id']}", f"on shards with manifest {shards}"]
     return lines
-
-
-def hardware_line(hardware: Mapping[str, Any]) -> str:
-    """Return the hardware of a training session."""
-    return (
-        f"{hardware['device']}, {hardware['number_format']}, processes: {hardware['processes']}, "
-        f"threads: {hardware['threads']}, {hardware['machine']}, Python {hardware['python']}"
-    )

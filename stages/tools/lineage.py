@@ -10,9 +10,7 @@ Of any other model, the data may have been replaced since, and is then not here.
 """
 
 import argparse
-import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,11 +35,11 @@ from stages.artifacts.model import LINEAGE, MODEL
 from stages.artifacts.summaries import (
     clean_lines,
     corpus_lines,
-    hardware_line,
     shards_lines,
     tokens_lines,
     weights_lines,
 )
+from stages.artifacts.training import training_lines
 from stages.formats.dvc_lock import cached_file
 from stages.runtime.redaction import redacted
 from stages.runtime.settings import Settings
@@ -52,7 +50,6 @@ from stages.tracking.logged_model import FORMS, LoggedModel, is_reference, read_
 VERIFIED, NOT_HERE, DAMAGED = "verified", "not here", "not as it was written"
 STYLES = {VERIFIED: "green", NOT_HERE: "yellow", DAMAGED: "bold red"}
 WIDTH = 120  # columns, also where the output is a pipe: a hash stays in one line
-SHOWN = 8  # files listed one by one; the rest are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,72 +215,8 @@ def records_in(artifact: Artifact, manifest: dict[str, Any], file: Path | str) -
 
 
 def training(about: Mapping[str, Any], root: Path) -> Node:
-    """Return how a model was trained: params, code, sessions and hardware."""
-    code, libraries = about["code"], about["libraries"]
-    sessions = about.get("sessions", [])
-    hardware = [session["hardware"] for session in sessions] or [about["hardware"]]
-    return Node(
-        title="training",
-        lines=[
-            f"params fingerprint {about['fingerprint']}",
-            commit_line(code, root),
-            *code_lines(code.get("files_md5", {}), root),
-            *session_lines(sessions),
-            *dict.fromkeys(hardware_line(one) for one in hardware),
-            ", ".join(f"{name} {version}" for name, version in libraries.items()),
-        ],
-    )
-
-
-def commit_line(code: Mapping[str, Any], root: Path) -> str:
-    """Return the commit that trained a model, and the files that differed from it."""
-    commit = code["git_commit"]
-    if commit is None:
-        return f"commit unknown: {code['git_problem']}"
-    where = "" if git_has(commit, root) else ", not in this repository"
-    changed = code["git_changed"]
-    if changed is None:
-        return f"commit {commit}{where}; changed files unknown: {code['git_problem']}"
-    return f"commit {commit}{where}; changed: {some_of(changed) if changed else 'nothing'}"
-
-
-def git_has(commit: str, root: Path) -> bool:
-    """Return whether the repository of the project has a commit."""
-    command = ["git", "-C", str(root.absolute()), "cat-file", "-e", f"{commit}^{{commit}}"]
-    try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:  # there is no git
-        return False
-
-
-def code_lines(files_md5: Mapping[str, str], root: Path) -> list[str]:
-    """Return how many files of code a model was trained by, and which of them differ now."""
-    if not files_md5:
-        return []
-    changed = [path for path, md5 in files_md5.items() if md5_of(root / path) != md5]
-    now = f"{some_of(changed)} changed since" if changed else "as they are now"
-    return [f"{len(files_md5)} files of code, {now}"]
-
-
-def md5_of(file: Path) -> str | None:
-    """Return the MD5 of a file of code, None if it does not exist."""
-    if not file.is_file():
-        return None
-    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first names and the number of the rest."""
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest
-
-
-def session_lines(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return after which steps the sessions of a training run began."""
-    if len(sessions) < 2:
-        return ["1 session"] if sessions else []
-    steps = ", ".join(f"{session['after_step']:,}" for session in sessions)
-    return [f"{len(sessions)} sessions, after steps {steps}"]
+    """Return how a model was trained."""
+    return Node(title="training", lines=training_lines(about, root))
 
 
 def data(chain: Sequence[Artifact], records: Records, root: Path, *, own: bool) -> tuple[Node, ...]:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from pipelines.keep import flow_run_processes
+from pipelines.page import device_names
 from tests.conftest import Project, copy_of
 from tests.flow_lab import Lab
 from tests.services_lab import free_port
@@ -107,6 +108,23 @@ def test_two_runs_at_once_wait_for_the_device(lab: Lab, undisturbed: dict[str, s
     assert "first" in listed
     assert "second" in listed
     assert not list((lab.project.folder / "runs/workspaces").glob("[!.]*"))
+
+
+def test_a_run_says_which_device_it_waits_for(lab: Lab) -> None:
+    limits = "/v2/concurrency_limits"
+    (device,) = device_names("cpu")
+    known = {limit["name"] for limit in lab.ask(f"{limits}/filter", {})}
+    if device not in known:
+        lab.ask(f"{limits}/", {"name": device, "limit": 1})
+    slot = {"names": [device], "slots": 1, "mode": "concurrency"}
+    lab.ask(f"{limits}/increment", slot)  # as another run does
+    run = lab.start({**SHORT, "train.seed": 4}, target="train")
+    waits = f"waiting for {device}, which another run uses"
+    wait_for(lambda: waits in lab.log(run), 60, "nothing says that it waits")
+    assert "computing in float32" not in lab.log(run)
+    lab.ask(f"{limits}/decrement", slot)
+    lab.complete(run)
+    assert lab.log(run).count(waits) == 1
 
 
 def test_a_cancelled_run_ends_at_once_and_a_later_one_resumes(
