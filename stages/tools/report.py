@@ -30,7 +30,7 @@ source .venv/bin/activate            once per terminal, for the dvc and python c
 python -m stages sample --prompt "…" continue a prompt of your own
 make ui                              browse the run: curves, metrics, samples, the model
 dvc metrics show                     the metrics; dvc plots show: the plots
-dvc exp run -S train.max_steps=N     train a model for N steps; only train, evaluate and sample run
+dvc exp run -S train.max_steps=N     train for N steps instead; the data stages are reused
 your own text: put files into texts/, make use PRESET=own-text, make run"""
 
 
