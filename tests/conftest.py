@@ -34,7 +34,7 @@ MINIATURE = {
     "n_embd": "32",
     "batch_tokens": "512",
     "learning_rate": "0.003",
-    "max_steps": "200",  # so that it does not end before a test kills it
+    "max_steps": "100",
     "warmup": "4",
     "decay": "20",
     "eval_interval": "20",
@@ -54,7 +54,9 @@ ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "HF_HUB_OFFLINE": "1",
+    "NANOGPT_TRACKING": "false",  # else MLflow takes seconds of each training
 }
+TRACKED = {"NANOGPT_TRACKING": "true"}
 
 SHORT_FIRST = 60  # tests, some ten seconds
 
@@ -236,7 +238,7 @@ def built(template: Project, shared: Path, tmp_path_factory: pytest.TempPathFact
         if not folder.exists():
             temporary = shared / "temporary"
             temporary.mkdir()
-            copy_of(template, folder).repro(TMPDIR=str(temporary))
+            copy_of(template, folder).repro(TMPDIR=str(temporary), **TRACKED)
     return copy_of(project_in(folder), tmp_path_factory.mktemp("built") / "project")
 
 

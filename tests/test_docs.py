@@ -163,7 +163,7 @@ def clone(copy_of_built: Project) -> Project:
     environment = {**copy_of_built.environment, "PATH": os.pathsep.join(path), "PIP_NO_INDEX": "1"}
     for name in ("VIRTUAL_ENV", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"):  # of the `make test` around
         environment.pop(name, None)
-    return Project(folder, {**environment, "NANOGPT_TRACKING": "false"})
+    return Project(folder, environment)
 
 
 def make_own_text_the_miniature(project: Project, **params: str) -> None:

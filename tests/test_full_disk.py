@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+from tests.conftest import TRACKED
 from tests.small_disk import assert_it_says_what_is_kept, needs_small_disk, run_on_a_small_disk
 
 pytestmark = needs_small_disk
@@ -16,10 +17,7 @@ def test_a_full_disk_ends_a_training_in_its_own_words_and_it_goes_on_from_what_i
 ) -> None:
     project = new_project(max_steps="40")
     train = ("python", "-m", "stages", "train")
-    environment = {
-        "NANOGPT_TRACKING": "false",
-        "NANOGPT_STATUS_FILE": str(project.folder / "status.json"),
-    }
+    environment = {"NANOGPT_STATUS_FILE": str(project.folder / "status.json")}
     # no room for the second checkpoint
     done = run_on_a_small_disk(project, "runs", "500k", *train, **environment)
     assert done.returncode == 28, done.stdout
@@ -48,7 +46,7 @@ def test_a_disk_without_room_for_mlflows_copy_of_the_model_loses_nothing(
     status = project.folder / "status.json"
     done = run_on_a_small_disk(  # it holds both checkpoints and the weights
         *(project, "runs", "900k", "python", "-m", "stages", "train"),
-        NANOGPT_TRACKING="true",
+        **TRACKED,
         NANOGPT_STATUS_FILE=str(status),
     )
     assert done.returncode == 28, done.stdout

@@ -224,7 +224,6 @@ def test_an_experiment_on_a_changed_corpus_runs_everything(copy_of_built: Any) -
     done = copy_of_built.run(
         *("dvc", "exp", "run", "-S", "train.max_steps=12", "-S", "train.decay=4"),
         *("-S", "evaluate.adapt_rate=0.0"),
-        NANOGPT_TRACKING="false",
     )
     assert done.returncode == 0, done.stdout
     assert "Ran experiment" in done.stdout
@@ -277,9 +276,7 @@ def test_a_mistake_in_the_last_section_stops_the_first_stage(
 
 def edit_during_training(project: Any, edit: Callable[[], object]) -> str:
     """Edit something after the first printed update; the output of `dvc repro`, which must fail."""
-    process = project.start(
-        "dvc", "repro", "train", NANOGPT_TRACKING="false", NANOGPT_LOG_INTERVAL="1"
-    )
+    process = project.start("dvc", "repro", "train", NANOGPT_LOG_INTERVAL="1")
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -303,7 +300,7 @@ def test_what_is_edited_during_a_training_is_not_recorded_with_it(new_project: A
     assert "train.learning_rate was 0.003, now 0.05" in output
     assert locked_train(project) == {}
     project.set_params(learning_rate="0.003")  # undone: the finished training is written again
-    output = project.repro("train", NANOGPT_TRACKING="false")
+    output = project.repro("train")
     assert "step     60" not in output
     assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.003
 
@@ -317,7 +314,7 @@ def test_what_is_edited_during_a_training_is_not_recorded_with_it(new_project: A
     assert "nanogpt/optim/optimizers.py was edited" in output
     assert locked_train(project)["params"]["params.yaml"]["train"]["learning_rate"] == 0.003
     before = (project.folder / "models/gpt/model.safetensors").read_bytes()
-    output = project.repro("train", NANOGPT_TRACKING="false")  # what is finished is of other code
+    output = project.repro("train")  # what is finished is of other code
     assert "step     60" in output
     assert "resuming after" not in output
     assert (project.folder / "models/gpt/model.safetensors").read_bytes() != before

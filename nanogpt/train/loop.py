@@ -10,6 +10,7 @@ Read `train` for the course of a run, then `Trainer.update` for that of a step.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -64,13 +65,17 @@ def train(
     check_optimizer(config.optim, runtime)
     sizes = choose_batch_sizes(model.train(), config.batch_tokens, runtime, micro_batch_tokens)
 
-    with worker_pool(runtime.workers) as pool, CheckpointWriter(folder, identity) as writer:
+    with ExitStack() as on_exit:
+        pool = on_exit.enter_context(worker_pool(runtime.workers))
+        writer = on_exit.enter_context(CheckpointWriter(folder, identity))
+
         # build: the model as this runtime runs it, and its optimizers
         trainer = Trainer(model, config, sizes, runtime, pool)
 
         # resume: the newest checkpoint, and the windows that follow those of its updates
         progress = trainer.resume(folder, identity)
         batches = trainer.batches_after(progress.step, train_stream, order, skipped)
+        on_exit.enter_context(closing(batches))  # else a traceback would keep its thread
         yield Started(
             step=progress.step,
             micro_batch=sizes.micro_batch,

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
-from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -79,11 +78,14 @@ class Trainer:
 
     def batches_after(
         self, step: int, stream: TokenStream, order: WindowOrder, skipped: SkippedData
-    ) -> Iterator[Batch]:
-        """Return the micro-batches of all updates after `step`, prefetched."""
+    ) -> Generator[Batch, None, None]:
+        """Yield the micro-batches of all updates after `step`, prefetched by a thread.
+
+        The thread ends when this generator is closed.
+        """
         accumulation = self.sizes.accumulation
-        return chain.from_iterable(
-            micro_batches(
+        for steps in skipped.data_of(range(step, self.config.max_steps)):
+            yield from micro_batches(
                 stream,
                 order,
                 indices=range(steps.start * accumulation, steps.stop * accumulation),
@@ -91,8 +93,6 @@ class Trainer:
                 vocab_size=self.model.config.vocab_size,
                 runtime=self.runtime,
             )
-            for steps in skipped.data_of(range(step, self.config.max_steps))
-        )
 
     def update(
         self, step: int, batches: Iterator[Batch], stop: Event

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-QUIET = {"NANOGPT_TRACKING": "false", "NANOGPT_LOG_INTERVAL": "1"}
+QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
 STOP_SECONDS = 15  # from SIGTERM until no process is left
 
 LAUNCHER = """

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.build import assignment
 from stages.__main__ import STAGES
-from tests.conftest import Project, copy_of
+from tests.conftest import TRACKED, Project, copy_of
 from tests.flow_lab import Lab
 from tests.services_lab import free_port
 from tests.waiting import wait_for
@@ -25,7 +25,7 @@ BUILD = ("python", "-m", "pipelines.build")
 def lab(template: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A project whose services run."""
     project = copy_of(template, tmp_path_factory.mktemp("lab") / "project")
-    lab = Lab(project, free_port())
+    lab = Lab(project, free_port(), TRACKED)
     lab.up()
     yield lab
     lab.down()

@@ -45,7 +45,7 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     assert workspace_of(folder, "x", "12345678-90ab") == place
     params = (inside / "params.yaml").read_text()
     assert "max_steps: 30" in params
-    assert params.replace("max_steps: 30", "max_steps: 200") == (folder / "params.yaml").read_text()
+    assert params.replace("max_steps: 30", "max_steps: 100") == (folder / "params.yaml").read_text()
     assert (inside / "texts/new.txt").read_text() == "new"
     assert not (inside / "texts/1.txt").exists()
     assert (inside / "texts/large.txt").read_text() == "large"

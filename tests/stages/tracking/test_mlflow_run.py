@@ -16,6 +16,7 @@ from stages.tracking.mlflow_run import Tracker, deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE, SampleTable
 from stages.tracking.view import TAG as VIEW
+from tests.conftest import TRACKED
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 
@@ -45,14 +46,14 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert "none" not in {value.lower() for value in run.data.tags.values()}
     assert run.data.params["model.n_layer"] == "2"
-    assert run.data.params["train.max_steps"] == "200"
+    assert run.data.params["train.max_steps"] == "100"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
     assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
     for metric in ("train/loss", "train/lr", "train/grad_norm", "speed/tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
-        assert steps == list(range(10, 201, 10)), metric
+        assert steps == list(range(10, 101, 10)), metric
     val_steps = [p.step for p in client.get_metric_history(run.info.run_id, "val/loss")]
-    assert val_steps == list(range(20, 201, 20))
+    assert val_steps == list(range(20, 101, 20))
     assert "system/cpu_utilization_percentage" in run.data.metrics
     headline = json.loads((built.folder / "metrics/evaluate.json").read_text())
     recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("val/full/")}
@@ -104,7 +105,7 @@ def test_a_run_has_the_samples_written_during_training(built: Any) -> None:
     assert list(rows["step"])[:1] == [20]
     assert all(rows["text"].str.len() >= 10)
     points = client.get_metric_history(run.info.run_id, "val/bits_per_byte")
-    assert [point.step for point in points] == list(range(20, 201, 20))
+    assert [point.step for point in points] == list(range(20, 101, 20))
     bits = {point.step: point.value for point in points}
     assert list(rows["bits_per_byte"]) == pytest.approx(
         [bits[step] for step in rows["step"]], abs=1e-4
@@ -139,7 +140,7 @@ with Tracker("model", enabled=True, system_metrics=True) as tracker:
 
 def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="20", decay="5")
-    output = project.repro("train", MLFLOW_TRACKING_URI=DEAD)
+    output = project.repro("train", MLFLOW_TRACKING_URI=DEAD, **TRACKED)
     assert f"tracking: {DEAD} did not accept all entries" in output
     assert "Traceback" not in output
     assert (project.folder / "models/gpt").exists()
@@ -175,7 +176,7 @@ def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) 
     cut_off = client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run.info.run_id
     )
-    again = project.run("python", "-m", "stages", "train")
+    again = project.run("python", "-m", "stages", "train", **TRACKED)
     assert "already trained; rewriting its model" in again.stdout
     (found,) = client.search_logged_models([run.info.experiment_id])
     assert (found.model_id, str(found.status)) == (logged.model_id, "READY")

@@ -13,7 +13,6 @@ from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.train.params import TrainParams
 
 ROOT = Path(__file__).parents[3]
-QUIET = {"NANOGPT_TRACKING": "false"}
 
 
 def train_params(**changes: Any) -> TrainParams:
@@ -78,7 +77,7 @@ def test_a_share_stays_a_share_on_its_way_to_the_training_processes() -> None:
 def test_a_wrong_setting_is_refused_in_one_message(
     new_project: Callable[..., Any], environment: dict[str, str], message: str
 ) -> None:
-    done = new_project().run("python", "-m", "stages", "train", **QUIET, **environment)
+    done = new_project().run("python", "-m", "stages", "train", **environment)
     assert done.returncode == 2
     assert message in done.stdout
     assert "Traceback" not in done.stdout
@@ -86,7 +85,7 @@ def test_a_wrong_setting_is_refused_in_one_message(
 
 def test_text_shorter_than_one_block_is_refused(new_project: Callable[..., Any]) -> None:
     project = new_project(block_size="100000", batch_tokens="100000")
-    done = project.run("python", "-m", "stages", "train", **QUIET)
+    done = project.run("python", "-m", "stages", "train")
     assert done.returncode == 2
     assert "tokens are too few for one window of 100001" in done.stdout
     assert "Traceback" not in done.stdout
@@ -106,7 +105,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
     )
     status = project.folder / "status.json"
     other_job = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}  # as a cluster may set them
-    settings = {**QUIET, **other_job, "NANOGPT_STATUS_FILE": str(status)}
+    settings = {**other_job, "NANOGPT_STATUS_FILE": str(status)}
     done = project.run("python", "-m", "stages", "train", **settings)
     assert done.returncode == 33
     reported = json.loads(status.read_text())
@@ -133,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step(
 def test_an_output_that_cannot_be_written_is_reported(new_project: Callable[..., Any]) -> None:
     project = new_project(max_steps="4", decay="0")
     (project.folder / "models").write_text("a file where a folder should be")
-    done = project.run("python", "-m", "stages", "train", **QUIET)
+    done = project.run("python", "-m", "stages", "train")
     assert done.returncode == 2
     assert "models" in done.stdout
     assert "Traceback" not in done.stdout
@@ -170,7 +169,7 @@ def test_a_device_without_memory_is_reported_and_half_the_micro_batch_continues(
     project = new_project(max_steps="12", decay="4", eval_interval="2", batch_tokens="2048")
     (project.folder / "worker.py").write_text(HUNGRY)
     status = project.folder / "status.json"
-    settings = {**QUIET, "NANOGPT_STATUS_FILE": str(status), "NANOGPT_PROCESSES": "1"}
+    settings = {"NANOGPT_STATUS_FILE": str(status), "NANOGPT_PROCESSES": "1"}
     done = project.run("python", "-c", LAUNCHER, **settings)
     assert done.returncode == 12, done.stdout
     message = (
