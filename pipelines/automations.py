@@ -253,7 +253,7 @@ def living_flow_runs() -> set[str]:
 
 
 def correct_states(client: SyncPrefectClient, ids: Sequence[UUID], worker: str) -> None:
-    """Give the runs that this worker started, and that have no process, the state they are in.
+    """Correct the states of the runs that this worker started and that have no process any more.
 
     A worker calls this before it starts: after a restart of the machine nobody misses a heartbeat,
     because the server was not there either. Its automations have also missed older crashes.
@@ -315,11 +315,11 @@ def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
     return names
 
 
-def object_if_lost(client: SyncPrefectClient, id: UUID) -> None:
-    """Set a flow run that was given up back to Running; to be called by its living process.
+def restore_if_lost(client: SyncPrefectClient, id: UUID) -> None:
+    """Set a flow run that was marked Lost back to Running; its living process calls this.
 
-    A server that was away for longer than LOST_SECONDS gives every run up when it is back, and may
-    see the heartbeats that follow only 15 minutes later (it orders events by their predecessors,
+    A server that was away for longer than LOST_SECONDS marks every run as Lost when it is back, and
+    may see the heartbeats that follow only 15 minutes later (it orders events by those before them,
     which it no longer knows).
     """
     run = client.read_flow_run(id)
@@ -329,7 +329,7 @@ def object_if_lost(client: SyncPrefectClient, id: UUID) -> None:
 
 
 def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:
-    """Mark the task runs as Crashed that a dead attempt of a flow run left running; count them.
+    """Mark as Crashed the task runs that a dead attempt of a flow run left running; count them.
 
     To be called by the next attempt before its first task.
     """

@@ -56,7 +56,7 @@ def flow_run_processes(processes: Sequence[psutil.Process]) -> dict[psutil.Proce
 def end_flow_runs(mark: str) -> set[str]:
     """Ask the flow runs of a service to write a checkpoint, wait for their end, return their ids.
 
-    The worker is stopped meanwhile (SIGSTOP): it would start again what has just ended.
+    Meanwhile the worker is suspended (SIGSTOP): otherwise it would restart what has just ended.
     """
     processes = members(mark)
     runs = flow_run_processes(processes)

@@ -1,8 +1,8 @@
 """Names of this project's deployments and work pools on a Prefect server, and the way to it.
 
-A deployment belongs to the project that its tag `project:HOST:/folder` names. Where another project
-has a deployment of a name, all names of this one get `-FOLDER`, so that no worker ever runs another
-project's pipeline.
+A deployment belongs to the project that its tag `project:HOST:/folder` names. If another
+project already has a deployment of the same name, all names of this project end in `-FOLDER`, so
+that no worker ever runs another project's pipeline.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, Running
 
-from pipelines.automations import CRASHES, crash_count, end_task_runs, object_if_lost
+from pipelines.automations import CRASHES, crash_count, end_task_runs, restore_if_lost
 from pipelines.dag import Stage
 from pipelines.result import create_artifacts, model_size
 from pipelines.stage_run import Console
@@ -33,7 +33,7 @@ from stages.runtime.status import Status
 
 REPORT_SECONDS = 5.0  # between two updates of the progress
 LEASE_SECONDS = 60.0  # how long a killed run's device stays reserved
-WAIT_SECONDS = 30.0  # for a device, between two looks whether the run was cancelled
+WAIT_SECONDS = 30.0  # for a device, between two checks whether the run was cancelled
 ENDING = {StateType.CANCELLING, StateType.CANCELLED}
 
 
@@ -171,7 +171,7 @@ class PrefectConsole(Console):
         A server that was down may have marked the run as Lost: set it back to Running.
         """
         with suppress(Exception), get_client(sync_client=True) as client:
-            object_if_lost(client, self.run_id)
+            restore_if_lost(client, self.run_id)
             state = client.read_flow_run(self.run_id).state
             return state is not None and state.type in ENDING
         return False

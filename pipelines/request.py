@@ -88,7 +88,7 @@ class Request:
             with workspace.inside(place):
                 stages = self.run({"DVC_EXP_NAME": name}, console, tags)
         except BaseException:
-            again = "the next run with the same data and params resumes a training that had begun"
+            again = "if training had begun, the next run with the same data and params resumes it"
             console.log(f"build: {shown} is kept; {again}")
             raise
         name = workspace.save(place, name, stages)

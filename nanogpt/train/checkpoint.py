@@ -4,9 +4,10 @@ Tensors are safetensors, everything else is JSON; nothing is pickled. Checkpoint
 atomically (see `nanogpt.files`).
 
 A training state consists of weights, optimizer states, the progress of the run and its
-identity (params and data). It holds no random state: the order of the data and dropout are
-functions of (seed, step). One process writes the full tensors, even if they are sharded, so that
-any number of processes may resume from them, under `ddp` or `fsdp` (docs/decisions/0013).
+identity (params and data). It holds no random state: the order of the data is a function of
+(seed, step), dropout one of (seed, window). One process writes the full tensors, even if they are
+sharded, so that any number of processes may resume from them, under `ddp` or `fsdp`
+(docs/decisions/0013).
 """
 
 import json

@@ -11,21 +11,25 @@ SHOWN = 8  # files listed one by one; the rest are counted
 
 def training_lines(about: Mapping[str, Any], root: Path) -> list[str]:
     """Return how a model was trained, one fact per line; `root` is the project folder here."""
-    code, libraries = about["code"], about["libraries"]
     sessions = about.get("sessions", [])
+    code = [session["code"] for session in sessions] or [about["code"]]
     hardware = [session["hardware"] for session in sessions] or [about["hardware"]]
     return [
         f"params fingerprint {about['fingerprint']}",
-        commit_line(code, root),
-        *code_lines(code.get("files_md5", {}), root),
+        *dict.fromkeys(line for one in code for line in code_lines(one, root)),
         *session_lines(sessions),
         *dict.fromkeys(hardware_line(one) for one in hardware),
-        ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        ", ".join(f"{name} {version}" for name, version in about["libraries"].items()),
     ]
 
 
+def code_lines(code: Mapping[str, Any], root: Path) -> list[str]:
+    """Return the commit of a training session, and how many files of it are still the same."""
+    return [commit_line(code, root), *files_lines(code.get("files_md5", {}), root)]
+
+
 def commit_line(code: Mapping[str, Any], root: Path) -> str:
-    """Return the commit that trained a model, and the files that differed from it."""
+    """Return the commit of a training session, and the files that differed from it."""
     commit = code["git_commit"]
     if commit is None:
         return f"commit unknown: {code['git_problem']}"
@@ -45,8 +49,8 @@ def git_has(commit: str, root: Path) -> bool:
         return False
 
 
-def code_lines(files_md5: Mapping[str, str], root: Path) -> list[str]:
-    """Return how many files of code a model was trained by, and which of them differ now."""
+def files_lines(files_md5: Mapping[str, str], root: Path) -> list[str]:
+    """Return how many files of code a session ran, and which of them differ now."""
     if not files_md5:
         return []
     changed = [path for path, md5 in files_md5.items() if md5_of(root / path) != md5]
@@ -79,5 +83,6 @@ def hardware_line(hardware: Mapping[str, Any]) -> str:
     """Return the hardware of a training session."""
     return (
         f"{hardware['device']}, {hardware['number_format']}, processes: {hardware['processes']}, "
-        f"threads: {hardware['threads']}, {hardware['machine']}, Python {hardware['python']}"
+        f"threads: {hardware['threads']}, workers: {hardware.get('workers', 1)}, "
+        f"{hardware['machine']}, Python {hardware['python']}"
     )

@@ -17,6 +17,11 @@ FRONT_MATTER = re.compile(
     r"\A---[ \t]*\n[\w-]+:.*\n(?:(?:\w[\w-]*:|[ \t#]|- ).*\n)*?---[ \t]*(?:\n|\Z)"
 )
 
+# The first line of a link definition: without this, "[Chorus]: Hallelujah" would be one.
+LINK_DEFINITION = re.compile(
+    r"\[[^\]]+\]:[ \t]*(<|#|\.{0,2}/|(https?|ftp|file|mailto|data):|\S+\.\w)", re.IGNORECASE
+)
+
 # Tags missing from inscriptis' browser profile.
 BLOCKS = "dd details dl dt fieldset form hr section summary"
 HIDDEN = "noscript select svg template textarea"
@@ -48,6 +53,8 @@ def html_text(source: str) -> str:
     try:
         # Without `huge_tree`, lxml silently drops elements nested deeper than 256.
         tree = document_fromstring(source, parser=HTMLParser(huge_tree=True))
+        for numbered in tree.iterfind(".//ol[@start]/li[1]"):  # inscriptis reads only `value`
+            numbered.set("value", numbered.get("value") or numbered.getparent().get("start"))
         text = Inscriptis(tree, inscriptis_config()).get_text()
     except ParserError:  # nothing but comments
         return ""
@@ -63,9 +70,23 @@ def markdown_renderer() -> Any:
     Its limit on nesting is above Python's, so that deeper nesting raises instead of losing text.
     """
     from markdown_it import MarkdownIt
+    from markdown_it.rules_block import reference
 
     options = {"breaks": True, "maxNesting": 100_000}
-    return MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+    renderer = MarkdownIt("commonmark", options).enable(["table", "strikethrough"])
+
+    def list_item_open(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+        if number := tokens[index].info:  # as it is written: "24. May" of a diary stays the 24th
+            tokens[index].attrSet("value", number)
+        return str(self.renderToken(tokens, index, options, env))
+
+    def link_definition(state: Any, start: int, end: int, silent: bool) -> bool:
+        line = state.src[state.bMarks[start] + state.tShift[start] : state.eMarks[start]]
+        return bool(LINK_DEFINITION.match(line)) and reference(state, start, end, silent)
+
+    renderer.add_render_rule("list_item_open", list_item_open)
+    renderer.block.ruler.at("reference", link_definition)
+    return renderer
 
 
 @cache

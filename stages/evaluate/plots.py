@@ -97,7 +97,7 @@ def padded(values: list[float]) -> tuple[float, float]:
 def draw_run(train: Path, val: Path, result: dict[str, Any], file: Path) -> None:
     """Draw two panels, the learning curve and bits per byte next to the baselines, in each theme.
 
-    `train` and `val` are the tables of the curves, `result` is what metrics/evaluate.json holds.
+    `train` and `val` are the tables of the curves, `result` is what metrics/evaluation.json holds.
     """
     curves = read_curve(train), read_curve(val)
     losses = {name: baseline["val_loss"] for name, baseline in result["baselines"].items()}

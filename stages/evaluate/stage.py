@@ -204,7 +204,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         for file in (METRICS, RESULT):
             tracker.record_files("artifacts", file, path="evaluate")
         tracker.record_files("artifacts", PLOTS, path="evaluate")
-        if STATISTICS.is_dir():  # imported tokens have none
+        if origin["data"]["tokens_manifest_sha256"] and STATISTICS.is_dir():  # imported have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")
 
 

@@ -145,7 +145,7 @@ def results_in_order(
 ) -> Iterator[R]:
     """Yield the results in order, with at most `ahead` later tasks submitted at a time.
 
-    Unlike `nanogpt.data.prefetch.in_order`, which is for threads, this cancels nothing when it ends
+    Unlike `nanogpt.data.prefetch.bounded_map`, for threads, this cancels nothing when it ends
     early: Python 3.11's executor fails on a canceled future when a worker was killed
     (python/cpython#107219). The caller terminates what still runs.
     """

@@ -5,8 +5,8 @@ models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-…, of which only the lin
 files are downloaded. The data is that of this project. What is not here is shown with the hash by
 which it can be found. Exit code 2 if a hash differs.
 
-The data folders here belong to the model in models/gpt: if they are other ones, that is an error.
-Of any other model, the data may have been replaced since, and is then not here.
+The data folders here belong to the model in models/gpt: if they do not match its lineage, that is
+an error. The data of any other model may have been replaced since; it is then shown as not here.
 """
 
 import argparse
@@ -351,11 +351,11 @@ def tree_of(node: Node) -> Tree:
 def summary(root: Node) -> str:
     """Return one line about a lineage without problems."""
     absent = [node.title for node in root.walk() if node.state == NOT_HERE]
-    return (
-        f"all that is here is as it was written; not here: {', '.join(absent)}"
-        if absent
-        else "every file, from the model to its corpus, is as it was written"
-    )
+    if absent:
+        return f"all that is here is as it was written; not here: {', '.join(absent)}"
+    *_, end = root.walk()
+    first = "its corpus" if end.title.startswith("corpus ") else "the imported shards"
+    return f"every file, from the model to {first}, is as it was written"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -289,7 +289,7 @@ def show_machines(
         runtimes = gpu_runtimes(name, train, size.config.block_size, settings.recompute)
         memories += [memory_row(size, batch_tokens, most, name, one) for one in runtimes]
         speeds[name] = gpu_speed(size, batch_tokens, name, runtimes[0], options.mfu)
-    purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "of GiB"]
+    purposes = ["weights", "grads", "optim", "copies", "acts", "logits", "total", "limit"]
     if memories:
         show(["GiB per GPU", "", "micro-batch", *purposes], memories)
     show(

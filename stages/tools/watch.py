@@ -1,4 +1,4 @@
-"""`make watch`: link to the live curves of the current training run, and serve them by MLflow.
+"""`make watch`: link to the live curves of the current training run, and serve them with MLflow.
 
 `python -m stages watch http://127.0.0.1:5001 -- COMMAND` starts MLflow using COMMAND, unless a
 server already answers at that address or runs are recorded on an MLflow server.

@@ -14,6 +14,8 @@ from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import USE
 from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
 
+TRAINING = ("model.", "train.")  # the params of a training run, whatever its tokens are
+
 
 def describe(
     tracker: Tracker,
@@ -27,13 +29,17 @@ def describe(
     code, hardware = origin["code"], origin["hardware"]
     content = read_params()
     name, changes = nearest_preset(content, PRESETS)
+    corpus = corpus_name(content["corpus"])
+    if imported := shards.manifest.get("imported"):  # params.yaml says nothing about these tokens
+        name = corpus = f"imported from {imported['format']}"
+        changes = {key: value for key, value in changes.items() if key.startswith(TRAINING)}
     found = {
         "mlflow.runName": title_of(f"{name} {size_of(n_params)}", changes),
         "mlflow.user": user(),
         "mlflow.source.name": "python -m stages train",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": code["git_commit"],
-        "corpus": corpus_name(content["corpus"]),
+        "corpus": corpus,
         "git_changed": changed_tag(code),
         **{f"hardware.{name}": value for name, value in hardware.items()},
         **origin["data"],

@@ -252,8 +252,8 @@ def send_dataset(
 def has_model(client: "MlflowClient", run_id: str) -> bool:
     """Return whether a run has its model; delete one whose upload was interrupted.
 
-    Without this check, a finished training that runs again, or a second delivery, would log the
-    same model twice.
+    Without this check, a finished training run that is started again, or a second delivery, would
+    log the same model twice.
     """
     experiment_id = client.get_run(run_id).info.experiment_id
     models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PARTS = ("result", "samples", "use")  # in this order
 SAMPLE_CHARACTERS = 600
-NOTE_CHARACTERS = 5_000  # MLflow's limit for a tag
+NOTE_CHARACTERS = 5_000  # below MLflow's limit for a tag, 8,000
 USE = """\
 ## Use it
 
@@ -25,8 +25,11 @@ model = mlflow.pyfunc.load_model("runs:/{run_id}/model")
 model.predict(["To be"], params={"temperature": 0.7})
 ```
 
-In the project, at the commit of this run: `dvc checkout`, then
-`python -m stages sample --prompt "To be"`."""
+In its project, while it is the model in models/gpt: `python -m stages sample --prompt "To be"`.
+To bring it back there: `dvc exp apply NAME` if it was an experiment, otherwise
+`git restore --source=COMMIT params.yaml dvc.lock`, with the commit that keeps its dvc.lock, and
+`dvc checkout`. `python -m stages lineage {run_id}` shows what it was made of, and whether that is
+still here."""
 
 
 def result_part(evaluation: Mapping[str, Any]) -> str:
@@ -77,5 +80,6 @@ def fenced(text: str) -> str:
 def note_of(entries: Iterable["Entry"], run_id: str) -> str:
     """Return the note made of the newest entry for each part."""
     newest = {entry["part"]: entry["text"] for entry in entries if entry["kind"] == "note"}
-    parts = [newest[part] for part in PARTS if part in newest]
-    return "\n\n".join(parts).replace("{run_id}", run_id)[:NOTE_CHARACTERS]
+    if "use" in newest:
+        newest["use"] = newest["use"].replace("{run_id}", run_id)
+    return "\n\n".join(newest[part] for part in PARTS if part in newest)[:NOTE_CHARACTERS]

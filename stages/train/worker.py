@@ -225,7 +225,9 @@ class TrainWorker:
     def begin_session(self, start: Started, origin: dict[str, Any]) -> list[dict[str, Any]]:
         """Record the start of a session; return all sessions so far."""
         file = self.folder / "sessions.json"
-        earlier = json.loads(file.read_text()) if file.exists() else []
+        earlier: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+        if earlier and start.step == self.train_config.max_steps:  # it only writes its model again
+            return earlier
         session = {
             "after_step": start.step,
             "micro_batch_tokens": self.micro_batch_tokens,

@@ -27,6 +27,40 @@ def test_lists_quotes_and_tables_keep_their_shape() -> None:
     assert markdown_text("| a | b |\n|---|---|\n| long one | 2 |\n") == "a         b\nlong one  2"
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("24. May\n\n27. May", "24. May\n\n27. May"),
+        ("24. May\nup late\n\n1986. A year", "24. May\n    up late\n\n1986. A year"),
+        ("3) three\n4) four", " 3. three\n 4. four"),
+        ("<ol start=7><li>seven<li>eight</ol>", " 7. seven\n 8. eight"),
+    ],
+)
+def test_a_list_keeps_its_numbers(source: str, expected: str) -> None:
+    assert markdown_text(source) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[Chorus]:\nHallelujah",
+        "[Chorus]: Hallelujah\nla la",
+        "[Verse 2]: hello.\n\nla",
+        "[Anna]: yes\n[Ben]: no",
+        "[Bridge]: and/or",
+    ],
+)
+def test_words_after_a_name_in_brackets_are_no_link(words: str) -> None:
+    assert markdown_text(words) == words
+
+
+@pytest.mark.parametrize(
+    "target", ["https://a.org/b", "<b c>", "./b.md", "/b", "#b", "a.org", "b.md 'Title'"]
+)
+def test_definitions_of_links_are_no_text(target: str) -> None:
+    assert markdown_text(f"see [here][x] and [x]\n\n[x]: {target}") == "see here and x"
+
+
 def test_what_is_preformatted_keeps_its_white_space() -> None:
     assert markdown_text("    indented\n      more\n\n    last\n") == "indented\n  more\n\nlast"
     assert markdown_text("```\nx = 1\n\n  y\n```\n") == "x = 1\n\n  y"

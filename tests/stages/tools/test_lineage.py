@@ -15,7 +15,7 @@ from nanogpt.files import file_sha256
 from stages.artifacts.shards import Shards
 from stages.artifacts.summaries import corpus_lines, weights_lines
 from stages.runtime.settings import Settings
-from stages.tools.lineage import DAMAGED, NOT_HERE, VERIFIED, Node, run_tool, trace
+from stages.tools.lineage import DAMAGED, NOT_HERE, VERIFIED, Node, run_tool, summary, trace
 from stages.tools.token_files import export_shards, import_files, named_tokenizer
 from stages.tracking.local_store import EXPERIMENT
 from stages.tracking.store import connect
@@ -225,12 +225,14 @@ def test_a_commit_from_elsewhere_and_several_sessions_are_told(project: Any) -> 
     (session,) = about["sessions"]
     gpu = {**session, "after_step": 100, "hardware": {**session["hardware"], "device": "H200"}}
     code = {**about["code"], "git_commit": "1" * 40, "git_changed": []}
-    edit_lineage(code=code, sessions=[session, gpu])
+    edit_lineage(code=code, sessions=[session, {**gpu, "code": code}])
     lines = node(trace("models/gpt", HERE), "training").lines
+    assert f"commit {about['code']['git_commit']}; changed: nothing" in lines  # most of its steps
     assert f"commit {'1' * 40}, not in this repository; changed: nothing" in lines
     assert "2 sessions, after steps 0, 100" in lines
     assert [line.partition(",")[0] for line in lines if "processes" in line] == ["cpu", "H200"]
-    edit_lineage(code={**code, "git_commit": None, "git_problem": "git cannot be run"})
+    unknown = {**code, "git_commit": None, "git_problem": "git cannot be run"}
+    edit_lineage(code=unknown, sessions=[{**session, "code": unknown}])
     lines = node(trace("models/gpt", HERE), "training").lines
     assert "commit unknown: git cannot be run" in lines
 
@@ -292,6 +294,7 @@ def test_imported_shards_end_the_way(
     assert states(found) == {"files": VERIFIED, "shards": VERIFIED}
     assert f"train.bin sha256 {file_sha256(files / 'train.bin')}" in node(found, "shards").lines
     assert node(found, "shards").children == []
+    assert summary(found).startswith("every file, from the model to the imported shards, is")
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"files": 3, "model_id": ""}'])
@@ -458,7 +461,8 @@ def test_no_secret_is_printed(project: Any) -> None:
         "sha256": hashlib.sha256(b"").hexdigest(),
         "source": {"nanogpt": f"https://me:{SECRET}@example.org/ckpt.pt", "sha256": {}},
     }
-    edit_lineage(code=code, init_from=origin)
+    (session,) = about["sessions"]
+    edit_lineage(code=code, sessions=[{**session, "code": code}], init_from=origin)
     done = project.run(*COMMAND, HF_TOKEN=SECRET)
     assert done.returncode == 0
     assert "notes-***.txt" in done.stdout

@@ -48,13 +48,19 @@ def test_samples_cannot_end_their_block_and_are_short() -> None:
 
 def test_a_note_has_the_newest_of_each_part_in_order(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    for part, text in (("use", USE), ("samples", "old"), ("result", "good"), ("samples", "new")):
+    for part, text in (
+        ("use", USE),
+        ("samples", "old"),
+        ("result", "good"),
+        ("samples", "new {run_id}"),
+    ):
         outbox.append("note", part=part, text=text)
     entries = [batch[0] for batch, _ in outbox.batches(500)]
     assert len(entries) == 4
     entry = note_entry(outbox, "abc", entries[-1])
     assert entry["kind"] == "tags"
     note = entry["values"]["mlflow.note.content"]
-    assert note.startswith("good\n\nnew\n\n## Use it")
+    assert note.startswith("good\n\nnew {run_id}\n\n## Use it")
     assert 'load_model("runs:/abc/model")' in note
-    assert "{run_id}" not in note
+    assert "stages lineage abc" in note
+    assert "at the commit" not in note  # where dvc.lock is still that of the model before
