@@ -57,14 +57,14 @@ def stage_names(root: Path = Path()) -> list[str]:
     return list(read_params(root / "dvc.yaml")["stages"])
 
 
-def is_up_to_date(root: Path, stage: str) -> bool:
-    """Return whether a stage's outputs are there and nothing it depends on has changed.
+def up_to_date(root: Path) -> set[str]:
+    """Return the stages whose outputs are there and whose dependencies have not changed.
 
-    If DVC cannot tell, because files are locked or damaged, running the stage shows why.
+    None if DVC cannot tell, because files are locked or damaged: running a stage shows why.
     """
     with open_repo(root) as repo, suppress(DvcException):
-        return not repo.status(targets=[stage])
-    return False
+        return set(stage_names(root)) - set(repo.status())
+    return set()
 
 
 def open_repo(root: Path) -> Repo:

@@ -9,11 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from pipelines.dag import Stage, is_up_to_date
+from pipelines.dag import Stage, up_to_date
 from pipelines.policies import History
 from pipelines.runner import run_command
 from pipelines.watch import CANCELLED_SECONDS, Hang, OutOfTime, RunCancelled, Watch
@@ -66,6 +66,22 @@ class Console:
         return False
 
 
+class UpToDate:
+    """The stages in the current folder that need not run, as DVC says once for all of them."""
+
+    def __init__(self) -> None:
+        self.names: set[str] | None = None
+
+    def __contains__(self, stage: object) -> bool:
+        if self.names is None:
+            self.names = up_to_date(Path.cwd())
+        return stage in self.names
+
+    def forget(self) -> None:
+        """Ask DVC again, because a stage runs: those after it may depend on what it makes."""
+        self.names = None
+
+
 @dataclass(frozen=True)
 class Run:
     """Settings shared by all tries of all stages."""
@@ -73,6 +89,7 @@ class Run:
     environment: Mapping[str, str]
     force: bool
     console: Console
+    up_to_date: UpToDate = field(default_factory=UpToDate)
 
 
 def run_stages(stages: Sequence[Stage], run: Run) -> None:
@@ -113,8 +130,9 @@ def wait(seconds: float, console: Console) -> None:
 
 def try_stage(stage: Stage, run: Run) -> Status | None:
     """Run a stage once by DVC; return how it ended, None if it had nothing to do."""
-    if not run.force and is_up_to_date(Path.cwd(), stage.name):
+    if not run.force and stage.name in run.up_to_date:
         return None
+    run.up_to_date.forget()
     with run.console.holding(stage) if stage.device else nullcontext():
         return run_process(stage, run)
 

@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from nanogpt.files import atomic_rmtree
@@ -134,7 +134,10 @@ def copy_files(project: Path, folder: Path) -> None:
 
 
 def share_cache(project: Path, folder: Path) -> None:
-    """Make the workspace use the project's DVC cache, and check out files tracked by DVC."""
+    """Make the workspace use the project's DVC cache, and check out what is there.
+
+    The outputs of stages may be missing; they are made again.
+    """
     local = project / ".dvc" / "config.local"
     if local.exists():
         shutil.copy2(local, folder / ".dvc" / "config.local")
@@ -147,9 +150,10 @@ def share_cache(project: Path, folder: Path) -> None:
             if Path(url).is_absolute():  # a path in the configuration is relative to it
                 config.setdefault("remote", {}).setdefault(name, {})["url"] = url
     tracked = [str(file) for file in folder.rglob("*.dvc") if file.is_file()]
-    if tracked:
-        with Repo(str(folder)) as repo:
+    with Repo(str(folder)) as repo:
+        if tracked:
             repo.checkout(targets=tracked)
+        repo.checkout(allow_missing=True)
 
 
 def identity_of(project: Path) -> dict[str, str]:
@@ -184,12 +188,11 @@ def save(workspace: Workspace, name: str, stages: Sequence[str]) -> str:
     """
     if refs_of(workspace.project, name):
         name = workspace.folder.name
-    command = [sys.executable, "-m", "dvc", "exp", "save", "--force", "--name", name, *stages]
-    done = subprocess.run(
-        command, cwd=workspace.folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ValueError(f"the experiment could not be saved: {done.stderr.strip()}")
+    try:
+        with chdir(workspace.folder), Repo() as repo:
+            repo.experiments.save(targets=list(stages), name=name, force=True)
+    except DvcException as error:
+        raise ValueError(f"the experiment could not be saved: {error}") from error
     pairs = [f"+{reference}:{reference}" for reference in refs_of(workspace.folder, name)]
     git(workspace.folder, "push", "--quiet", str(workspace.project), *pairs)
     return name

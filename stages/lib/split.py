@@ -39,8 +39,8 @@ def split_documents(hashes: Hashes, params: SplitParams) -> NDArray[np.bool_]:
     if not len(hashes) or (hashes == hashes[0]).all():
         raise ValueError(
             "the corpus is one document, and a document is never cut between training and "
-            "validation; give more files, or set corpus.separator (for example to a blank line, "
-            '"\\n\\n") to cut the text into documents'
+            "validation; give more files, or set corpus.separator (for example to two empty lines, "
+            '"\\n\\n\\n") to cut the text into documents'
         )
     values = draws(hashes, params.seed)
     highest_but_one = float(values.max(where=values < values.max(), initial=0))

@@ -36,7 +36,7 @@ def title_of(name: str, changes: Mapping[str, Any]) -> str:
 
 def size_of(n_params: int) -> str:
     """Return a number of parameters for a title, such as 29K or 1.3M."""
-    return f"{n_params / 1e6:.1f}M" if n_params >= 1e6 else f"{n_params / 1e3:.0f}K"
+    return f"{n_params / 1e6:.1f}M" if n_params >= 999_500 else f"{n_params / 1e3:.0f}K"
 
 
 def shown(value: Any) -> str:

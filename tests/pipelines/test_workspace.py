@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from pipelines.workspace import (
     check_experiment_name,
@@ -35,6 +36,10 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     done = project.run("dvc", "add", "texts/large.txt")
     assert done.returncode == 0, done.stdout
 
+    lock = YAML(typ="safe").load(folder / "dvc.lock")
+    (output,) = lock["stages"]["clean"]["outs"]
+    (folder / ".dvc/cache/files/md5" / output["md5"][:2] / output["md5"][2:]).unlink()
+
     place = workspace_of(folder, "shakespeare · lr 0.02", "12345678-90ab")
     create(place, None, {"train.max_steps": 30}, "weights/mine")
     inside = place.folder
@@ -52,7 +57,9 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     assert (inside / "weights/mine/model.safetensors").read_bytes() == b"weights"
     assert (inside / ".cache/gpt2.tiktoken").read_text() == "ranks"
     assert not (inside / ".cache/tokens").exists()  # tokenize removes what it does not need
-    assert not (inside / "data").exists()
+    shards = "data/shards/manifest.json"
+    assert (inside / shards).read_bytes() == (folder / shards).read_bytes()
+    assert not (inside / "data/clean").exists()
     with Repo(str(inside)) as repo, Repo(str(folder)) as own:
         assert repo.cache.local_cache_dir == own.cache.local_cache_dir
 

@@ -37,7 +37,7 @@ def test_what_is_changed_most_often_comes_first() -> None:
 
 def test_a_size_is_short() -> None:
     assert [size_of(n) for n in (28_832, 999_999, 1_311_872, 124_439_808)] == [
-        *("29K", "1000K", "1.3M", "124.4M")
+        *("29K", "1.0M", "1.3M", "124.4M")
     ]
 
 
