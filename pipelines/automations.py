@@ -315,17 +315,16 @@ def take_up_later(client: SyncPrefectClient, ids: Iterable[str]) -> list[str]:
     return names
 
 
-def restore_if_lost(client: SyncPrefectClient, id: UUID) -> None:
+def restore_if_lost(client: SyncPrefectClient, run: FlowRun) -> None:
     """Set a flow run that was marked Lost back to Running; its living process calls this.
 
     A server that was away for longer than LOST_SECONDS marks every run as Lost when it is back, and
     may see the heartbeats that follow only 15 minutes later (it orders events by those before them,
     which it no longer knows).
     """
-    run = client.read_flow_run(id)
     if run.state is not None and run.state.name == "Lost":
         running: State[Any] = Running(message="Its process is still running.")
-        client.set_flow_run_state(id, running, force=True)
+        client.set_flow_run_state(run.id, running, force=True)
 
 
 def end_task_runs(client: SyncPrefectClient, id: UUID) -> int:

@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,7 @@ from stages.runtime.redaction import redacted
 from stages.runtime.settings import read_settings
 from stages.runtime.status import Status
 
-REPORT_SECONDS = 5.0  # between two updates of the progress
+REPORT_SECONDS = 10.0  # between two updates of the progress
 LEASE_SECONDS = 60.0  # how long a killed run's device stays reserved
 WAIT_SECONDS = 30.0  # for a device, between two checks whether the run was cancelled
 ENDING = {StateType.CANCELLING, StateType.CANCELLED}
@@ -42,6 +42,8 @@ class PrefectConsole(Console):
 
     def __init__(self, run_id: str) -> None:
         self.run_id = UUID(run_id)
+        # one for all requests: each new client reads the certificates again
+        self.client = ExitStack().enter_context(get_client(sync_client=True))
         self.title = self.corpus = ""
         self.logger = get_run_logger()
         self.artifact: UUID | None = None
@@ -49,17 +51,15 @@ class PrefectConsole(Console):
 
     def take_over(self) -> None:
         """Clean up after an attempt that died. Raises ValueError after too many crashes."""
-        with get_client(sync_client=True) as client:
-            if crash_count(client, self.run_id) > CRASHES:
-                raise ValueError(f"this run crashed {CRASHES + 1} times; find the cause first")
-            end_task_runs(client, self.run_id)
+        if crash_count(self.client, self.run_id) > CRASHES:
+            raise ValueError(f"this run crashed {CRASHES + 1} times; find the cause first")
+        end_task_runs(self.client, self.run_id)
 
     def begin(self, title: str, corpus: str) -> None:
         """Name the run, and tag it with its corpus."""
         self.title, self.corpus = title, corpus
-        with get_client(sync_client=True) as client:
-            tags = {*client.read_flow_run(self.run_id).tags, f"corpus:{corpus}"}
-            client.update_flow_run(self.run_id, name=title, tags=sorted(tags))
+        tags = {*self.client.read_flow_run(self.run_id).tags, f"corpus:{corpus}"}
+        self.client.update_flow_run(self.run_id, name=title, tags=sorted(tags))
 
     def log(self, line: str) -> None:
         """Log a line."""
@@ -114,11 +114,10 @@ class PrefectConsole(Console):
         logged = False
         while True:
             try:
-                with get_client(sync_client=True) as client:
-                    for name in names:
-                        client.upsert_global_concurrency_limit_by_name(name, limit=1)
-                    limits = map(client.read_global_concurrency_limit_by_name, names)
-                    used = [limit.name for limit in limits if limit.active_slots]
+                for name in names:
+                    self.client.upsert_global_concurrency_limit_by_name(name, limit=1)
+                limits = map(self.client.read_global_concurrency_limit_by_name, names)
+                used = [limit.name for limit in limits if limit.active_slots]
                 if used and not logged:
                     self.log(f"waiting for {', '.join(used)}, which another run uses")
                     logged = True
@@ -136,9 +135,8 @@ class PrefectConsole(Console):
 
     def leave_to_other(self) -> None:
         """Set the run back to Running: another process of it is alive, and goes on."""
-        with get_client(sync_client=True) as client:
-            running: State[Any] = Running(message="Its process is still running.")
-            client.set_flow_run_state(self.run_id, running, force=True)
+        running: State[Any] = Running(message="Its process is still running.")
+        self.client.set_flow_run_state(self.run_id, running, force=True)
 
     def report(self, stage: Stage, progress: Progress) -> None:
         """Update the progress artifact, at most every few seconds."""
@@ -170,10 +168,10 @@ class PrefectConsole(Console):
 
         A server that was down may have marked the run as Lost: set it back to Running.
         """
-        with suppress(Exception), get_client(sync_client=True) as client:
-            restore_if_lost(client, self.run_id)
-            state = client.read_flow_run(self.run_id).state
-            return state is not None and state.type in ENDING
+        with suppress(Exception):
+            run = self.client.read_flow_run(self.run_id)
+            restore_if_lost(self.client, run)
+            return run.state_type in ENDING
         return False
 
 

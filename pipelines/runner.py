@@ -16,7 +16,7 @@ from typing import IO
 import psutil
 
 from pipelines.watch import Hang
-from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, descendants, kill_all
+from stages.runtime.supervise import GRACE_SECONDS, POLL_SECONDS, Family, kill_all
 
 
 def run_command(
@@ -31,7 +31,6 @@ def run_command(
     killed at once. The output goes through a file: with a pipe, the command would die with its
     reader.
     """
-    children: dict[int, psutil.Process] = {}
     with tempfile.NamedTemporaryFile(suffix=".log") as output:
         process = subprocess.Popen(
             command,
@@ -41,10 +40,11 @@ def run_command(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        family = Family(process.pid)
         with Path(output.name).open(encoding="utf-8", errors="replace") as reader:
             try:
                 while process.poll() is None:
-                    children.update(descendants(process.pid))
+                    family.watch()
                     relay(reader, log)
                     watch()
                     with suppress(subprocess.TimeoutExpired):
@@ -52,10 +52,10 @@ def run_command(
                 relay(reader, log)
                 return process.returncode
             except Hang:
-                kill_all({process.pid: psutil.Process(process.pid), **children})
+                kill_all({process.pid: psutil.Process(process.pid), **family.members})
                 raise
             finally:
-                stop(process, children)
+                stop(process, family)
 
 
 def relay(reader: IO[str], log: Callable[[str], None]) -> None:
@@ -64,20 +64,20 @@ def relay(reader: IO[str], log: Callable[[str], None]) -> None:
         log(line.rstrip("\n"))
 
 
-def stop(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
+def stop(process: "subprocess.Popen[bytes]", family: Family) -> None:
     """Send SIGTERM to the command's process group; after GRACE_SECONDS kill all descendants left.
 
     The launcher of a training run belongs to that group; it lets its ranks write a checkpoint
     first.
     """
     if process.poll() is None:
-        children.update(descendants(process.pid))
-        group = [child for child in children.values() if in_group(child, process.pid)]
+        members = family.look()
+        group = [child for child in members.values() if in_group(child, process.pid)]
         os.killpg(process.pid, signal.SIGTERM)
         psutil.wait_procs(group, timeout=GRACE_SECONDS)
         process.kill()  # harmless if it has exited
         process.wait()
-    kill_all(children)
+    kill_all(family.members)
 
 
 def in_group(process: psutil.Process, group: int) -> bool:

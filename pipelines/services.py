@@ -49,7 +49,7 @@ SERVER_ENVIRONMENT = {
     # a worker with much to do may take a while
     "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "60",
 }
-WORKER_ENVIRONMENT = {"PREFECT_WORKER_QUERY_SECONDS": "2"}  # instead of ten, for a run to start
+WORKER_ENVIRONMENT = {"PREFECT_WORKER_QUERY_SECONDS": "5"}  # between looks for a run to start
 
 
 class NotStarted(Exception):
@@ -192,7 +192,7 @@ def start_server(port: int) -> None:
     check_port(port, "PREFECT_PORT")
     home = FOLDER.absolute() / "prefect"
     home.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start"]
+    command = ["nice", sys.executable, "-m", "prefect", "server", "start"]  # training goes first
     command += ["--host", "127.0.0.1", "--port", str(port)]
     defaults = {key: os.environ.get(key, text) for key, text in SERVER_ENVIRONMENT.items()}
     page = f"http://127.0.0.1:{port}"  # also for the links in notices

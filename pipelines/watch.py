@@ -9,7 +9,7 @@ from stages.runtime.errors import Interrupted
 from stages.runtime.progress_file import Progress, read_progress
 
 HANG_STEPS = 20  # a training run may be silent for the time of this many typical steps
-CANCELLED_SECONDS = 5.0  # between two looks at the state of the run
+CANCELLED_SECONDS = 10.0  # between two looks at the state of the run
 
 
 class Hang(Exception):

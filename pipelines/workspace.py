@@ -123,7 +123,11 @@ def check_repository(project: Path) -> None:
 
 
 def copy_files(project: Path, folder: Path) -> None:
-    """Copy the files of a project that git does not ignore, as they are now."""
+    """Copy the files of a project that git does not ignore, as they are now.
+
+    Compiled code comes along: it is valid as long as the time of its source is the same.
+    """
+    packages: set[Path] = set()
     listed = git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         source, target = project / name, folder / name
@@ -131,6 +135,11 @@ def copy_files(project: Path, folder: Path) -> None:
             continue  # deleted, or a repository of its own
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
+        if source.suffix == ".py":
+            packages.add(source.parent)
+    for compiled in (package / "__pycache__" for package in packages):
+        if compiled.is_dir():
+            shutil.copytree(compiled, folder / compiled.relative_to(project), dirs_exist_ok=True)
 
 
 def share_cache(project: Path, folder: Path) -> None:

@@ -29,6 +29,7 @@ class Evaluation:
     standard_error: float
     tokens: int
     loss_by_position: NDArray[np.float64]  # (block_size,); position 0 has one token of context
+    runs: NDArray[np.float64]  # (2, n): the summed loss and the tokens of each run of block_size
 
 
 def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
@@ -168,6 +169,7 @@ class LossAccumulator:
             standard_error=math.sqrt(variance.item()),
             tokens=int(tokens.item()),
             loss_by_position=(self.positions[0] / self.positions[1].clamp(min=1)).numpy(),
+            runs=self.runs.numpy(),
         )
 
 

@@ -18,11 +18,10 @@ from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import result_part
+from stages.tracking.registry import text_id
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
     from nanogpt.model.gpt import GPT
     from nanogpt.train.validation import Evaluation
@@ -93,7 +92,7 @@ def run(
     atomic_write(metrics.with_name(RESULT.name), json.dumps(result, indent=2) + "\n")
     atomic_write(metrics, json.dumps(headline(result), indent=2) + "\n")
     with atomic_dir(plots) as folder:
-        draw(model, result, evaluation.loss_by_position, folder)
+        draw(model, result, evaluation, folder)
     return result
 
 
@@ -177,9 +176,7 @@ def adaptive_metrics(gpt: "GPT", model: Path, shards: Shards, rate: float) -> di
     return {"adaptive": loss_metrics(loss, split.tokens, split.bytes)}
 
 
-def draw(
-    model: Path, result: dict[str, Any], loss_by_position: "NDArray[np.float64]", folder: Path
-) -> None:
+def draw(model: Path, result: dict[str, Any], evaluation: "Evaluation", folder: Path) -> None:
     """Draw the plot of a run, and write its data for `dvc plots`."""
     from stages.evaluate.plots import draw_run
     from stages.lib.plots import write_table
@@ -189,13 +186,15 @@ def draw(
     if "adaptive" in result:
         scores["model, learning"] = result["adaptive"]["bits_per_byte"]
     write_table(folder / "bits_per_byte.csv", ("predictor", "bits_per_byte"), scores.items())
-    by_position = enumerate(loss_by_position.tolist(), start=1)
+    by_position = enumerate(evaluation.loss_by_position.tolist(), start=1)
     write_table(folder / "loss_by_position.csv", ("position", "loss"), by_position)
+    runs = zip(evaluation.runs[0].tolist(), evaluation.runs[1].astype(int).tolist(), strict=True)
+    write_table(folder / "val_losses.csv", ("loss", "tokens"), runs)  # for paired comparisons
     draw_run(model / "train.csv", model / "val.csv", result, folder / "run.png")
 
 
-def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
-    """Add metrics, plots and the statistics of the data to the model's MLflow run."""
+def record(result: dict[str, Any], model: Path, shards: Shards, *, enabled: bool) -> None:
+    """Add metrics, plots and the statistics of the data to the model's run, and register it."""
     origin = read_lineage(model)
     flat = {f"val/full/{name}": value for name, value in headline(result).items()}
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
@@ -206,6 +205,7 @@ def record(result: dict[str, Any], model: Path, *, enabled: bool) -> None:
         tracker.record_files("artifacts", PLOTS, path="evaluate")
         if origin["data"]["tokens_manifest_sha256"] and STATISTICS.is_dir():  # imported have none
             tracker.record_files("artifacts", STATISTICS, path="statistics")
+        tracker.record("register", text=text_id(shards.manifest))
 
 
 def run_stage(settings: Settings) -> None:
@@ -213,7 +213,8 @@ def run_stage(settings: Settings) -> None:
     from stages.evaluate.baselines import best
 
     params = load_section("evaluate", EvaluateParams)
-    result = run(params, MODEL, Shards.open(SHARDS), METRICS, PLOTS, settings=settings)
+    shards = Shards.open(SHARDS)
+    result = run(params, MODEL, shards, METRICS, PLOTS, settings=settings)
     name, least = best(result["baselines"])
     print(
         f"evaluate: loss {result['val_loss']:.4f}, perplexity {result['perplexity']:.2f}, "
@@ -223,4 +224,4 @@ def run_stage(settings: Settings) -> None:
     if "adaptive" in result:
         score = result["adaptive"]["bits_per_byte"]
         print(f"evaluate: {score:.4f} bits per byte with dynamic evaluation")
-    record(result, MODEL, enabled=settings.tracking)
+    record(result, MODEL, shards, enabled=settings.tracking)

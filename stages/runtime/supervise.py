@@ -27,6 +27,7 @@ import psutil
 from stages.runtime.errors import Busy
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0  # at most, between two looks for new descendants
 GRACE_SECONDS = 60.0  # to finish a step and write a checkpoint
 LOCK_SECONDS = 5.0  # the ranks of a killed run need a moment to exit
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -178,31 +179,49 @@ def run_supervised(
             start_new_session=True,
             pass_fds=inherited,
         )
-    children: dict[int, psutil.Process] = {}
+    family = Family(process.pid)
     try:
         while process.poll() is None and not stop_requested.is_set():
-            children.update(descendants(process.pid))
+            family.watch()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
         if process.poll() is None:
-            terminate(process, children)
+            terminate(process, family)
         return Outcome(process.wait(), stop_requested.is_set())
     finally:
         process.kill()  # harmless if it has exited
-        kill_all(children)
+        kill_all(family.members)
         for signum, handler in previous_handlers.items():
             signal.signal(signum, handler)
 
 
-def descendants(pid: int) -> dict[int, psutil.Process]:
-    """Return the living descendants of process `pid` by their PIDs."""
-    try:
-        return {child.pid: child for child in psutil.Process(pid).children(recursive=True)}
-    except psutil.NoSuchProcess:
-        return {}
+class Family:
+    """The descendants of a process by PID; once seen, they stay, even if their parents exit."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.members: dict[int, psutil.Process] = {}
+        self.started = self.looked = time.monotonic()
+
+    def watch(self) -> None:
+        """Look for new descendants now and then: often at first, when most of them start.
+
+        Each look reads the state of every process of the machine.
+        """
+        age = self.looked - self.started
+        if time.monotonic() - self.looked >= min(age / 4, LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> dict[int, psutil.Process]:
+        """Look for new descendants, and return all."""
+        self.looked = time.monotonic()
+        with suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self.pid).children(recursive=True)
+            self.members.update({child.pid: child for child in found})
+        return self.members
 
 
-def terminate(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Process]) -> None:
+def terminate(process: "subprocess.Popen[bytes]", family: Family) -> None:
     """Send SIGTERM to `process` and its descendants; kill `process` after GRACE_SECONDS.
 
     Descendants that start meanwhile get the signal too: otherwise they would run until the end of
@@ -211,9 +230,9 @@ def terminate(process: "subprocess.Popen[bytes]", children: dict[int, psutil.Pro
     deadline, signaled = time.monotonic() + GRACE_SECONDS, set[int]()
     process.terminate()
     while process.poll() is None and time.monotonic() < deadline:
-        children.update(descendants(process.pid))
-        for pid in children.keys() - signaled:
-            signal_process(children[pid], signal.SIGTERM)
+        members = family.look()
+        for pid in members.keys() - signaled:
+            signal_process(members[pid], signal.SIGTERM)
             signaled.add(pid)
         with suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)

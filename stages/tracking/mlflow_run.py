@@ -21,6 +21,7 @@ from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
 from stages.tracking.note import note_of
 from stages.tracking.outbox import Entry, Outbox
+from stages.tracking.registry import register
 from stages.tracking.store import (
     connect,
     create_run,
@@ -233,6 +234,8 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         client.log_artifacts(run_id, str(folder / first["files"]), first["path"])
     elif kind == "model" and not has_model(client, run_id):
         send_model(run_id, folder / first["files"])
+    elif kind == "register":
+        register(client, run_id, first["text"])
     elif kind == "status" and first["status"] == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     elif kind == "status":

@@ -60,6 +60,10 @@ def test_a_workspace_has_the_files_of_the_moment_and_becomes_an_experiment(
     shards = "data/shards/manifest.json"
     assert (inside / shards).read_bytes() == (folder / shards).read_bytes()
     assert not (inside / "data/clean").exists()
+    (compiled,) = (inside / "nanogpt/__pycache__").glob("config.*.pyc")
+    assert compiled.read_bytes()[8:12] == int(
+        (inside / "nanogpt/config.py").stat().st_mtime
+    ).to_bytes(4, "little")  # else Python compiles again
     with Repo(str(inside)) as repo, Repo(str(folder)) as own:
         assert repo.cache.local_cache_dir == own.cache.local_cache_dir
 

@@ -74,6 +74,21 @@ def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
         assert kind == "attributes" or name.strip("`") in values, column
 
 
+def test_the_first_model_of_a_text_is_its_champion(built: Any) -> None:
+    client, run = only_run(built.folder)
+    (registered,) = client.search_registered_models()
+    assert registered.name.startswith("texts-")
+    assert {alias: str(version) for alias, version in registered.aliases.items()} == {
+        "champion": "1"
+    }
+    version = client.get_model_version(registered.name, "1")
+    assert version.run_id == run.info.run_id
+    uri = f"models:/{registered.name}@champion"
+    done = built.run("python", "-m", "stages", "lineage", uri)
+    assert done.returncode == 0, done.stdout
+    assert f"in mlflow.db, {uri}\n" in done.stdout
+
+
 def test_a_run_has_checkpoint_metrics_and_samples(built: Any) -> None:
     client, run = only_run(built.folder)
 
