@@ -4,6 +4,7 @@ A folder is written next to its final path, flushed to the disk and renamed, so 
 sees half of one.
 """
 
+import filecmp
 import hashlib
 import json
 import os
@@ -67,6 +68,25 @@ def link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def link_equal(source: Path, folder: Path) -> int:
+    """Replace files below `folder` that equal `source` in name and bytes by hard links to it.
+
+    Return how many there are. Where the file system has no links, they stay as they are.
+    """
+    linked = 0
+    for file in folder.rglob(source.name):
+        if file.samefile(source) or not filecmp.cmp(file, source, shallow=False):
+            continue
+        draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            draft.hardlink_to(source)
+        except OSError:
+            return linked
+        draft.rename(file)
+        linked += 1
+    return linked
 
 
 def flush(path: Path) -> None:

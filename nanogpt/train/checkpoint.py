@@ -11,7 +11,6 @@ sharded, so that any number of processes may resume from them, under `ddp` or `f
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nanogpt.config import GPTConfig
-from nanogpt.files import atomic_dir, atomic_rmtree, file_sha256, write_json
+from nanogpt.files import atomic_dir, atomic_rmtree, file_sha256, link, write_json
 from nanogpt.model.files import MODEL_FILES, load_weights, write_model
 from nanogpt.model.gpt import GPT
 from nanogpt.model.tensor_files import write_tensors
@@ -221,11 +220,14 @@ def load_state(
     return Progress(**state["progress"]), state["scaler"]
 
 
-def copy_model(checkpoint: Path, folder: Path) -> None:
-    """Copy the model's files from a checkpoint. Raises ValueError when it is damaged."""
+def link_model(checkpoint: Path, folder: Path) -> None:
+    """Link the model's files from a checkpoint. Raises ValueError when it is damaged.
+
+    The bytes are on the disk once: no file of a checkpoint or model is ever changed, only replaced.
+    """
     read_state(checkpoint)
     for name in MODEL_FILES:
-        shutil.copyfile(checkpoint / name, folder / name)
+        link(checkpoint / name, folder / name)
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.files import link_equal
 from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
 from stages.tracking.note import note_of
-from stages.tracking.outbox import Entry, Outbox
+from stages.tracking.outbox import WEIGHTS, Entry, Outbox
 from stages.tracking.registry import register
 from stages.tracking.store import (
     connect,
@@ -232,8 +233,9 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         send_dataset(client, run_id, first["values"], first["context"])
     elif kind == "artifacts":
         client.log_artifacts(run_id, str(folder / first["files"]), first["path"])
+        store_once(folder / first["files"], client.get_run(run_id).info.artifact_uri)
     elif kind == "model" and not has_model(client, run_id):
-        send_model(run_id, folder / first["files"])
+        store_once(folder / first["files"], send_model(client, run_id, folder / first["files"]))
     elif kind == "register":
         register(client, run_id, first["text"])
     elif kind == "status" and first["status"] == "RUNNING":
@@ -266,14 +268,23 @@ def has_model(client: "MlflowClient", run_id: str) -> bool:
     return any(model.status == "READY" for model in models)
 
 
-def send_model(run_id: str, folder: Path) -> None:
-    """Log a model folder such that `mlflow.pyfunc.load_model` can load it."""
+def store_once(files: Path, location: str | None) -> None:
+    """Share the bytes of weights with the copies that MLflow stored on this machine, if it did."""
+    if location and location.startswith("file:"):
+        from mlflow.utils.file_utils import local_file_uri_to_path
+
+        for weights in files.rglob(f"*{WEIGHTS}"):
+            link_equal(weights, Path(local_file_uri_to_path(location)))
+
+
+def send_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
+    """Log a model folder such that `mlflow.pyfunc.load_model` can load it; return its location."""
     import mlflow
 
     from stages.serve.mlflow_model import REQUIREMENTS, signature
 
     with mlflow.start_run(run_id=run_id):
-        mlflow.pyfunc.log_model(
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model="stages/serve/mlflow_model.py",
             artifacts={"model": folder.absolute().as_uri()},  # MLflow would parse a path as a URI
@@ -282,3 +293,4 @@ def send_model(run_id: str, folder: Path) -> None:
             signature=signature(),
             input_example=["To be, or not to be"],
         )
+    return str(client.get_logged_model(logged.model_id).artifact_location)

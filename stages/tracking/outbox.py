@@ -9,9 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt.files import atomic_write, flush
+from nanogpt.files import atomic_write, flush, link
 
 Entry = dict[str, Any]
+WEIGHTS = ".safetensors"
+
+
+def copy_or_link(source: str | Path, target: str | Path) -> None:
+    """Copy a file, or link it if it holds weights."""
+    if Path(source).suffix == WEIGHTS:
+        link(Path(source), Path(target))
+    else:
+        shutil.copyfile(source, target)
 
 
 class Outbox:
@@ -40,14 +49,17 @@ class Outbox:
             file.write(json.dumps(entry) + "\n")
 
     def append_files(self, kind: str, source: Path, **values: Any) -> None:
-        """Append an entry with a copy of a file or folder, since the original may change."""
+        """Append an entry with a copy of a file or folder, since the original may change.
+
+        Weights are linked, not copied: they are large, and only ever replaced as a whole.
+        """
         copy = self.folder / "files" / uuid.uuid4().hex
         try:
             if source.is_dir():
-                shutil.copytree(source, copy)
+                shutil.copytree(source, copy, copy_function=copy_or_link)
             else:
                 copy.mkdir(parents=True)
-                shutil.copy(source, copy / source.name)
+                copy_or_link(source, copy / source.name)
         except OSError:  # a partial copy would keep a full disk full
             shutil.rmtree(copy, ignore_errors=True)
             raise

@@ -24,7 +24,7 @@ from nanogpt.files import atomic_dir, atomic_write, file_sha256, write_json
 from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, process_group
-from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, copy_model
+from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, link_model
 from nanogpt.train.events import Ended, Started, TrainEvent
 from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
@@ -244,9 +244,9 @@ class TrainWorker:
         kept = progress.best_step if self.params.keep == "best" else progress.step
         best = self.folder / "best"
         with atomic_dir(best) as draft:
-            copy_model(checkpoint_folder(self.folder, progress.best_step), draft)
+            link_model(checkpoint_folder(self.folder, progress.best_step), draft)
         with atomic_dir(self.out) as draft:
-            copy_model(checkpoint_folder(self.folder, kept), draft)
+            link_model(checkpoint_folder(self.folder, kept), draft)
             shutil.copytree(self.shards.tokenizer_folder, draft / "tokenizer")
             for curve in ("train.csv", "val.csv"):
                 shutil.copy(self.folder / curve, draft / curve)

@@ -21,8 +21,8 @@ from nanogpt.train.checkpoint import (
     TrainingState,
     checkpoint_folder,
     checkpoints,
-    copy_model,
     copy_state,
+    link_model,
     load_state,
     save_state,
 )
@@ -182,12 +182,12 @@ def test_a_damaged_file_is_refused_by_name(
 
 def test_the_model_is_copied_out_of_a_whole_checkpoint_only(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    copy_model(saved, tmp_path / "out")
+    link_model(saved, tmp_path / "out")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (saved / name).read_bytes()
     (saved / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"step-00000003/model\.safetensors is damaged"):
-        copy_model(saved, tmp_path / "out")
+        link_model(saved, tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", ["", '{"version": 1,', "{}"])

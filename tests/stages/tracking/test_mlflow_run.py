@@ -197,3 +197,14 @@ def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) 
     assert (found.model_id, str(found.status)) == (logged.model_id, "READY")
     assert found.model_id != cut_off.model_id
     assert only_run(project.folder)[1].info.status == "FINISHED"
+
+
+def test_the_bytes_of_weights_are_on_the_disk_once(new_project: Callable[..., Any]) -> None:
+    """DVC's cache has its own copy; everything else shares one, MLflow's two artifacts included."""
+    project = new_project(max_steps="20", decay="5")
+    project.repro("train", **TRACKED)
+    weights = project.folder / "models/gpt/model.safetensors"
+    files = list(project.folder.rglob(weights.name))
+    same = [file for file in files if file.read_bytes() == weights.read_bytes()]
+    assert len(same) == 5  # checkpoint, best, model, and in MLflow the best and the model
+    assert len({file.stat().st_ino for file in same}) == 1
