@@ -1,10 +1,16 @@
 """A model folder as an MLflow model: prompts in, the continuations of the stage `sample` out.
 
-MLflow executes this file, with `nanogpt` and `stages` next to it, when it loads such a model.
+MLflow executes this file when it loads such a model; `nanogpt` and `stages` are in an archive in
+the folder `code` next to it.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
+
+CODE = Path(__file__).with_name("code") / "nanogpt.zip"
+if CODE.is_file():
+    sys.path.insert(0, str(CODE))
 
 import mlflow
 import pandas as pd

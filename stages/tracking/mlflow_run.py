@@ -10,10 +10,13 @@ Without MLFLOW_TRACKING_URI the store is `mlflow.db` and `mlartifacts/` in the p
 
 import fcntl
 import json
+import math
 import threading
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 POLL_SECONDS = 5.0
+CLOSING_SECONDS = 120.0  # for the last delivery of a stage; none is begun later
 FAILING_SHARE = 0.05  # at most, of a core's time, for deliveries that fail
+CODE_ARCHIVE = "nanogpt.zip"  # as stages/serve/mlflow_model.py expects it
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
 
 
@@ -53,8 +58,20 @@ def outboxes() -> Path:
 class Tracker:
     """The MLflow run of one model, as a context manager: on exit it delivers what it can."""
 
-    def __init__(self, model_id: str, *, enabled: bool, system_metrics: bool = False) -> None:
-        self.model_id = model_id
+    def __init__(
+        self,
+        model_id: str,
+        *,
+        enabled: bool,
+        system_metrics: bool = False,
+        leave_files: bool = False,
+    ) -> None:
+        """Create a tracker; one that leaves files only delivers entries up to the first of them.
+
+        A process that holds a GPU leaves them for another, which `deliver_rest`s.
+        """
+        self.model_id, self.leave_files = model_id, leave_files
+        self.patience = 10.0 if leave_files else CLOSING_SECONDS
         self.outbox = Outbox(outboxes() / model_id) if enabled else None
         self.system_metrics = system_metrics
         self.closing = threading.Event()
@@ -78,11 +95,7 @@ class Tracker:
             self.record("status", status="FAILED")
         self.closing.set()
         self.thread.join()
-        if self.problem:
-            log(
-                f"{shown_uri()} did not accept all entries ({self.problem}); the rest is kept in "
-                f"{self.outbox.folder} for the next stage or `python -m stages deliver`"
-            )
+        log_problem(self.problem, self.outbox)
 
     def record(self, kind: str, **values: Any) -> None:
         """Append an entry to the outbox: tags, params, metrics, dataset, note or status."""
@@ -132,7 +145,10 @@ class Tracker:
                 self.outbox.append("system", values=sample(monitors))
             if last or time.monotonic() >= next_attempt:
                 before = time.thread_time()
-                self.problem = deliver(self.outbox, self.model_id)
+                until = time.monotonic() + self.patience
+                self.problem = deliver(
+                    self.outbox, self.model_id, until=until, files=not self.leave_files
+                )
                 cpu_seconds = time.thread_time() - before
                 pause = cpu_seconds / FAILING_SHARE if self.problem else 0
                 next_attempt = time.monotonic() + pause
@@ -165,8 +181,32 @@ def sample(monitors: list[Any]) -> dict[str, float]:
     return values
 
 
-def deliver(outbox: Outbox, model_id: str) -> str | None:
-    """Deliver the pending entries of an outbox. Return the problem, or None on success."""
+def log_problem(problem: str | None, outbox: Outbox) -> None:
+    """Print what kept a delivery from being complete, and how to complete it."""
+    if problem:
+        log(
+            f"{shown_uri()} did not accept all entries ({problem}); the rest is kept in "
+            f"{outbox.folder} for the next stage or `python -m stages deliver`"
+        )
+
+
+def deliver_rest(model_id: str) -> None:
+    """Deliver what a tracker that leaves files has left."""
+    outbox = Outbox(outboxes() / model_id)
+    if outbox.has_pending():
+        log(f"sending the model to {shown_uri()}; training is done and holds no device")
+        until = time.monotonic() + CLOSING_SECONDS
+        log_problem(deliver(outbox, model_id, until=until), outbox)
+
+
+def deliver(
+    outbox: Outbox, model_id: str, *, until: float = math.inf, files: bool = True
+) -> str | None:
+    """Deliver the pending entries of an outbox. Return the problem, or None on success.
+
+    No entry is begun after `until` (as time.monotonic() counts), or, without `files`, from the
+    first entry with files on.
+    """
     if not outbox.has_pending():
         return None
     with (outbox.folder / "lock").open("a") as lock:
@@ -181,6 +221,10 @@ def deliver(outbox: Outbox, model_id: str) -> str | None:
                 run_id = create_run(client, model_id, outbox.start_ms())
                 outbox.reset()  # this store has nothing that another one got
             for batch, offset in outbox.batches(BATCH):
+                if "files" in batch[0] and not files:
+                    return None
+                if time.monotonic() > until:
+                    return "it is slow"
                 if batch[0]["kind"] == "note":
                     batch = [note_entry(outbox, run_id, batch[0])]
                 send_or_drop(client, run_id, outbox.folder, batch)
@@ -283,14 +327,24 @@ def send_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
 
     from stages.serve.mlflow_model import REQUIREMENTS, signature
 
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), TemporaryDirectory() as scratch:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model="stages/serve/mlflow_model.py",
             artifacts={"model": folder.absolute().as_uri()},  # MLflow would parse a path as a URI
-            code_paths=["nanogpt", "stages"],
+            code_paths=[str(pack_code(Path(scratch)))],
             pip_requirements=REQUIREMENTS,
             signature=signature(),
             input_example=["To be, or not to be"],
         )
     return str(client.get_logged_model(logged.model_id).artifact_location)
+
+
+def pack_code(folder: Path) -> Path:
+    """Write the code of a served model into one archive: each file is a request to a server."""
+    archive = folder / CODE_ARCHIVE
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for package in ("nanogpt", "stages"):
+            for file in sorted(Path(package).rglob("*.py")):
+                packed.write(file)
+    return archive

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import uuid
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from stages.runtime.outcome import disk_full_error, end_file, raise_unless_finis
 from stages.runtime.project import project_folder
 from stages.runtime.settings import Settings
 from stages.runtime.supervise import GRACE_SECONDS, exclusive_lock, is_locked, run_supervised
+from stages.tracking.mlflow_run import deliver_rest
+from stages.tracking.store import is_local
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
 from stages.train.skipped import skip_diverged
@@ -121,6 +124,16 @@ def run(
             if not end_file(folder).exists():
                 raise
         raise_unless_finished(folder)
+    if settings.tracking and not is_local():  # the processes with the GPUs have ended
+        deliver_rest(model_id_of(folder))
+
+
+def model_id_of(folder: Path) -> str:
+    """Return the ID of the model that comes out of this run, the same after every resume."""
+    file = folder / "model_id"
+    if not file.exists():
+        atomic_write(file, uuid.uuid4().hex)
+    return file.read_text()
 
 
 def launch(command: list[str], folder: Path, inherited: tuple[int, ...]) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -41,13 +40,14 @@ from stages.tracking.description import describe
 from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
+from stages.tracking.store import is_local
 from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
 from stages.train.params import ModelParams, TrainParams
 from stages.train.precision import DTYPES, format_of, number_format_line
 from stages.train.skipped import read_skipped
-from stages.train.stage import code_sha256
+from stages.train.stage import code_sha256, model_id_of
 
 
 def main() -> None:
@@ -173,7 +173,12 @@ class TrainWorker:
             print(
                 f"train: lineage.json has no git information about the code: {problem}", flush=True
             )
-        with Tracker(model_id, enabled=self.settings.tracking, system_metrics=True) as tracker:
+        with Tracker(
+            model_id,
+            enabled=self.settings.tracking,
+            system_metrics=True,
+            leave_files=not is_local(),
+        ) as tracker:
             if self.settings.tracking:
                 n_params, tags = model.n_params(), self.settings.tags
                 describe(tracker, origin, self.shards, n_params=n_params, tags=tags)
@@ -294,14 +299,6 @@ def workers_of(earlier: dict[str, Any], model: GPT, batch_tokens: int, runtime: 
     if runtime.compile or any(earlier.get(key) != value for key, value in here.items()):
         return workers
     return int(earlier.get("workers", workers))
-
-
-def model_id_of(folder: Path) -> str:
-    """Return the ID of the model that comes out of this run, the same after every resume."""
-    file = folder / "model_id"
-    if not file.exists():
-        atomic_write(file, uuid.uuid4().hex)
-    return file.read_text()
 
 
 if __name__ == "__main__":
