@@ -19,7 +19,7 @@ from tests.conftest import TRACKED
 from tests.services_lab import free_port
 from tests.waiting import wait_for
 
-DELAY = 2.0  # seconds for each call
+DELAY = 1.0  # seconds for each call
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -101,7 +101,7 @@ def test_a_slow_server_holds_no_device_and_gets_everything(
     assert process.wait(timeout=300) == 0, "".join(lines)
     assert times["train: saved"] - times["step     10 "] < 10  # alone it takes two
     assert times["tracking: sending the model"] - times["train: saved"] < 10 + 3 * DELAY
-    assert len(seen) < 60, seen  # with each file of code by itself there were 153
+    assert len(seen) < 80, seen  # with each file of code by itself there were 153
 
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -320,7 +320,7 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self.answer(404, b"", ("X-Error-Code", "EntryNotFound"))
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def answer_file(self, name: str) -> None:
         """The range that is asked for, unless there is trouble."""

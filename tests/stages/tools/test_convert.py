@@ -461,7 +461,7 @@ class Hub(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content)
 
-    do_GET = do_HEAD = answer  # noqa: N815 (the base class calls them so)
+    do_GET = do_HEAD = answer
 
     def log_message(self, format: str, *values: object) -> None:
         """Print nothing."""

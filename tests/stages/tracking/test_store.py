@@ -222,7 +222,7 @@ def test_a_failing_store_takes_a_small_share_of_the_time(
 ) -> None:
     tries, tried = [], threading.Event()
 
-    def fail(outbox: Outbox, model_id: str) -> str:
+    def fail(outbox: Outbox, model_id: str, **options: Any) -> str:
         tries.append(time.thread_time())
         while time.thread_time() < tries[-1] + 0.5:
             pass
