@@ -159,13 +159,13 @@ def test_the_champion_changes_only_for_a_better_model(evaluated: Callable[..., s
     assert champion() == first
     better = evaluated("better", score(-0.02, noise=4))
     assert champion() == better
-    told = versions()
-    assert told["1"].endswith("bits per byte of unseen text. The champion: there was none.")
-    assert "worse than version 1" in told["2"]
-    assert told["2"].endswith("Version 1 stays the champion.")
-    assert told["3"].endswith("Version 1 stays the champion.")
-    assert " better than version 1, the champion until then (standard error of the pa" in told["4"]
-    assert told["4"].endswith(" The champion.")
+    descriptions = versions()
+    assert descriptions["1"].endswith("bits per byte of unseen text. The champion: there was none.")
+    assert "worse than version 1" in descriptions["2"]
+    assert descriptions["2"].endswith("Version 1 stays the champion.")
+    assert descriptions["3"].endswith("Version 1 stays the champion.")
+    assert " better than version 1, the champion until then (standard error of the pa" in descriptions["4"]
+    assert descriptions["4"].endswith(" The champion.")
     version = connect().get_model_version("texts-abc123", "4")
     assert version.tags["bits_per_byte"] == f"{score(-0.02, noise=4).bits_per_byte:.4f}"
     (model,) = models_of(connect(), run_of("better"))
