@@ -94,6 +94,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [*(item for part in parts for item in part), *short]
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return the command line of a process; empty if it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 @dataclass(frozen=True)
 class Project:
     """A copy of the project with small params and three little texts of its own."""

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from tests.conftest import Project
+from tests.conftest import Project, command_of
 from tests.prefect_api import ask
 from tests.waiting import wait_for
 
@@ -113,7 +113,7 @@ class Lab:
 
     def processes(self, named: str) -> list[psutil.Process]:
         """Return the processes in this project and its workspaces by a part of their command."""
-        return [p for p in self.project.processes() if named in " ".join(p.cmdline())]
+        return [p for p in self.project.processes() if named in command_of(p)]
 
     def weights(self, experiment: str) -> str:
         """Return the hash of the weights that an experiment made."""
@@ -132,4 +132,4 @@ class Lab:
     def orphans(self) -> list[str]:
         """Return the commands of stages that are still there."""
         found = self.processes("pipelines.stage_process") + self.processes("-m stages")
-        return [" ".join(p.cmdline()) for p in found]
+        return [command for p in found if (command := command_of(p))]

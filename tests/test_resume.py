@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.conftest import command_of
 from tests.waiting import wait_for
 
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
@@ -38,7 +39,7 @@ def members(project: Any) -> dict[str, list[psutil.Process]]:
     """The processes of a training by what they are; a single rank needs no torchrun."""
     kinds: dict[str, list[psutil.Process]] = {"dvc": [], "launcher": [], "torchrun": [], "rank": []}
     for process in project.processes():
-        line = " ".join(process.cmdline())
+        line = command_of(process)
         if "-m stages.runtime.torchrun" in line and process.environ().get("NANOGPT_TORCHRUN"):
             kinds["torchrun"].append(process)
         elif "stages.train.worker" in line:

@@ -15,11 +15,11 @@ import pytest
 from mlflow import MlflowClient
 
 from stages.tracking.local_store import EXPERIMENT
-from tests.conftest import TRACKED
+from tests.conftest import TRACKED, command_of
 from tests.services_lab import free_port
 from tests.waiting import wait_for
 
-DELAY = 1.0  # seconds for each call
+DELAY = 0.5  # seconds for each call
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -116,4 +116,4 @@ def test_a_slow_server_holds_no_device_and_gets_everything(
 
 def project_ranks(project: Any) -> list[psutil.Process]:
     """Return the living training processes."""
-    return [p for p in project.processes() if "stages.train.worker" in " ".join(p.cmdline())]
+    return [p for p in project.processes() if "stages.train.worker" in command_of(p)]

@@ -164,7 +164,10 @@ def test_the_champion_changes_only_for_a_better_model(evaluated: Callable[..., s
     assert "worse than version 1" in descriptions["2"]
     assert descriptions["2"].endswith("Version 1 stays the champion.")
     assert descriptions["3"].endswith("Version 1 stays the champion.")
-    assert " better than version 1, the champion until then (standard error of the pa" in descriptions["4"]
+    assert (
+        " better than version 1, the champion until then (standard error of the pa"
+        in descriptions["4"]
+    )
     assert descriptions["4"].endswith(" The champion.")
     version = connect().get_model_version("texts-abc123", "4")
     assert version.tags["bits_per_byte"] == f"{score(-0.02, noise=4).bits_per_byte:.4f}"
