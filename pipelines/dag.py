@@ -60,7 +60,7 @@ def stage_names(root: Path = Path()) -> list[str]:
 def up_to_date(root: Path) -> set[str]:
     """Return the stages whose outputs are there and whose dependencies have not changed.
 
-    None if DVC cannot tell, because files are locked or damaged: running a stage shows why.
+    Empty if DVC cannot tell, because files are locked or damaged: running a stage shows why.
     """
     with open_repo(root) as repo, suppress(DvcException):
         return set(stage_names(root)) - set(repo.status())

@@ -64,14 +64,14 @@ class Tracker:
         *,
         enabled: bool,
         system_metrics: bool = False,
-        leave_files: bool = False,
+        leave_weights: bool = False,
     ) -> None:
-        """Create a tracker; one that leaves files only delivers entries up to the first of them.
+        """Create a tracker; one that leaves weights delivers what comes before the first of them.
 
-        A process that holds a GPU leaves them for another, which `deliver_rest`s.
+        A process that holds a GPU leaves the rest for `deliver_rest` in another.
         """
-        self.model_id, self.leave_files = model_id, leave_files
-        self.patience = 10.0 if leave_files else CLOSING_SECONDS
+        self.model_id, self.leave_weights = model_id, leave_weights
+        self.patience = 10.0 if leave_weights else CLOSING_SECONDS
         self.outbox = Outbox(outboxes() / model_id) if enabled else None
         self.system_metrics = system_metrics
         self.closing = threading.Event()
@@ -147,7 +147,7 @@ class Tracker:
                 before = time.thread_time()
                 until = time.monotonic() + self.patience
                 self.problem = deliver(
-                    self.outbox, self.model_id, until=until, files=not self.leave_files
+                    self.outbox, self.model_id, until=until, weights=not self.leave_weights
                 )
                 cpu_seconds = time.thread_time() - before
                 pause = cpu_seconds / FAILING_SHARE if self.problem else 0
@@ -191,7 +191,7 @@ def log_problem(problem: str | None, outbox: Outbox) -> None:
 
 
 def deliver_rest(model_id: str) -> None:
-    """Deliver what a tracker that leaves files has left."""
+    """Deliver what a tracker that leaves weights has left."""
     outbox = Outbox(outboxes() / model_id)
     if outbox.has_pending():
         log(f"sending the model to {shown_uri()}; training is done and holds no device")
@@ -200,12 +200,12 @@ def deliver_rest(model_id: str) -> None:
 
 
 def deliver(
-    outbox: Outbox, model_id: str, *, until: float = math.inf, files: bool = True
+    outbox: Outbox, model_id: str, *, until: float = math.inf, weights: bool = True
 ) -> str | None:
     """Deliver the pending entries of an outbox. Return the problem, or None on success.
 
-    No entry is begun after `until` (as time.monotonic() counts), or, without `files`, from the
-    first entry with files on.
+    No entry is begun after `until` (as time.monotonic() counts), or, without `weights`, from the
+    first entry with weights on.
     """
     if not outbox.has_pending():
         return None
@@ -221,7 +221,7 @@ def deliver(
                 run_id = create_run(client, model_id, outbox.start_ms())
                 outbox.reset()  # this store has nothing that another one got
             for batch, offset in outbox.batches(BATCH):
-                if "files" in batch[0] and not files:
+                if not weights and outbox.has_weights(batch[0]):
                     return None
                 if time.monotonic() > until:
                     return "it is slow"

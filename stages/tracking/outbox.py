@@ -103,6 +103,10 @@ class Outbox:
         """Return whether an entry's files are gone because they were delivered before."""
         return "files" in entry and not (self.folder / entry["files"]).exists()
 
+    def has_weights(self, entry: Entry) -> bool:
+        """Return whether an entry's files contain weights."""
+        return "files" in entry and any((self.folder / entry["files"]).rglob(f"*{WEIGHTS}"))
+
     def has_pending(self) -> bool:
         """Return whether anything is left to deliver."""
         return any(not self.files_are_gone(entry) for entry, _ in self.entries(self.delivered()))

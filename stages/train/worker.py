@@ -177,7 +177,7 @@ class TrainWorker:
             model_id,
             enabled=self.settings.tracking,
             system_metrics=True,
-            leave_files=not is_local(),
+            leave_weights=not is_local(),
         ) as tracker:
             if self.settings.tracking:
                 n_params, tags = model.n_params(), self.settings.tags

@@ -168,6 +168,32 @@ def test_a_dead_server_loses_nothing(new_project: Callable[..., Any]) -> None:
     assert client.list_artifacts(run.info.run_id, "checkpoints/best")
 
 
+def test_weights_and_what_follows_wait_for_a_process_without_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table, weights = tmp_path / "table.json", tmp_path / "best"
+    table.write_text("{}")
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"weights")
+    outbox = Outbox(tmp_path / "outbox")
+    outbox.append_files("artifacts", table, path=None)
+    outbox.append("metrics", step=1, values={"train/loss": 1.0})
+    outbox.append_files("artifacts", weights, path="checkpoints/best")
+    outbox.append("status", status="FINISHED")
+    assert deliver(outbox, "model", weights=False) is None
+    client, run = only_run(tmp_path)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["table.json"]
+    assert run.data.metrics == {"train/loss": 1.0}
+    assert run.info.status == "RUNNING"
+    assert outbox.has_pending()
+    assert deliver(outbox, "model", until=0.0) == "it is slow"
+    assert deliver(outbox, "model") is None
+    client, run = only_run(tmp_path)
+    assert client.list_artifacts(run.info.run_id, "checkpoints/best")
+    assert run.info.status == "FINISHED"
+
+
 def test_delivering_twice_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outbox = Outbox(tmp_path / "outbox")
