@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -106,6 +108,37 @@ def test_a_wrong_param_is_refused_by_name(
     status, answer = ask(server, PROMPT, **params)
     assert status == 400
     assert message in answer["message"]
+
+
+ELSEWHERE = """
+import sys
+sys.path = [folder for folder in sys.path if folder not in ("", {root!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+try:
+    import nanogpt
+except ImportError:
+    import mlflow
+    model = mlflow.pyfunc.load_model({model!r})
+    print(model.predict(["the king"], params={{"max_new_tokens": 5}}))
+    print(sys.modules["nanogpt"].__file__, sys.modules["stages"].__file__)
+"""
+
+
+def test_it_brings_its_code_where_the_project_is_not_installed(built: Any, tmp_path: Path) -> None:
+    (file,) = built.folder.glob("mlartifacts/models/*/artifacts/MLmodel")
+    script = ELSEWHERE.format(root=str(ROOT), model=str(file.parent))
+    environment = {**built.environment, "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the king" in done.stdout
+    assert done.stdout.count("nanogpt.zip") == 2
 
 
 def test_its_defaults_are_those_of_the_default_params() -> None:
