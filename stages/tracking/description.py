@@ -33,21 +33,24 @@ def describe(
     if imported := shards.manifest.get("imported"):  # params.yaml says nothing about these tokens
         name = corpus = f"imported from {imported['format']}"
         changes = {key: value for key, value in changes.items() if key.startswith(TRAINING)}
+    experiment, commit = os.environ.get("DVC_EXP_NAME"), code["git_commit"]
     found = {
         "mlflow.runName": title_of(f"{name} {size_of(n_params)}", changes),
         "mlflow.user": user(),
         "mlflow.source.name": "python -m stages train",
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": code["git_commit"],
+        "mlflow.source.git.commit": commit,
         "corpus": corpus,
         "git_changed": changed_tag(code),
         **{f"hardware.{name}": value for name, value in hardware.items()},
         **origin["data"],
-        "dvc.experiment": os.environ.get("DVC_EXP_NAME"),
+        "dvc.experiment": experiment,
         **tags,
     }
     tracker.record("status", status="RUNNING")
     tracker.record("tags", values={tag: value for tag, value in found.items() if value is not None})
+    if experiment and commit:
+        tracker.record("experiment", commit=commit)
     tracker.record("note", part="use", text=USE)
     sections = {**origin["params"], "split": shards.manifest["split"]}
     params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}

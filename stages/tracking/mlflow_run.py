@@ -14,15 +14,18 @@ import math
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.files import link_equal
+from nanogpt.model.files import MODEL_FILES
 from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
+from stages.tracking.experiments import set_parent
 from stages.tracking.note import note_of
 from stages.tracking.outbox import WEIGHTS, Entry, Outbox
 from stages.tracking.registry import register
@@ -98,7 +101,7 @@ class Tracker:
         log_problem(self.problem, self.outbox)
 
     def record(self, kind: str, **values: Any) -> None:
-        """Append an entry to the outbox: tags, params, metrics, dataset, note or status."""
+        """Append an entry to the outbox: tags, params, metrics, note and so on."""
         if self.outbox:
             self.outbox.append(kind, **redacted(values))
 
@@ -106,6 +109,13 @@ class Tracker:
         """Append a copy of a file or folder to the outbox: artifacts or model."""
         if self.outbox:
             self.outbox.append_files(kind, source, **values)
+
+    def record_checkpoint(self, checkpoint: Path, name: str) -> None:
+        """Append the model's files of a checkpoint, which are delivered past everything else."""
+        if self.outbox:
+            self.outbox.checkpoints().append_files(
+                "artifacts", checkpoint, only=MODEL_FILES, path=f"checkpoints/{name}"
+            )
 
     def record_table(self, file: Path) -> None:
         """Append a table to the outbox; it replaces an earlier one of the same name.
@@ -149,6 +159,8 @@ class Tracker:
                 self.problem = deliver(
                     self.outbox, self.model_id, until=until, weights=not self.leave_weights
                 )
+                if not (self.problem or self.leave_weights):
+                    self.problem = deliver_checkpoints(self.outbox, self.model_id, until=until)
                 cpu_seconds = time.thread_time() - before
                 pause = cpu_seconds / FAILING_SHARE if self.problem else 0
                 next_attempt = time.monotonic() + pause
@@ -193,10 +205,39 @@ def log_problem(problem: str | None, outbox: Outbox) -> None:
 def deliver_rest(model_id: str) -> None:
     """Deliver what a tracker that leaves weights has left."""
     outbox = Outbox(outboxes() / model_id)
-    if outbox.has_pending():
+    if outbox.has_pending() or outbox.has_checkpoints():
         log(f"sending the model to {shown_uri()}; training is done and holds no device")
         until = time.monotonic() + CLOSING_SECONDS
-        log_problem(deliver(outbox, model_id, until=until), outbox)
+        problem = deliver(outbox, model_id, until=until)
+        log_problem(problem or deliver_checkpoints(outbox, model_id, until=until), outbox)
+
+
+@contextmanager
+def uploading_checkpoints(model_id: str) -> Iterator[None]:
+    """Upload checkpoints while the block runs, and wait for the one on its way if it succeeds.
+
+    The processes that train have no time for it, and one that waits for them has.
+    """
+    outbox, ended = Outbox(outboxes() / model_id), threading.Event()
+
+    def upload() -> None:
+        while not ended.wait(POLL_SECONDS):
+            deliver_checkpoints(outbox, model_id)
+
+    thread = threading.Thread(target=upload, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+    thread.join(CLOSING_SECONDS)
+
+
+def deliver_checkpoints(outbox: Outbox, model_id: str, *, until: float = math.inf) -> str | None:
+    """Deliver the checkpoints of a model, once its run exists. Return the problem, or None."""
+    if not (outbox.has_checkpoints() and outbox.delivered()):
+        return None
+    return deliver(outbox.checkpoints(), model_id, until=until)
 
 
 def deliver(
@@ -280,6 +321,8 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         store_once(folder / first["files"], client.get_run(run_id).info.artifact_uri)
     elif kind == "model" and not has_model(client, run_id):
         store_once(folder / first["files"], send_model(client, run_id, folder / first["files"]))
+    elif kind == "experiment":
+        set_parent(client, run_id, first["commit"], first["time_ms"])
     elif kind == "register":
         register(client, run_id, first["text"])
     elif kind == "status" and first["status"] == "RUNNING":

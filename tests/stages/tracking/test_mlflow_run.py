@@ -225,6 +225,25 @@ def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) 
     assert only_run(project.folder)[1].info.status == "FINISHED"
 
 
+def test_checkpoints_are_kept_as_asked(new_project: Callable[..., Any]) -> None:
+    """Of every 40th step and of the last, without the state of the optimizers."""
+    project = new_project()
+    project.repro("train", NANOGPT_KEEP_CHECKPOINTS="40", **TRACKED)
+    client, run = only_run(project.folder)
+    kept = {file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")}
+    names = {"best", "step-00000040", "step-00000080", "step-00000100"}
+    assert kept == {f"checkpoints/{name}" for name in names}
+    for folder in kept:
+        files = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, folder)}
+        assert files == {"model.safetensors", "config.json"}
+
+    refused = project.run("python", "-m", "stages", "train", NANOGPT_KEEP_CHECKPOINTS="30")
+    assert refused.returncode == 2
+    assert "NANOGPT_KEEP_CHECKPOINTS=30 must be a multiple of train.eval_interval (20)" in (
+        refused.stdout
+    )
+
+
 def test_weights_are_on_the_disk_twice_at_most(new_project: Callable[..., Any]) -> None:
     """That is, once for training and MLflow, and once for DVC, its cache and models/gpt."""
     project = new_project(max_steps="20", decay="5")
