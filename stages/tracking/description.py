@@ -3,7 +3,7 @@
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import USE
 from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
 
+DIGEST_CHARACTERS = 32  # MLflow takes at most 36
 TRAINING = ("model.", "train.")  # the params of a training run, whatever its tokens are
 
 
@@ -56,18 +57,41 @@ def describe(
     params = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items()}
     sizes = {"vocab_size": shards.n_vocab, "n_params": n_params}
     tracker.record("params", values={**params, **sizes})
-    for name, context in (("train", "training"), ("val", "validation")):
-        tracker.record(
-            "dataset",
-            context=context,
-            values={
-                "name": f"shards/{name}",
-                "digest": origin["data"]["shards_manifest_sha256"][:32],
-                "source_type": "local",
-                "source": json.dumps({"uri": str(shards.folder / name)}),
-                "profile": json.dumps(asdict(shards.split(name))),
-            },
-        )
+    for context, values in datasets_of(origin["data"], shards, content["corpus"]["source"]):
+        tracker.record("dataset", context=context, values=values)
+
+
+def datasets_of(
+    hashes: Mapping[str, str | None], shards: Shards, source: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield what a model was made of, from the corpus to the splits: the context and the dataset.
+
+    A digest is the beginning of a manifest's SHA-256, by which `python -m stages lineage` finds the
+    data. Imported tokens have neither corpus nor tokens.
+    """
+    for name in ("corpus", "tokens"):
+        if digest := hashes[f"{name}_manifest_sha256"]:
+            uri = {"uri": str(shards.folder.with_name(name))}
+            about = {"source": source, **uri} if name == "corpus" else uri
+            yield name, dataset(name, digest, about, {})
+    digest = hashes["shards_manifest_sha256"]
+    assert digest is not None  # of the shards here
+    for split, context in (("train", "training"), ("val", "validation")):
+        uri, sizes = {"uri": str(shards.folder / split)}, asdict(shards.split(split))
+        yield context, dataset(f"shards/{split}", digest, uri, sizes)
+
+
+def dataset(
+    name: str, digest: str, source: Mapping[str, str], profile: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the fields of a dataset as MLflow has them."""
+    return {
+        "name": name,
+        "digest": digest[:DIGEST_CHARACTERS],
+        "source_type": "local",
+        "source": json.dumps(source),
+        "profile": json.dumps(profile),
+    }
 
 
 def user() -> str | None:

@@ -28,7 +28,7 @@ from stages.runtime.redaction import redacted
 from stages.tracking.experiments import set_parent
 from stages.tracking.note import note_of
 from stages.tracking.outbox import WEIGHTS, Entry, Outbox
-from stages.tracking.registry import register
+from stages.tracking.registry import ready_model, register
 from stages.tracking.store import (
     connect,
     create_run,
@@ -308,6 +308,8 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         ]
         for i in range(0, len(metrics), BATCH):
             client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+    elif kind == "result":
+        send_result(client, run_id, first)
     elif kind == "params":
         params = [Param(name, str(value)) for name, value in first["values"].items()]
         client.log_batch(run_id, params=params)
@@ -329,6 +331,23 @@ def send(client: "MlflowClient", run_id: str, folder: Path, batch: list[Entry]) 
         client.update_run(run_id, status="RUNNING")
     elif kind == "status":
         client.set_terminated(run_id, first["status"], end_time=first["time_ms"])
+
+
+def send_result(client: "MlflowClient", run_id: str, entry: Entry) -> None:
+    """Send metrics of the run's model on one of the run's datasets, as far as it has these."""
+    from mlflow.entities import Metric
+
+    run = client.get_run(run_id)
+    model = ready_model(client, run)
+    names = {"model_id": model.model_id} if model else {}
+    for used in run.inputs.dataset_inputs if run.inputs else ():
+        if used.dataset.name == entry["dataset"]:
+            names |= {"dataset_name": used.dataset.name, "dataset_digest": used.dataset.digest}
+    metrics = [
+        Metric(name, value, entry["time_ms"], entry["step"], **names)
+        for name, value in entry["values"].items()
+    ]
+    client.log_batch(run_id, metrics=metrics)
 
 
 def send_dataset(

@@ -17,7 +17,11 @@ ROOT = Path(__file__).parents[3]
 ORIGIN = {
     "code": {"git_commit": "1" * 40, "git_changed": []},
     "hardware": {"device": "cpu"},
-    "data": {"shards_manifest_sha256": "2" * 64},
+    "data": {
+        "corpus_manifest_sha256": None,
+        "tokens_manifest_sha256": None,
+        "shards_manifest_sha256": "2" * 64,
+    },
     "params": {"train": {"seed": 3}},
 }
 

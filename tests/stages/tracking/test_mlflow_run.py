@@ -48,7 +48,11 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     assert run.data.params["model.n_layer"] == "2"
     assert run.data.params["train.max_steps"] == "100"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
-    assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
+    used = {i.dataset.name: i.dataset for i in run.inputs.dataset_inputs}
+    assert used.keys() == {"corpus", "tokens", "shards/train", "shards/val"}
+    origin = json.loads((built.folder / "models/gpt/lineage.json").read_text())["data"]
+    assert origin["corpus_manifest_sha256"].startswith(used["corpus"].digest)
+    assert json.loads(used["corpus"].source) == {"source": "files", "uri": "data/corpus"}
     for metric in ("train/loss", "train/lr", "train/grad_norm", "speed/tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
         assert steps == list(range(10, 101, 10)), metric
@@ -58,6 +62,11 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     headline = json.loads((built.folder / "metrics/evaluate.json").read_text())
     recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("val/full/")}
     assert recorded == {f"val/full/{name}": value for name, value in headline.items()}
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics} == recorded
+    assert {(metric.dataset_name, metric.dataset_digest) for metric in model.metrics} == {
+        ("shards/val", used["shards/val"].digest)
+    }
 
 
 def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
