@@ -1,4 +1,4 @@
-"""Upload to MLflow what earlier stages could not."""
+"""Upload to MLflow what earlier stages could not; to another store than before, everything."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages deliver`. Raises ConnectionError if something was not delivered."""
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
-        problem = deliver(Outbox(folder), folder.name)
+        problem = deliver(Outbox(folder), folder.name, anew=True)
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:
