@@ -5,6 +5,7 @@ the folder `code` next to it.
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ REQUIREMENTS = [  # imported here, and by the project's modules that are importe
     *("torch", "numpy", "safetensors", "tiktoken", "mlflow"),
     *("pandas", "pydantic", "psutil", "ruamel.yaml"),
 ]
+
+
+def requirements() -> list[str]:
+    """Return the REQUIREMENTS with the versions that are installed here, which work together."""
+    releases = {name: version(name).partition("+")[0] for name in REQUIREMENTS}  # torch's has +cpu
+    return [f"{name}=={release}" for name, release in releases.items()]
 
 
 def signature() -> ModelSignature:

@@ -1,4 +1,4 @@
-"""Upload to MLflow what earlier stages could not."""
+"""Upload to MLflow what earlier stages could not; to another store than before, everything."""
 
 import argparse
 
@@ -12,8 +12,8 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages deliver`. Raises ConnectionError if something was not delivered."""
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
-        outbox = Outbox(folder)
-        problem = deliver(outbox, folder.name) or deliver_checkpoints(outbox, folder.name)
+        outbox, model_id = Outbox(folder), folder.name
+        problem = deliver(outbox, model_id, anew=True) or deliver_checkpoints(outbox, model_id)
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:

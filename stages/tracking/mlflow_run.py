@@ -26,15 +26,19 @@ from nanogpt.model.files import MODEL_FILES
 from stages.runtime.project import project_folder
 from stages.runtime.redaction import redacted
 from stages.tracking.experiments import set_parent
+from stages.tracking.kept import WEIGHTS
+from stages.tracking.local_store import experiment_name
 from stages.tracking.note import note_of
-from stages.tracking.outbox import WEIGHTS, Entry, Outbox
+from stages.tracking.outbox import Entry, Outbox
 from stages.tracking.registry import ready_model, register
 from stages.tracking.store import (
     connect,
+    create_experiment,
     create_run,
     find_run,
     is_deleted,
     is_server,
+    key_of,
     log,
     problem_of,
     set_environment,
@@ -45,6 +49,7 @@ from stages.tracking.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 POLL_SECONDS = 5.0
 CLOSING_SECONDS = 120.0  # for the last delivery of a stage; none is begun later
@@ -241,14 +246,20 @@ def deliver_checkpoints(outbox: Outbox, model_id: str, *, until: float = math.in
 
 
 def deliver(
-    outbox: Outbox, model_id: str, *, until: float = math.inf, weights: bool = True
+    outbox: Outbox,
+    model_id: str,
+    *,
+    until: float = math.inf,
+    weights: bool = True,
+    anew: bool = False,
 ) -> str | None:
     """Deliver the pending entries of an outbox. Return the problem, or None on success.
 
     No entry is begun after `until` (as time.monotonic() counts), or, without `weights`, from the
-    first entry with weights on.
+    first entry with weights on. If nothing is pending, `anew` gives all to a store that is another
+    than before.
     """
-    if not outbox.has_pending():
+    if not (outbox.has_pending() or (anew and outbox.has_entries())):
         return None
     with (outbox.folder / "lock").open("a") as lock:
         try:
@@ -257,10 +268,10 @@ def deliver(
             return "another process is delivering it"
         try:
             client = connect()
-            run_id = find_run(client, model_id)
-            if run_id is None:
-                run_id = create_run(client, model_id, outbox.start_ms())
-                outbox.reset()  # this store has nothing that another one got
+            experiment = client.get_experiment_by_name(experiment_name())
+            if not outbox.has_pending() and outbox.is_known_to(key_of(experiment)):
+                return None
+            run_id = open_run(client, experiment, outbox, model_id)
             for batch, offset in outbox.batches(BATCH):
                 if not weights and outbox.has_weights(batch[0]):
                     return None
@@ -273,6 +284,28 @@ def deliver(
         except store_errors() as error:
             return problem_of(error)
     return None
+
+
+def open_run(
+    client: "MlflowClient", experiment: "Experiment | None", outbox: Outbox, model_id: str
+) -> str:
+    """Return the id of the run that receives the entries of an outbox, created if need be."""
+    run_id = find_run(client, experiment, model_id)
+    experiment = experiment or create_experiment(client)
+    run_id = run_id or create_run(client, experiment, model_id, outbox.start_ms())
+    if outbox.deliver_to(f"{key_of(experiment)} {run_id}"):
+        log_missing(outbox)
+    return run_id
+
+
+def log_missing(outbox: Outbox) -> None:
+    """Print which weights an earlier store was given and this one cannot be given."""
+    if missing := outbox.kept.missing():
+        log(
+            f"{shown_uri()} is not the store that had this model, and the project no longer has "
+            f"{' and '.join(missing)}; all else is recorded there. With these weights back in "
+            f"models/gpt, remove {outbox.offset_file} and run `python -m stages deliver`"
+        )
 
 
 def note_entry(outbox: Outbox, run_id: str, newest: Entry) -> Entry:
@@ -387,7 +420,7 @@ def send_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
     """Log a model folder such that `mlflow.pyfunc.load_model` can load it; return its location."""
     import mlflow
 
-    from stages.serve.mlflow_model import REQUIREMENTS, signature
+    from stages.serve.mlflow_model import requirements, signature
 
     with mlflow.start_run(run_id=run_id), TemporaryDirectory() as scratch:
         logged = mlflow.pyfunc.log_model(
@@ -395,7 +428,7 @@ def send_model(client: "MlflowClient", run_id: str, folder: Path) -> str:
             python_model="stages/serve/mlflow_model.py",
             artifacts={"model": folder.absolute().as_uri()},  # MLflow would parse a path as a URI
             code_paths=[str(pack_code(Path(scratch)))],
-            pip_requirements=REQUIREMENTS,
+            pip_requirements=requirements(),
             signature=signature(),
             input_example=["To be, or not to be"],
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.files import atomic_write, flush, link
+from stages.tracking.kept import KINDS, WEIGHTS, Kept
 
 Entry = dict[str, Any]
-WEIGHTS = ".safetensors"
 CHECKPOINTS = "checkpoints"
 
 
@@ -25,13 +25,18 @@ def copy_or_link(source: str | Path, target: str | Path) -> None:
 
 
 class Outbox:
-    """Entries as JSON lines in `outbox.jsonl`, the offset in `delivered`, copies in `files/`."""
+    """Entries as JSON lines in `outbox.jsonl`, the offset in `delivered`, copies in `files/`.
+
+    `receiver` names what they are delivered to; `kept/` is for another one.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.file = folder / "outbox.jsonl"
         self.offset_file = folder / "delivered"
+        self.receiver_file = folder / "receiver"
+        self.kept = Kept(folder / "kept")
         self.lock = threading.Lock()
         self.drop_partial_line()
 
@@ -99,21 +104,39 @@ class Outbox:
         return min(size, int(self.offset_file.read_text())) if self.offset_file.exists() else 0
 
     def set_delivered(self, offset: int) -> None:
-        """Record the offset of the delivery and delete the copies that were delivered."""
+        """Record the offset of the delivery; of the copies that were delivered, keep the newest."""
         done = [entry for entry, end in self.entries(self.delivered()) if end <= offset]
-        flush(self.file)
-        atomic_write(self.offset_file, str(offset))
         for entry in done:
             if "files" in entry:
-                shutil.rmtree(self.folder / entry["files"], ignore_errors=True)
+                copy = self.folder / entry["files"]
+                self.kept.add(copy, entry["kind"], entry.get("path"))
+                shutil.rmtree(copy, ignore_errors=True)
+        flush(self.file)
+        atomic_write(self.offset_file, str(offset))
 
     def start_ms(self) -> int:
         """Return the time of the first entry, in milliseconds."""
         return int(next(self.entries(0))[0]["time_ms"])
 
-    def reset(self) -> None:
-        """Mark everything as pending again, except files: delivered copies are gone."""
+    def receiver(self) -> str | None:
+        """Return what the entries were delivered to; None if that is not known."""
+        return self.receiver_file.read_text() if self.receiver_file.exists() else None
+
+    def is_known_to(self, store: str | None) -> bool:
+        """Return whether the entries were delivered to this store, as far as that is known."""
+        receiver = self.receiver()
+        return receiver is None or receiver.startswith(f"{store} ")
+
+    def deliver_to(self, receiver: str) -> bool:
+        """Record the store and the run that receive the entries; return whether they are others.
+
+        If so, everything is pending again.
+        """
+        if receiver == self.receiver():
+            return False
         atomic_write(self.offset_file, "0")
+        atomic_write(self.receiver_file, receiver)
+        return True
 
     def files_are_gone(self, entry: Entry) -> bool:
         """Return whether an entry's files are gone because they were delivered before."""
@@ -123,6 +146,10 @@ class Outbox:
         """Return whether an entry's files contain weights."""
         return "files" in entry and any((self.folder / entry["files"]).rglob(f"*{WEIGHTS}"))
 
+    def has_entries(self) -> bool:
+        """Return whether anything was recorded."""
+        return any(True for _ in self.entries(0))
+
     def has_pending(self) -> bool:
         """Return whether anything is left to deliver."""
         return any(not self.files_are_gone(entry) for entry, _ in self.entries(self.delivered()))
@@ -130,8 +157,11 @@ class Outbox:
     def batches(self, size: int) -> Iterator[tuple[list[Entry], int]]:
         """Yield the pending entries, less those whose files are gone, with the offset of their end.
 
-        Consecutive metrics form batches of up to `size` entries; everything else comes alone.
+        Consecutive metrics form batches of up to `size` entries; everything else comes alone. What
+        an earlier receiver was given comes first.
         """
+        if self.delivered() == 0:
+            yield from self.kept_batches()
         batch: list[Entry] = []
         end = self.delivered()
         for entry, entry_end in self.entries(end):
@@ -147,6 +177,13 @@ class Outbox:
                 batch = []
         if batch:
             yield batch, end
+
+    def kept_batches(self) -> Iterator[tuple[list[Entry], int]]:
+        """Yield the files that an earlier receiver was given, as far as they are still here."""
+        for kind in filter(self.kept.has, KINDS):
+            with self.kept.with_weights(kind) as complete:
+                if complete or kind != "model":  # which is none without its weights
+                    yield [{"kind": kind, "files": f"kept/{kind}", "path": None}], 0
 
     def last_step(self, metric: str) -> int:
         """Return the last step a metric was recorded for, 0 if there is none."""

@@ -116,9 +116,10 @@ def registered_name(corpus: str, text: str) -> str:
 def register(client: "MlflowClient", run_id: str, text: str) -> None:
     """Register the model of a run as a version, and make it the champion if it is better."""
     run = client.get_run(run_id)
-    logged = ready_model(client, run)
-    if logged is None:
-        log(f"{run.info.run_name} is not registered: MLflow has no model of this run")
+    logged, score = ready_model(client, run), score_of(client, run)
+    if logged is None or score is None:
+        lacking = "model" if logged is None else "evaluation"
+        log(f"{run.info.run_name} is not registered: MLflow has no {lacking} of this run")
         return
     name = registered_name(run.data.tags.get("corpus", ""), text)
     create_registered_model(client, name)
@@ -128,7 +129,6 @@ def register(client: "MlflowClient", run_id: str, text: str) -> None:
     if version is None:
         source = logged.artifact_location
         version = client.create_model_version(name, source, run_id, model_id=logged.model_id)
-    score = score_of(client, run)
     wins, words = verdict(client, score, version, champion)
     bits = f"{score.bits_per_byte:.4f}"
     client.set_model_version_tag(name, version.version, "bits_per_byte", bits)
@@ -169,19 +169,14 @@ def verdict(
     client: "MlflowClient", score: Score, version: "ModelVersion", champion: "ModelVersion | None"
 ) -> tuple[bool, str]:
     """Return whether a version becomes the champion, and why, as Markdown."""
-    from mlflow.exceptions import MlflowException
-
     own = f"{score.bits_per_byte:.4f} bits per byte of unseen text"
     if champion is None:
         return True, f"{own}. The champion: there was none."
     if champion.run_id == version.run_id:
         return False, f"{own}. The champion, measured again."
     than = f"version {champion.version}, the champion until then"
-    try:
-        other = score_of(client, client.get_run(str(champion.run_id)))
-    except (OSError, ValueError, KeyError, MlflowException) as error:
-        if getattr(error, "error_code", UNKNOWN) != UNKNOWN:
-            raise  # the store does not work at the moment
+    other = score_of_version(client, champion)
+    if other is None:
         return False, f"{own}. Not compared with {than}, whose losses cannot be read."
     found = difference(score, other)
     better = "better" if found.bits_per_byte > 0 else "worse"
@@ -195,22 +190,46 @@ def verdict(
     return False, f"{words} Version {champion.version} stays the champion."
 
 
-def score_of(client: "MlflowClient", run: "Run") -> Score:
-    """Return the score that a run recorded. Raises OSError, ValueError or KeyError if damaged."""
+def score_of_version(client: "MlflowClient", version: "ModelVersion") -> Score | None:
+    """Return the score of a version; None if its run is gone, or has none that can be read."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(str(version.run_id))
+    except MlflowException as error:
+        if error.error_code != UNKNOWN:
+            raise  # the store does not work at the moment
+        return None
+    return score_of(client, run)
+
+
+def score_of(client: "MlflowClient", run: "Run") -> Score | None:
+    """Return the score that a run recorded; None if it has none, or one that cannot be read.
+
+    The files are listed first: of a file that it does not have, a server says no more than of one
+    that it cannot read at the moment.
+    """
+    listed = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, FOLDER)}
+    if not listed.issuperset(SCORE_FILES):
+        return None
+    evaluation_text, table_text = (read_score_file(client, run, name) for name in SCORE_FILES)
+    try:
+        evaluation, table = json.loads(evaluation_text), csv.DictReader(table_text.splitlines())
+        return Score(
+            bits_per_byte=evaluation["bits_per_byte"],
+            standard_error=evaluation["standard_error"],
+            tokens=evaluation["tokens"],
+            bytes=evaluation["bytes"],
+            context=evaluation["context"],
+            tokenizer=run.data.tags["tokenizer_fingerprint"],
+            runs=[(float(row["loss"]), int(row["tokens"])) for row in table],
+        )
+    except (ValueError, KeyError):
+        return None
+
+
+def read_score_file(client: "MlflowClient", run: "Run", name: str) -> str:
+    """Return the text of one of the SCORE_FILES of a run."""
     with TemporaryDirectory() as scratch:
-        files = [
-            Path(client.download_artifacts(run.info.run_id, f"{FOLDER}/{name}", scratch))
-            for name in SCORE_FILES
-        ]
-        evaluation = json.loads(files[0].read_text(encoding="utf-8"))
-        with files[1].open(newline="", encoding="utf-8") as table:
-            runs = [(float(row["loss"]), int(row["tokens"])) for row in csv.DictReader(table)]
-    return Score(
-        bits_per_byte=evaluation["bits_per_byte"],
-        standard_error=evaluation["standard_error"],
-        tokens=evaluation["tokens"],
-        bytes=evaluation["bytes"],
-        context=evaluation["context"],
-        tokenizer=run.data.tags["tokenizer_fingerprint"],
-        runs=runs,
-    )
+        file = client.download_artifacts(run.info.run_id, f"{FOLDER}/{name}", scratch)
+        return Path(file).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from stages.tracking.view import save_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 MODEL_TAG = "nanogpt.model_id"
@@ -54,6 +55,13 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http:", "https:"))
 
 
+def is_database(uri: str) -> bool:
+    """Return whether a URI is that of a database, which MLflow opens without a server."""
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    return uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES
+
+
 def connect() -> "MlflowClient":
     """Return a client of the store. Raises one of `store_errors` if it does not work."""
     set_environment()
@@ -79,9 +87,8 @@ def connect_once(uri: str) -> None:
     MLflow servers, whose client gives up soon, and SQLite files that do not exist yet are skipped.
     """
     import sqlalchemy
-    from mlflow.store.db.db_types import DATABASE_ENGINES
 
-    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+    if not is_database(uri):
         return
     engine = sqlalchemy.create_engine(uri)
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
@@ -114,11 +121,26 @@ def problem_of(error: Exception) -> str:
     return message[:SHOWN_CHARACTERS]
 
 
-def find_run(client: "MlflowClient", model_id: str) -> str | None:
-    """Return the id of a model's run, or None; restore the run and its experiment if deleted."""
+def create_experiment(client: "MlflowClient") -> "Experiment":
+    """Create the experiment.
+
+    A server decides where its files are. Those of a database are in the project: MLflow would put
+    them into the current folder, which may be a workspace that is removed.
+    """
+    location = artifacts_uri() if is_database(tracking_uri()) else None
+    experiment_id = client.create_experiment(experiment_name(), artifact_location=location)
+    return client.get_experiment(experiment_id)
+
+
+def key_of(experiment: "Experiment | None") -> str | None:
+    """Return what tells the experiment of one store from those of others."""
+    return f"{experiment.experiment_id} {experiment.creation_time}" if experiment else None
+
+
+def find_run(client: "MlflowClient", experiment: "Experiment | None", model_id: str) -> str | None:
+    """Return the id of a model's run, or None; restore the run and the experiment if deleted."""
     from mlflow.entities import LifecycleStage, ViewType
 
-    experiment = client.get_experiment_by_name(experiment_name())
     if experiment is None:
         return None
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
@@ -147,19 +169,16 @@ def is_deleted(client: "MlflowClient", run_id: str) -> bool:
     return LifecycleStage.DELETED in (run.lifecycle_stage, experiment.lifecycle_stage)
 
 
-def create_run(client: "MlflowClient", model_id: str, start_ms: int) -> str:
-    """Create a model's run, and the experiment if there is none. Return the run's id.
+def create_run(
+    client: "MlflowClient", experiment: "Experiment", model_id: str, start_ms: int
+) -> str:
+    """Create a model's run; return its id.
 
     `start_ms` is when it began, in milliseconds: it may be delivered much later.
     """
-    experiment = client.get_experiment_by_name(experiment_name())
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-    else:
-        location = artifacts_uri() if tracking_uri().startswith("sqlite:") else None
-        experiment_id = client.create_experiment(experiment_name(), artifact_location=location)
-    save_view(client, experiment_id)
-    run = client.create_run(experiment_id, start_time=start_ms, tags={MODEL_TAG: model_id})
+    save_view(client, experiment.experiment_id)
+    tags = {MODEL_TAG: model_id}
+    run = client.create_run(experiment.experiment_id, start_time=start_ms, tags=tags)
     return str(run.info.run_id)
 
 

@@ -1,7 +1,5 @@
 """A tracking server that takes its time: training does not wait for it, and nothing is lost."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from mlflow import MlflowClient
 
-from stages.tracking.local_store import EXPERIMENT
 from tests.conftest import TRACKED, command_of
-from tests.services_lab import free_port
-from tests.waiting import wait_for
+from tests.mlflow_lab import MlflowServer, recorded, served
 
 DELAY = 0.5  # seconds for each call
 
@@ -54,33 +49,14 @@ class Slow(BaseHTTPRequestHandler):
 @pytest.fixture
 def slow_server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """Serve MLflow behind a slow proxy; its address and the requests it has seen."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    server = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-    def answers() -> bool:
-        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    with served(MlflowServer(tmp_path / "server")) as server:
+        handler = type("Here", (Slow,), {"port": server.port, "seen": []})
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
         try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-
-    handler = type("Here", (Slow,), {"port": port, "seen": []})
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    try:
-        wait_for(answers, 60, "MLflow's server does not answer")
-        yield f"http://127.0.0.1:{proxy.server_port}", handler.seen  # type: ignore[attr-defined]  # of `type`
-    finally:
-        proxy.shutdown()
-        for process in (*psutil.Process(server.pid).children(recursive=True), server):
-            process.kill()
-        server.wait()
+            yield f"http://127.0.0.1:{proxy.server_port}", handler.seen  # type: ignore[attr-defined]  # of `type`
+        finally:
+            proxy.shutdown()
 
 
 def test_a_slow_server_holds_no_device_and_gets_everything(
@@ -100,18 +76,14 @@ def test_a_slow_server_holds_no_device_and_gets_everything(
             assert not project_ranks(project)
     assert process.wait(timeout=300) == 0, "".join(lines)
     assert times["train: saved"] - times["step     10 "] < 10  # alone it takes two
-    assert times["tracking: sending the model"] - times["train: saved"] < 10 + 3 * DELAY
+    # the patience of a process with a GPU, one more entry, and the end of the processes
+    assert times["tracking: sending the model"] - times["train: saved"] < 10 + 10 * DELAY
     assert len(seen) < 80, seen  # with each file of code by itself there were 153
 
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
-    assert steps == [10, 20, 30, 40, 50, 60]
-    (model,) = client.search_logged_models([experiment.experiment_id])
-    assert model.status == "READY"
+    found = recorded(uri)
+    assert found.run.info.status == "FINISHED"
+    assert found.steps("train/loss") == [10, 20, 30, 40, 50, 60]
+    assert found.model.status == "READY"
 
 
 def project_ranks(project: Any) -> list[psutil.Process]:
