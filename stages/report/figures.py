@@ -13,6 +13,7 @@ from stages.statistics.lengths import linear_edges, logarithmic_edges
 BASELINE_STYLES = {"kneser_ney": "green", "ppmd": "purple"}  # as in plots/run.png
 COLORS = 8  # of runs that are compared, in the style sheet
 TOKENS = "tokens"
+NATS = np.array([-0.25, 0.25])  # around the mean: on a finer axis, noise looks like a trend
 
 
 def curve(table: Table, x: str, y: str) -> tuple[Values, Values]:
@@ -65,7 +66,7 @@ def learning_curve(run: Run) -> Chart:
     return Chart(
         title="Loss during training, against tokens",
         x=from_zero(x),
-        y=Axis.around(after_start(losses), val, np.array([rule.y for rule in rules])),
+        y=Axis.around(after_start(losses), after_start(val), np.array([rule.y for rule in rules])),
         x_label=TOKENS,
         y_label="loss, nats per token",
         lines=[
@@ -84,7 +85,7 @@ def learning_rate(run: Run) -> Chart:
         x=from_zero(x),
         y=Axis(low=0, high=1.05 * float(rates.max()) or 1.0),
         x_label=TOKENS,
-        y_label="learning rate",
+        y_label="",
         lines=[Line(style="training", x=x, y=rates)],
     )
 
@@ -97,8 +98,8 @@ def gradient_norm(run: Run) -> Chart:
         x=from_zero(x),
         y=Axis.around(after_start(norms)),
         x_label=TOKENS,
-        y_label="gradient norm",
-        lines=raw_and_smoothed(x, norms),
+        y_label="",
+        lines=[Line(style="training thin", x=x, y=norms)],
     )
 
 
@@ -112,9 +113,9 @@ def loss_by_position(run: Run) -> Chart:
     counted = x > run.evaluation["context"] - run.evaluation["stride"]
     x, losses = x[counted], losses[counted]
     return Chart(
-        title="Loss by position in the context",
+        title="Loss by position",
         x=Axis(low=float(x[0]), high=max(float(x[-1]), float(x[0]) + 1)),
-        y=Axis.around(losses),
+        y=Axis.around(losses, losses.mean() + NATS),
         x_label="position in the context",
         y_label="loss, nats per token",
         lines=raw_and_smoothed(x, losses),
@@ -138,7 +139,7 @@ def document_lengths(statistics: Statistics) -> Chart:
         x=Axis(low=bins[0], high=bins[-1], logarithmic=logarithmic),
         y=Axis(low=0, high=1.05 * max(float(line.y.max()) for line in lines)),
         x_label="tokens in a document",
-        y_label="% of the documents",
+        y_label="% of documents",
         lines=lines,
     )
 
@@ -171,7 +172,7 @@ def learning_curves(runs: Sequence[Run]) -> Chart:
         x, train = against_tokens(run, run.train, "loss")
         val_x, val = against_tokens(run, run.val, "loss")
         train, val = smoothed(bits(run, "train", train)), bits(run, "val", val)
-        shown += [after_start(train), val]
+        shown += [after_start(train), after_start(val)]
         lines.append(Line(style=f"{style_of(number)} faint", x=x, y=train))
         lines.append(Line(style=style_of(number), x=val_x, y=val, dots=True))
     return Chart(

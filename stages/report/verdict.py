@@ -56,12 +56,11 @@ def commands(revision: Revision) -> str:
         "commit": [f"git restore --source={name} params.yaml dvc.lock", "dvc checkout"],
         "experiment": [f"dvc exp apply {name}"],
     }
-    return "\n".join(
-        [
-            "source .venv/bin/activate",
-            *back[revision.kind],
-            'python -m stages sample --prompt "To be"   # continue a prompt',
-            "python -m stages lineage                  # verify every hash below",
-            "make run                                  # run what is out of date",
-        ]
-    )
+    uses = {
+        'python -m stages sample --prompt "To be"': "continue a prompt",
+        "python -m stages lineage": "verify every hash, down to the corpus",
+        "make run": "run whatever is out of date",
+    }
+    width = max(map(len, uses))
+    described = [f"{command:<{width}}  # {use}" for command, use in uses.items()]
+    return "\n".join(["source .venv/bin/activate", *back[revision.kind], *described])

@@ -1,5 +1,6 @@
 """What the page shows of one run, in the order it shows it."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +25,12 @@ from stages.report.words import data_line, few_documents, partly
 from stages.runtime.inputs import leaves
 from stages.tracking.titles import SHORT, shown, size_of, title_of
 
-WIDE, NARROW, SMALL = (880, 400), (360, 300), (420, 240)  # pixels; NARROW is for phones
+WIDE, NARROW, SMALL = (880, 400), (360, 300), (280, 210)  # pixels; NARROW is for phones
+BILLION = 1_000_000_000
 FEATURED = 2  # samples
 SAMPLE_CHARACTERS = 1_200  # of those: longer ones are cut
 ALL_CHARACTERS = 200_000  # of all samples together; the rest is left out
-TOP_TOKENS = 20
+TOP_TOKENS = 9
 OWN, ADAPTIVE = "this model", "this model, adaptive"
 
 
@@ -72,7 +74,8 @@ class RunView:
     name: str
     size: str
     title: str
-    changes: Sequence[tuple[str, str]]
+    changes: Sequence[tuple[str, str]]  # from the preset, in short
+    changed: Sequence[tuple[str, str]]  # the same in full
     verdict: Verdict
     warning: str | None
     figures: Sequence[tuple[str, str]]  # that stand at the top: what, and how much
@@ -103,6 +106,7 @@ def view_of(run: Run) -> RunView:
         size=size,
         title=title_of(f"{run.name} {size}", run.changes),
         changes=[(SHORT.get(key, key), shown(value)) for key, value in run.changes.items()],
+        changed=[(key, as_yaml(value)) for key, value in run.changes.items()],
         verdict=verdict_on(run.evaluation),
         warning=few_documents(run.shards["splits"]["val"]["documents"]),
         figures=list(key_figures(run)),
@@ -123,7 +127,7 @@ def view_of(run: Run) -> RunView:
         featured=[shortened(sample) for sample in featured(samples)],
         left_out=len(samples) - len(kept),
         params={
-            section: [(key, str(value)) for key, value in leaves(values)]
+            section: [(key, as_yaml(value)) for key, value in leaves(values)]
             for section, values in run.params.items()
         },
         origin=origin_of(run),
@@ -141,9 +145,9 @@ def key_figures(run: Run) -> Iterator[tuple[str, str]]:
     read = int(run.train["step"][-1]) * run.batch_tokens
     passes = read / run.shards["splits"]["train"]["tokens"]
     yield "perplexity", perplexity(run.evaluation["perplexity"])
-    yield "parameters", f"{run.lineage['n_params']:,}"
-    yield "tokens of training", f"{read:,}"
-    yield "passes over the text", f"{passes:.1f}" if passes >= 0.1 else f"{passes:.2g}"
+    yield "parameters", amount(run.lineage["n_params"])
+    yield "tokens of training", amount(read)
+    yield "passes over the text", f"{passes:,.1f}" if passes >= 0.1 else f"{passes:.1g}"
 
 
 def scores_of(evaluation: Mapping[str, Any]) -> Iterator[Score]:
@@ -166,6 +170,11 @@ def scores_of(evaluation: Mapping[str, Any]) -> Iterator[Score]:
             sees=sees.get(name, "") + partly(scores),
             own=is_own,
         )
+
+
+def amount(number: int) -> str:
+    """Return a number in full or, from a billion on, such as 2.05B."""
+    return f"{number:,}" if number < BILLION else f"{number / BILLION:,.2f}B"
 
 
 def perplexity(value: float) -> str:
@@ -193,12 +202,18 @@ def top_tokens(tokens: Sequence[Mapping[str, Any]]) -> list[Token]:
     most = max((token["count"] for token in tokens), default=1)
     return [
         Token(
-            text=legible(token["text"].replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")),
+            text=legible(token["text"].replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥")),
             count=token["count"],
             share=round(100 * token["count"] / most, 2),
         )
         for token in tokens[:TOP_TOKENS]
     ]
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value about as params.yaml has it."""
+    is_word = isinstance(value, str) and value.isprintable() and value.strip()
+    return str(value) if is_word else json.dumps(value, ensure_ascii=False)
 
 
 def within(samples: Sequence[Sample], characters: int) -> list[Sample]:
