@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.report.charts import Drawing
+from stages.report.charts import Drawing, tick_label
 from stages.report.figures import learning_curves, style_of
 from stages.report.run import Run
 from stages.report.verdict import small
-from stages.report.view import RunView, Sample, featured, key_figures, shortened, sizes_of, view_of
+from stages.report.view import RunView, Sample, featured, shortened, sizes_of, tokens_read, view_of
 from stages.runtime.inputs import leaves
 from stages.tracking.registry import Difference, difference
 from stages.tracking.titles import SHORT, shown
@@ -59,7 +59,7 @@ def comparison_of(runs: Sequence[Run]) -> Comparison:
                 view=view_of(run),
                 style=style_of(number),
                 params=[differing[key][number] for key in columns],
-                tokens=dict(key_figures(run))["tokens of training"],
+                tokens=tick_label(tokens_read(run)),
                 share=round(100 * run.evaluation["bits_per_byte"] / longest, 2),
                 best=is_best,
                 behind="" if is_best or not comparable else behind(best, run),

@@ -142,11 +142,10 @@ def sizes_of(chart: Chart) -> list[Drawing]:
 
 def key_figures(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the numbers that stand at the top of the page."""
-    read = int(run.train["step"][-1]) * run.batch_tokens
-    passes = read / run.shards["splits"]["train"]["tokens"]
+    passes = tokens_read(run) / run.shards["splits"]["train"]["tokens"]
     yield "perplexity", perplexity(run.evaluation["perplexity"])
     yield "parameters", amount(run.lineage["n_params"])
-    yield "tokens of training", amount(read)
+    yield "tokens of training", amount(tokens_read(run))
     yield "passes over the text", f"{passes:,.1f}" if passes >= 0.1 else f"{passes:.1g}"
 
 
@@ -170,6 +169,11 @@ def scores_of(evaluation: Mapping[str, Any]) -> Iterator[Score]:
             sees=sees.get(name, "") + partly(scores),
             own=is_own,
         )
+
+
+def tokens_read(run: Run) -> int:
+    """Return how many tokens training has read."""
+    return int(run.train["step"][-1]) * run.batch_tokens
 
 
 def amount(number: int) -> str:

@@ -160,7 +160,7 @@ def test_a_commit_and_an_experiment_are_compared(copy_of_built: Any, tmp_path: P
     rows = tree.xpath("//table[contains(@class, 'runs')]/tbody/tr")
     cells = [[" ".join(cell.text_content().split()) for cell in row] for row in rows]
     assert [row[0] for row in cells] == ["slower", "HEAD best"]
-    assert [row[4] for row in cells] == ["0.0001", "0.003"]
+    assert [row[5] for row in cells] == ["0.0001", "0.003"]
     for row, name in zip(cells, ("slower", "HEAD"), strict=True):
         assert f"{scores[name]:.4f}" in row
     behind = scores["slower"] - scores["HEAD"]
