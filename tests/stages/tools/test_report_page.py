@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,6 @@ from stages.evaluate.baselines import SEES
 from stages.report.page import page_of
 from stages.report.revisions import open_revision
 from stages.report.run import Run, read_run
-
-Write = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def write_page(project: Any, file: Path, *revisions: str) -> "subprocess.CompletedProcess[str]":
@@ -91,7 +88,7 @@ def test_the_page_has_the_metrics_and_the_hashes(built: Any, tmp_path: Path) -> 
     assert all(sha256 in seen for sha256 in [*hashes, weights])
     samples = (built.folder / "samples/samples.jsonl").read_text().splitlines()
     assert all(" ".join(json.loads(line)["text"].split()) in seen for line in samples)
-    assert all(f"{sees}" in seen for sees in SEES.values())
+    assert all(sees in seen for sees in SEES.values())
     assert "only " in seen  # few documents
 
 
@@ -228,6 +225,19 @@ def test_outputs_that_are_nowhere_are_refused(copy_of_built: Any, tmp_path: Path
     assert "of HEAD is not in DVC's cache" in line
     assert "`dvc pull`" in line
     assert "`dvc repro`" in line
+
+
+def test_outputs_that_do_not_belong_together_are_refused(
+    copy_of_built: Any, tmp_path: Path
+) -> None:
+    file = copy_of_built.folder / "dvc.lock"
+    lock = YAML().load(file)
+    (model,) = lock["stages"]["train"]["outs"]
+    model["md5"] = model["md5"][::-1]  # as if trained again, and not evaluated
+    YAML().dump(lock, file)
+    (tmp_path / "pages").mkdir()
+    line = refused(copy_of_built, tmp_path / "pages/page.html")
+    assert "evaluate ran with a different models/gpt than train produced; run `dvc repro" in line
 
 
 def test_a_revision_needs_a_file_for_its_page(built: Any) -> None:
