@@ -15,7 +15,7 @@ from contextlib import chdir
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 
 
 def measure(steps: int, metrics: int, pause: float) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import result_part
 from stages.tracking.registry import text_id
+from stages.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import torch

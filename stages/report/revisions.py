@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.formats.dvc_lock import LOCK_FILE, chain_problems, locked_stages, run_dvc
+from stages.formats.dvc_lock import (
+    LOCK_FILE,
+    cache_path,
+    chain_problems,
+    locked_stages,
+    run_dvc,
+)
 from stages.runtime.yaml_files import parse_params
 
 WORKSPACE = "workspace"  # DVC's name for the working tree
@@ -131,8 +137,3 @@ def git(*arguments: str) -> str | None:
     except OSError as error:
         raise ValueError(f"git cannot be run ({error.strerror})") from None
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
-
-
-def cache_path(cache: Path, md5: str) -> Path:
-    """Return where DVC's cache keeps what has this MD5."""
-    return cache / md5[:2] / md5[2:]

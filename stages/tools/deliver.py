@@ -3,7 +3,7 @@
 import argparse
 
 from stages.runtime.settings import Settings
-from stages.tracking.mlflow_run import deliver, deliver_checkpoints, outboxes
+from stages.tracking.delivery import deliver, deliver_checkpoints, outboxes
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import log, shown_uri
 

@@ -32,6 +32,7 @@ ADAPTIVE = "this model, adaptive"
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc and python commands
 python -m stages sample --prompt "…" continue a prompt of your own
+make report                          report.html: this run as one page, to send
 make ui                              browse the run: curves, metrics, samples, the model
 dvc metrics show                     the metrics; dvc plots show: the plots
 dvc exp run -S train.max_steps=N     train for N steps instead; the data stages are reused

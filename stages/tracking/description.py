@@ -10,9 +10,9 @@ from typing import Any
 from stages.artifacts.shards import Shards
 from stages.formats.presets import PRESETS
 from stages.runtime.yaml_files import read_params
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import USE
 from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
+from stages.tracking.tracker import Tracker
 
 DIGEST_CHARACTERS = 32  # MLflow takes at most 36
 TRAINING = ("model.", "train.")  # the params of a training run, whatever its tokens are

@@ -17,8 +17,8 @@ from nanogpt.train.micro_batch import peak_memory_bytes
 from nanogpt.train.validation import bits_per_byte
 from stages.runtime.progress_file import Progress, ProgressFile
 from stages.tracking.display import Display
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.samples import SampleTable, TrainingSamples
+from stages.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)

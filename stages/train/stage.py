@@ -32,7 +32,7 @@ from stages.runtime.outcome import disk_full_error, end_file, raise_unless_finis
 from stages.runtime.project import project_folder
 from stages.runtime.settings import Settings
 from stages.runtime.supervise import GRACE_SECONDS, exclusive_lock, is_locked, run_supervised
-from stages.tracking.mlflow_run import deliver_rest, uploading_checkpoints
+from stages.tracking.delivery import deliver_rest, uploading_checkpoints
 from stages.tracking.store import is_local
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch

@@ -37,10 +37,10 @@ from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import die_with_parent, exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
 from stages.tracking.store import is_local
+from stages.tracking.tracker import Tracker
 from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage

@@ -11,7 +11,7 @@ from stages.shard import stage as shard
 from stages.shard.params import ShardParams
 from stages.tools.token_files import export_shards, import_files, named_tokenizer
 from stages.tracking.description import describe
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[3]
 ORIGIN = {

@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from stages.tracking.delivery import deliver
 from stages.tracking.experiments import PARENT_TAG
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import MODEL_TAG, newest_run
 

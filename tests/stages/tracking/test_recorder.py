@@ -19,8 +19,8 @@ from nanogpt.train.events import (
     Working,
 )
 from stages.runtime.progress_file import ProgressFile, read_progress
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
+from stages.tracking.tracker import Tracker
 
 PLAN = Plan(
     n_params=1_311_872,

@@ -11,10 +11,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from stages.tracking.delivery import deliver
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import Tracker, deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE, SampleTable
+from stages.tracking.tracker import Tracker
 from stages.tracking.view import TAG as VIEW
 from tests.conftest import TRACKED
 
@@ -153,7 +154,7 @@ def test_mlflow_logs_nothing_while_it_creates_its_store(
     workspace: Path, run_python: Callable[..., Any]
 ) -> None:
     script = """
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 with Tracker("model", enabled=True, system_metrics=True) as tracker:
     tracker.record("tags", values={"mlflow.runName": "a name"})
 """
