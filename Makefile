@@ -59,6 +59,10 @@ experiments: setup  ## list DVC's experiments, with their metrics and the params
 compare: setup  ## show how two commits or experiments differ: make compare A=main [B=exp-name]
 	@python -m stages compare $(if $(A),'$(A)') $(if $(B),'$(B)')
 
+.PHONY: report
+report: setup  ## write report.html, a page to send by mail: make report REVISIONS="main exp-name"
+	@python -m stages report --html report.html $(REVISIONS)
+
 .PHONY: accept
 accept: setup  ## keep existing outputs after a code edit that does not change them
 	python -m stages accept

@@ -24,6 +24,7 @@ NEUTRAL_MODULES = (
     "stages/tracking/recorder.py",
     "stages/serve/mlflow_model.py",
     "stages/tools/report.py",
+    "stages/report/page.py",
     "stages/params/sections.py",
     "stages/formats/dvc_lock.py",
     "nanogpt/convert/gpt2.py",

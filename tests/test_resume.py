@@ -5,15 +5,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import psutil
-import pytest
 
 from tests.conftest import command_of
-from tests.waiting import wait_for
+from tests.waiting import wait_for, wait_for_step
 
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
 
@@ -22,17 +20,6 @@ def weights(project: Any) -> bytes:
     """The finished model's file."""
     content: bytes = (project.folder / "models/gpt/model.safetensors").read_bytes()
     return content
-
-
-def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
-    """Read a training's output until it reports `step`."""
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line.startswith("step") and int(line.split()[1]) >= step:
-            return
-    pytest.fail(f"the training ended before step {step}:\n{''.join(seen)}")
 
 
 def members(project: Any) -> dict[str, list[psutil.Process]]:

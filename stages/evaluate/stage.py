@@ -16,9 +16,9 @@ from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.params import EvaluateParams, stride_in
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import result_part
 from stages.tracking.registry import text_id
+from stages.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import torch
@@ -198,7 +198,7 @@ def record(result: dict[str, Any], model: Path, shards: Shards, *, enabled: bool
     origin = read_lineage(model)
     flat = {f"val/full/{name}": value for name, value in headline(result).items()}
     with Tracker(origin["model_id"], enabled=enabled) as tracker:
-        tracker.record("metrics", step=origin["step"], values=flat)
+        tracker.record("result", step=origin["step"], values=flat, dataset="shards/val")
         tracker.record("note", part="result", text=result_part(result))
         for file in (METRICS, RESULT):
             tracker.record_files("artifacts", file, path="evaluate")

@@ -143,14 +143,16 @@ def cached_file(root: Path, folder: Path, name: str) -> Path | None:
     """
     outs = [out for stage in locked_stages(root).values() for out in stage.get("outs", [])]
     for md5 in (out.get("md5", "") for out in outs if out["path"] == folder.as_posix()):
-        listing = cache_path(root, md5)
+        listing = cache_path(root / CACHE, md5)
         entries = json.loads(listing.read_text()) if listing.is_file() else []
-        for file in (cache_path(root, one["md5"]) for one in entries if one["relpath"] == name):
+        for file in (
+            cache_path(root / CACHE, one["md5"]) for one in entries if one["relpath"] == name
+        ):
             if file.is_file():
                 return file
     return None
 
 
-def cache_path(root: Path, md5: str) -> Path:
-    """Return where DVC's cache keeps what has this MD5."""
-    return root / CACHE / md5[:2] / md5[2:]
+def cache_path(cache: Path, md5: str) -> Path:
+    """Return where a cache of DVC keeps what has this MD5."""
+    return cache / md5[:2] / md5[2:]

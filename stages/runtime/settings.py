@@ -12,6 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 PREFIX = "NANOGPT_"
+MLFLOW_REFUSED = {  # variables of MLflow that would mix the records of models
+    "MLFLOW_RUN_ID": "each model has a run of its own, which is found by the model's id",
+    "MLFLOW_EXPERIMENT_ID": "experiments are found by name: set MLFLOW_EXPERIMENT_NAME instead",
+}
 
 
 class Settings(BaseModel):
@@ -51,6 +55,11 @@ class Settings(BaseModel):
     )
     log_interval: int = Field(default=10, ge=1, description="steps between printed lines")
     tracking: bool = Field(default=True, description="record in MLflow")
+    keep_checkpoints: int | None = Field(
+        default=None,
+        ge=1,
+        description="steps between checkpoints that MLflow keeps (default: the best one alone)",
+    )
     tags: Json[dict[str, str]] = Field(
         default={}, description="additional MLflow tags, as a JSON object"
     )
@@ -96,9 +105,19 @@ def read_settings() -> Settings:
             f"{', '.join(unknown)}: no such setting; the settings are {', '.join(sorted(known))}"
         )
     try:
-        return Settings.model_validate({known[name]: text for name, text in given.items()})
+        settings = Settings.model_validate({known[name]: text for name, text in given.items()})
     except ValidationError as error:
         raise ValueError("\n".join(explain(entry, given) for entry in error.errors())) from None
+    if settings.tracking:
+        check_mlflow_variables()
+    return settings
+
+
+def check_mlflow_variables() -> None:
+    """Raise ValueError if a variable is set that MLflow knows, but that has no meaning here."""
+    for name, reason in MLFLOW_REFUSED.items():
+        if os.environ.get(name):
+            raise ValueError(f"{name} is set, but {reason}; unset {name}")
 
 
 def explain(error: Mapping[str, Any], given: Mapping[str, str]) -> str:

@@ -13,8 +13,8 @@ from stages.generation.completion import format_samples, generate_texts
 from stages.lib.params import load_section
 from stages.runtime.settings import Settings
 from stages.sample.params import SampleParams
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.note import samples_part
+from stages.tracking.tracker import Tracker
 
 OUT = Path("samples")
 NOTED_SAMPLES = 2  # on the page of the model's run

@@ -149,7 +149,8 @@ def code_of_lock(folder: Path, stages: dict[str, list[str]]) -> str:
             continue
         with TemporaryDirectory() as name:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(name, filter="data")
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)  # since 3.11.4
+                tar.extractall(name)
             if all(md5_at(Path(name, path)) == md5 for path, md5 in wanted.items()):
                 for part in CODE:
                     copy_files(Path(name, part), folder / part)

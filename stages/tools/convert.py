@@ -1,16 +1,18 @@
-"""Convert GPT-2 weights to and from other formats: `python -m stages convert`.
+"""Bring weights in, and take them out to other formats: `python -m stages convert`.
 
     from-hf gpt2 weights/gpt2          GPT-2 as OpenAI released it, from the Hugging Face Hub
     from-hf FOLDER OUT                 your own GPT-2, saved by transformers
     from-nanogpt out/ckpt.pt OUT       a nanoGPT checkpoint; for a character model, add
                                        --tokenizer data/shakespeare_char/meta.pkl or
                                        --text input.txt
+    from-mlflow MODEL OUT              a model that MLflow has: RUN_ID, models:/NAME/VERSION or
+                                       models:/NAME@ALIAS
     to-hf models/gpt OUT               a model of this project for transformers, if it is a GPT-2
 
 An import creates a model folder like `models/gpt`: weights, config, tokenizer, and a `source.json`
-with the origin and its SHA-256. A training run can start from one in `weights/`
-(`train.init_from`). This is not a stage of the pipeline: DVC tracks the contents of `weights/`, not
-their origin.
+with the origin and its SHA-256 (from MLflow, the `lineage.json` of its training). A training run
+can start from one in `weights/` (`train.init_from`). This is not a stage of the pipeline: DVC
+tracks the contents of `weights/`, not their origin.
 """
 
 import argparse
@@ -51,6 +53,7 @@ from stages.tokenizers.tokenizer import (
     fingerprint,
     save_tokenizer,
 )
+from stages.tracking.logged_model import FORMS, download_model, is_reference
 
 # Commits of openai-community/NAME on the Hub.
 REVISIONS = {
@@ -180,6 +183,14 @@ def to_hf(folder: Path, out: Path) -> None:
     print(f"convert: wrote a GPT-2 for transformers to {out}")
 
 
+def from_mlflow(reference: str, out: Path) -> None:
+    """Download a model of this project from MLflow, verifying every file."""
+    if not is_reference(reference):
+        raise ValueError(f"{reference!r} does not name a model in MLflow; allowed are {FORMS}")
+    download_model(reference, out)
+    print(f"convert: wrote {reference} to {out}, all files verified")
+
+
 def resolve_revision(name: str, revision: str) -> str:
     """Return the commit of a branch, tag or commit on the Hub."""
     if re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -296,9 +307,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vocabulary.add_argument(
         "--text", type=Path, help="the text it was trained on: nanoGPT's input.txt"
     )
+    mlflow = commands.add_parser("from-mlflow", help="download a model folder from MLflow")
+    mlflow.add_argument("source", help=FORMS)
     out = commands.add_parser("to-hf", help="export a model folder for transformers")
     out.add_argument("source", type=Path, help="a model folder, such as models/gpt")
-    for command in (hf, nanogpt, out):
+    for command in (hf, nanogpt, mlflow, out):
         command.add_argument("out", type=Path, help="a new folder")
 
 
@@ -310,5 +323,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         from_hf(options.source, options.out, options.revision, options.tokenizer)
     elif options.command == "from-nanogpt":
         from_nanogpt(options.source, options.out, options.tokenizer, options.text)
+    elif options.command == "from-mlflow":
+        from_mlflow(options.source, options.out)
     else:
         to_hf(options.source, options.out)

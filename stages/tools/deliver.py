@@ -3,7 +3,7 @@
 import argparse
 
 from stages.runtime.settings import Settings
-from stages.tracking.mlflow_run import deliver, outboxes
+from stages.tracking.delivery import deliver, deliver_checkpoints, outboxes
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import log, shown_uri
 
@@ -12,7 +12,8 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     """Run `python -m stages deliver`. Raises ConnectionError if something was not delivered."""
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
-        problem = deliver(Outbox(folder), folder.name, anew=True)
+        outbox, model_id = Outbox(folder), folder.name
+        problem = deliver(outbox, model_id, anew=True) or deliver_checkpoints(outbox, model_id)
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:

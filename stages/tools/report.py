@@ -1,4 +1,10 @@
-"""Report on a finished run: what was built, how good it is, what to do next."""
+"""Report on a finished run: what was built, how good it is, what to do next.
+
+`python -m stages report` prints it. With --html FILE it is one page that can be sent by mail, with
+everything in it: it needs no server and no internet. REVISION is a commit, a branch, a tag, an
+experiment (`dvc exp show` lists them) or `workspace`, the working tree; several are compared.
+`make report` writes report.html.
+"""
 
 import argparse
 import json
@@ -15,19 +21,18 @@ from stages.artifacts.shards import SHARDS
 from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.baselines import SEES
 from stages.evaluate.stage import RESULT
-from stages.lib.reasons import in_words
+from stages.report.words import data_line, few_documents, partly
 from stages.runtime.entry import TIMES
 from stages.runtime.settings import Settings
 from stages.runtime.yaml_files import DVC_FILE, read_params
 from stages.sample.stage import OUT as SAMPLES
-from stages.statistics.stage import contamination_line
 
 SAMPLE_LINES = 24
 ADAPTIVE = "this model, adaptive"
-FEW_DOCUMENTS = 10  # held out: with fewer, the metrics depend on which ones
 NEXT = """\
 source .venv/bin/activate            once per terminal, for the dvc and python commands
 python -m stages sample --prompt "…" continue a prompt of your own
+make report                          report.html: this run as one page, to send
 make ui                              browse the run: curves, metrics, samples, the model
 dvc metrics show                     the metrics; dvc plots show: the plots
 dvc exp run -S train.max_steps=N     train for N steps instead; the data stages are reused
@@ -59,36 +64,6 @@ def scores_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def partly(scores: dict[str, float]) -> str:
-    """Return how much of the training text a baseline read, if not all of it."""
-    if "train_tokens" in scores:
-        return f" (counted in the last {scores['train_tokens']:,} tokens of training text)"
-    if "train_bytes" in scores:
-        return f" (read the last {scores['train_bytes'] / 1e6:,.0f} MB of training text)"
-    return ""
-
-
-def few_documents(n: int) -> str | None:
-    """Return a warning if n held-out documents are too few for stable metrics, else None."""
-    if n >= FEW_DOCUMENTS:
-        return None
-    held_out = "1 held-out document" if n == 1 else f"{n} held-out documents"
-    return (
-        f"only {held_out}: metrics depend strongly on split.seed; add documents or set "
-        "corpus.separator"
-    )
-
-
-def data_line(statistics: dict[str, Any]) -> str:
-    """Return two lines that describe the corpus."""
-    return (
-        f"{statistics['documents']:,} documents, {statistics['tokens']:,} tokens, "
-        f"{statistics['bytes_per_token']:.2f} bytes per token; "
-        f"{in_words(statistics['dropped'])} dropped;\n"
-        f"{contamination_line(statistics['leak'])}"
-    )
-
-
 def facts_table(metrics: dict[str, Any], manifest: dict[str, Any], run: dict[str, Any]) -> Table:
     """Return the sizes and times of a run."""
     table = Table.grid(padding=(0, 2))
@@ -115,8 +90,29 @@ def first_sample() -> str:
     return "\n".join(lines[:SAMPLE_LINES])
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write one page to this file")
+    parser.add_argument(
+        "revisions", metavar="REVISION", nargs="*", help="what the page shows (default: workspace)"
+    )
+
+
 def run_tool(options: argparse.Namespace, settings: Settings) -> None:
-    """Run `python -m stages report`."""
+    """Run `python -m stages report`. Raises ValueError if a revision cannot be shown."""
+    if options.html is not None:
+        from stages.report.page import write_page  # matplotlib and jinja2, a second or so
+
+        write_page(options.html, options.revisions)
+        print(f"report: {options.html}, {options.html.stat().st_size / 1e3:,.0f} kB")
+    elif options.revisions:
+        raise ValueError("a REVISION is shown in a page: name its file, --html report.html")
+    else:
+        print_report()
+
+
+def print_report() -> None:
+    """Print the report on the run in the working tree."""
     metrics, manifest = read_json(RESULT), read_json(SHARDS / "manifest.json")
     console = Console(width=96)
     console.print()

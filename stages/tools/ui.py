@@ -9,7 +9,7 @@ import os
 import sys
 
 from stages.runtime.settings import Settings
-from stages.tracking.local_store import EXPERIMENT, artifacts_uri, local_uri
+from stages.tracking.local_store import artifacts_uri, experiment_name, local_uri
 from stages.tracking.store import (
     TRACKING_VARIABLE,
     connect,
@@ -47,7 +47,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     server = f"http://127.0.0.1:{options.port}"
     try:
         client = connect()
-        if experiment := client.get_experiment_by_name(EXPERIMENT):
+        if experiment := client.get_experiment_by_name(experiment_name()):
             save_view(client, experiment.experiment_id)
             server = address(server, experiment.experiment_id)
     except store_errors() as error:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 from stages.runtime.project import project_folder
 
-EXPERIMENT = "nanogpt"
+EXPERIMENT = "nanogpt"  # unless MLFLOW_EXPERIMENT_NAME names another
 BUSY_SECONDS = 20.0  # SQLite waits this long for another writer
 LOCATIONS = (  # tables and columns with artifact locations
     ("experiments", "artifact_location"),
@@ -24,6 +24,11 @@ LOCATIONS = (  # tables and columns with artifact locations
 )
 # of an experiment created by a stage, or by the server of `make ui`, which appends its id
 LOCATION = re.compile(r"(file://)?(/.*)/mlartifacts(/\d+)?", re.DOTALL)
+
+
+def experiment_name() -> str:
+    """Return the name of the MLflow experiment that holds the runs of this project."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def database() -> Path:
@@ -73,12 +78,10 @@ def follow_move() -> None:
 
 
 def recorded_project_folder(connection: sqlite3.Connection) -> Path | None:
-    """Return the project folder by the experiment's artifact location, if that is a local one."""
-    row = connection.execute(
-        "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
-    ).fetchone()
-    match = LOCATION.fullmatch((row and row[0]) or "")
-    if match is None:
-        return None
-    scheme, folder, _ = match.groups()
-    return Path(unquote(folder) if scheme else folder)
+    """Return the project folder by an experiment's artifact location, if one is a local one."""
+    rows = connection.execute("SELECT artifact_location FROM experiments ORDER BY experiment_id")
+    for (location,) in rows:
+        if match := LOCATION.fullmatch(location or ""):
+            scheme, folder, _ = match.groups()
+            return Path(unquote(folder) if scheme else folder)
+    return None

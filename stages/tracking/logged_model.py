@@ -1,9 +1,8 @@
-"""A model that MLflow has: from a reference to its lineage and the list of its files.
+"""A model that MLflow has: from a reference to its lineage and its files."""
 
-Only `MLmodel`, which names the model folder inside the artifact, and `lineage.json` are downloaded.
-"""
-
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.files import atomic_dir, file_sha256
 from stages.artifacts.model import LINEAGE
 from stages.runtime.yaml_files import read_params
 from stages.tracking.local_store import database
@@ -50,9 +50,45 @@ def is_reference(text: str) -> bool:
 
 
 def read_logged_model(reference: str) -> LoggedModel:
-    """Return the model that a reference in one of the FORMS names.
+    """Return the model that a reference in one of the FORMS names, without its weights.
 
     Raises ValueError if MLflow has none, ConnectionError if the store does not work.
+    """
+    with opened(reference) as (store, folder), TemporaryDirectory() as scratch:
+        lineage = Path(store.download_artifacts(f"{folder}/{LINEAGE}", scratch))
+        return LoggedModel(
+            reference=reference,
+            store=shown_uri(),
+            lineage=lineage.read_text(encoding="utf-8"),
+            files=dict(list_files(store, folder, folder)),
+        )
+
+
+def download_model(reference: str, out: Path) -> None:
+    """Download the model folder that a reference in one of the FORMS names to `out`, a new folder.
+
+    Raises ValueError if MLflow has none or a file is not as training wrote it, ConnectionError if
+    the store does not work.
+    """
+    with opened(reference) as (store, folder), atomic_dir(out) as draft:
+        downloaded = Path(store.download_artifacts(folder, str(draft)))
+        for path in list(downloaded.iterdir()):
+            path.rename(draft / path.name)
+        shutil.rmtree(draft / Path(folder).parts[0])
+        about = json.loads((draft / LINEAGE).read_text(encoding="utf-8"))
+        for file in about["files"]:
+            path = draft / file["name"]
+            if not path.is_file() or file_sha256(path) != file["sha256"]:
+                raise ValueError(
+                    f"{file['name']} of {reference} in {shown_uri()} is not as training wrote it"
+                )
+
+
+@contextmanager
+def opened(reference: str) -> Iterator[tuple[Any, str]]:
+    """Yield the artifact store of a model, and the path of the model folder in it.
+
+    Only `MLmodel`, which names that path, is downloaded.
     """
     if is_local() and not database().is_file():
         raise ValueError(f"there is no {reference}: nothing has been recorded in mlflow.db yet")
@@ -64,13 +100,7 @@ def read_logged_model(reference: str) -> LoggedModel:
         folder = model_folder(read_params(Path(store.download_artifacts("MLmodel", scratch))))
         if folder is None:
             raise ValueError(f"{reference} was not logged by the stage `train`")
-        lineage = Path(store.download_artifacts(f"{folder}/{LINEAGE}", scratch))
-        return LoggedModel(
-            reference=reference,
-            store=shown_uri(),
-            lineage=lineage.read_text(encoding="utf-8"),
-            files=dict(list_files(store, folder, folder)),
-        )
+        yield store, folder
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nanogpt.files import atomic_write, flush, link
 from stages.tracking.kept import KINDS, WEIGHTS, Kept
 
 Entry = dict[str, Any]
+CHECKPOINTS = "checkpoints"
 
 
 def copy_or_link(source: str | Path, target: str | Path) -> None:
@@ -53,15 +54,30 @@ class Outbox:
         with self.lock, self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def append_files(self, kind: str, source: Path, **values: Any) -> None:
+    def checkpoints(self) -> "Outbox":
+        """Return the outbox for checkpoints, which take long: nothing else waits for them."""
+        return Outbox(self.folder / CHECKPOINTS)
+
+    def has_checkpoints(self) -> bool:
+        """Return whether there is an outbox for checkpoints."""
+        return (self.folder / CHECKPOINTS).is_dir()
+
+    def append_files(
+        self, kind: str, source: Path, *, only: Collection[str] | None = None, **values: Any
+    ) -> None:
         """Append an entry with a copy of a file or folder, since the original may change.
 
-        Weights are linked, not copied: they are large, and only ever replaced as a whole.
+        Weights are linked, not copied: they are large, and only ever replaced as a whole. `only`
+        names the files of a folder to take.
         """
+
+        def left_out(_: str, names: list[str]) -> set[str]:
+            return set() if only is None else set(names) - set(only)
+
         copy = self.folder / "files" / uuid.uuid4().hex
         try:
             if source.is_dir():
-                shutil.copytree(source, copy, copy_function=copy_or_link)
+                shutil.copytree(source, copy, ignore=left_out, copy_function=copy_or_link)
             else:
                 copy.mkdir(parents=True)
                 copy_or_link(source, copy / source.name)

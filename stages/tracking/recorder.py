@@ -17,8 +17,8 @@ from nanogpt.train.micro_batch import peak_memory_bytes
 from nanogpt.train.validation import bits_per_byte
 from stages.runtime.progress_file import Progress, ProgressFile
 from stages.tracking.display import Display
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.samples import SampleTable, TrainingSamples
+from stages.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Plan:
     processes: int
     val_tokens: int  # in the validation split
     val_bytes: int
+    muon_lr_ratio: float | None = None  # Muon's learning rate over AdamW's; None without Muon
 
 
 class Recorder:
@@ -145,6 +146,8 @@ class Recorder:
                 "speed/loader_share": sum(self.loader_seconds) / sum(self.seconds),
                 **self.hardware.metrics(speed),
             }
+            if self.plan.muon_lr_ratio is not None:
+                values["train/muon_lr"] = event.lr * self.plan.muon_lr_ratio
             self.tracker.record("metrics", step=event.step, values=values)
 
     def handle_evaluation(self, event: Evaluated) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.runtime.redaction import redacted
-from stages.tracking.local_store import EXPERIMENT, artifacts_uri, follow_move, local_uri
+from stages.tracking.local_store import artifacts_uri, experiment_name, follow_move, local_uri
 from stages.tracking.view import save_view
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def create_experiment(client: "MlflowClient") -> "Experiment":
     them into the current folder, which may be a workspace that is removed.
     """
     location = artifacts_uri() if is_database(tracking_uri()) else None
-    experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
+    experiment_id = client.create_experiment(experiment_name(), artifact_location=location)
     return client.get_experiment(experiment_id)
 
 
@@ -147,7 +147,7 @@ def find_run(client: "MlflowClient", experiment: "Experiment | None", model_id: 
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
         log(
-            f"the experiment {EXPERIMENT} was deleted; restoring it, because a run in it is "
+            f"the experiment {experiment.name} was deleted; restoring it, because a run in it is "
             "being resumed"
         )
     ours = f"tags.`{MODEL_TAG}` = '{model_id}'"
@@ -189,12 +189,16 @@ def newest_run() -> tuple[str, str, bool] | None:
     That is the newest active run, else the newest; None if nothing has been recorded.
     Raises ConnectionError if the store does not work.
     """
+    model = f"tags.`{MODEL_TAG}` != ''"  # a run of experiments has no curves of its own
     try:
         client = connect()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(experiment_name())
         if experiment is None:
             return None
-        for query, running in (("attributes.status = 'RUNNING'", True), ("", False)):
+        for query, running in (
+            (f"{model} AND attributes.status = 'RUNNING'", True),
+            (model, False),
+        ):
             ids = [experiment.experiment_id]
             newest = client.search_runs(
                 ids, query, max_results=1, order_by=["attributes.start_time DESC"]

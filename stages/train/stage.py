@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import uuid
+from contextlib import nullcontext
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from stages.runtime.outcome import disk_full_error, end_file, raise_unless_finis
 from stages.runtime.project import project_folder
 from stages.runtime.settings import Settings
 from stages.runtime.supervise import GRACE_SECONDS, exclusive_lock, is_locked, run_supervised
-from stages.tracking.mlflow_run import deliver_rest
+from stages.tracking.delivery import deliver_rest, uploading_checkpoints
 from stages.tracking.store import is_local
 from stages.train.initial_weights import check_initial
 from stages.train.params import ModelParams, TrainParams, check_batch
@@ -56,6 +57,16 @@ def check_processes(settings: Settings, windows: int) -> None:
         raise ValueError(
             f"NANOGPT_PROCESSES={settings.processes}, but a training step has only {windows} "
             "windows to distribute (train.batch_tokens / model.block_size)"
+        )
+
+
+def check_kept(settings: Settings, eval_interval: int) -> None:
+    """Raise ValueError if checkpoints are to be kept of steps after which none is written."""
+    every = settings.keep_checkpoints
+    if every and every % eval_interval:
+        raise ValueError(
+            f"NANOGPT_KEEP_CHECKPOINTS={every} must be a multiple of train.eval_interval "
+            f"({eval_interval}): a checkpoint is written after each evaluation"
         )
 
 
@@ -98,6 +109,7 @@ def run(
         check_initial(Path(train.init_from), model.model_dump(), data.tokenizer_folder)
     windows = config.batch_tokens // block_size
     check_processes(settings, windows)
+    check_kept(settings, config.eval_interval)
     identity = identity_of(model, train, shards)
     folder = state_folder() / fingerprint_of(identity)
     paths = [str(path) for path in (folder, shards, out)]
@@ -110,6 +122,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         launch(command, folder, ())
         return
+    recorded_elsewhere = settings.tracking and not is_local()
     with exclusive_lock(LOCK) as lock, exclusive_lock(folder / STATE_LOCK) as state_lock:
         remove_finished(except_for=folder)
         for leftover in folder.glob(".*"):  # a checkpoint half written or removed at a kill
@@ -117,14 +130,16 @@ def run(
         atomic_write(folder / "identity.json", json.dumps(identity, indent=2) + "\n")
         if settings.skip_diverged:
             skip_diverged(folder)
+        uploads = settings.keep_checkpoints and recorded_elsewhere
+        uploading = uploading_checkpoints(model_id_of(folder)) if uploads else nullcontext()
         try:
-            with reserved(folder):
+            with reserved(folder), uploading:
                 launch(command, folder, (lock, state_lock))
         except (Crashed, Full, Interrupted):
             if not end_file(folder).exists():
                 raise
         raise_unless_finished(folder)
-    if settings.tracking and not is_local():  # the processes with the GPUs have ended
+    if recorded_elsewhere:  # the processes with the GPUs have ended
         deliver_rest(model_id_of(folder))
 
 

@@ -24,7 +24,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.parallel.threads import default_workers
 from nanogpt.runtime import Runtime, choose_device, process_group
 from nanogpt.train.checkpoint import Progress, checkpoint_folder, checkpoints, link_model
-from nanogpt.train.events import Ended, Started, TrainEvent
+from nanogpt.train.events import CheckpointWritten, Ended, Started, TrainEvent
 from nanogpt.train.loop import train
 from nanogpt.train.micro_batch import default_micro_batch_tokens
 from nanogpt.train.trainer import NotFinite
@@ -37,10 +37,10 @@ from stages.runtime.redaction import redact_tracebacks, redacted
 from stages.runtime.settings import Settings, read_settings
 from stages.runtime.supervise import die_with_parent, exit_at_once, on_exit, supervisors
 from stages.tracking.description import describe
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Hardware, Plan, Recorder
 from stages.tracking.samples import TrainingSamples
 from stages.tracking.store import is_local
+from stages.tracking.tracker import Tracker
 from stages.train.curves import Curves
 from stages.train.initial_weights import load_initial
 from stages.train.lineage import device_name, lineage
@@ -190,6 +190,8 @@ class TrainWorker:
                     recorder.handle(event)
                     if isinstance(event, Started):
                         origin["sessions"] = self.begin_session(event, origin)
+                    elif isinstance(event, CheckpointWritten) and self.is_kept(event.step):
+                        tracker.record_checkpoint(event.path, event.path.name)
             assert isinstance(event, Ended)  # the loop's last event
             if event.finished:
                 best = self.write_model(model, event.progress, origin)
@@ -197,6 +199,11 @@ class TrainWorker:
                 tracker.record_files("model", self.out)
             tracker.record("status", status="FINISHED" if event.finished else "KILLED")
         return event
+
+    def is_kept(self, step: int) -> bool:
+        """Return whether MLflow keeps the checkpoint after `step`."""
+        every = self.settings.keep_checkpoints
+        return every is not None and (step % every == 0 or step == self.train_config.max_steps)
 
     def last_hardware(self) -> dict[str, Any]:
         """Return the hardware of this run's last session; empty if there was none."""
@@ -209,6 +216,8 @@ class TrainWorker:
         """Return the handler of the events; it writes no samples if the weights are sharded."""
         val = self.shards.split("val")
         samples = TrainingSamples(model, self.shards.tokenizer_folder)
+        optim = self.train_config.optim
+        has_muon = optim.optimizer == "muon"
         return Recorder(
             self.folder,
             tracker,
@@ -219,6 +228,7 @@ class TrainWorker:
                 processes=runtime.world_size,
                 val_tokens=val.tokens,
                 val_bytes=val.bytes,
+                muon_lr_ratio=optim.muon_learning_rate / optim.learning_rate if has_muon else None,
             ),
             interval=self.settings.log_interval,
             hardware=Hardware.of(model, runtime),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import wait_for_step
+
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
 STOP_SECONDS = 15  # from SIGTERM until no process is left
 
@@ -63,14 +65,6 @@ def stuck(self, *arguments, **options):
 GPT.forward = stuck
 main()
 """
-
-
-def wait_for_step(process: Any, step: int) -> None:
-    """Read a training's output until it reports `step`."""
-    for line in process.stdout:
-        if line.startswith(f"step {step:>6} of"):
-            return
-    pytest.fail("it ended before that")
 
 
 def weights(project: Any) -> bytes:
@@ -133,7 +127,7 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
         return project.run("python", "-c", LAUNCHER, **QUIET, **settings)
 
     skip = {"NANOGPT_SKIP_DIVERGED": "true"}
-    project = new_project(max_steps="60", batch_tokens="2048")
+    project = new_project(max_steps="200", batch_tokens="2048")
     (project.folder / "worker.py").write_text(POISONED)
     done = launch(project)
     assert done.returncode == 33, done.stdout
@@ -152,7 +146,7 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
     lineage = json.loads((project.folder / "models/gpt/lineage.json").read_text())
     assert lineage["skipped"] == [{"after_step": 20, "windows_of_steps": 6}]
 
-    whole = new_project("whole", max_steps="60", batch_tokens="2048")
+    whole = new_project("whole", max_steps="200", batch_tokens="2048")
     (whole.folder / "worker.py").write_text(POISONED)
     assert launch(whole).returncode == 33
     done = launch(whole, **skip)

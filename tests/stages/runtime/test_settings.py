@@ -42,6 +42,23 @@ def test_a_variable_sets_its_field(
     assert getattr(read_settings(), field) == value
 
 
+@pytest.mark.parametrize(
+    ("variable", "way_out"),
+    [
+        ("MLFLOW_RUN_ID", "each model has a run of its own"),
+        ("MLFLOW_EXPERIMENT_ID", "set MLFLOW_EXPERIMENT_NAME instead"),
+    ],
+)
+def test_variables_of_mlflow_that_would_mix_records_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, way_out: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match=rf"{variable} is set, but .*{way_out}.*unset {variable}"):
+        read_settings()
+    monkeypatch.setenv("NANOGPT_TRACKING", "false")
+    assert read_settings().tracking is False
+
+
 def test_an_unknown_variable_is_refused_with_the_known_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

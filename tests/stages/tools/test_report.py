@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from stages.evaluate.baselines import SEES
-from stages.tools.report import data_line, few_documents, scores_table
+from stages.report.words import data_line, few_documents
+from stages.tools.report import scores_table
 
 FIGURES = {"val_loss": 4.0, "perplexity": 54.598, "bits_per_byte": 2.0}
 METRICS: dict[str, Any] = {

@@ -15,8 +15,8 @@ import requests
 from mlflow import MlflowClient
 
 from stages.tools.watch import links
+from stages.tracking.delivery import deliver
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE
 from stages.tracking.store import newest_run

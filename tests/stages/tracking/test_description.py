@@ -11,13 +11,17 @@ from stages.shard import stage as shard
 from stages.shard.params import ShardParams
 from stages.tools.token_files import export_shards, import_files, named_tokenizer
 from stages.tracking.description import describe
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[3]
 ORIGIN = {
     "code": {"git_commit": "1" * 40, "git_changed": []},
     "hardware": {"device": "cpu"},
-    "data": {"shards_manifest_sha256": "2" * 64},
+    "data": {
+        "corpus_manifest_sha256": None,
+        "tokens_manifest_sha256": None,
+        "shards_manifest_sha256": "2" * 64,
+    },
     "params": {"train": {"seed": 3}},
 }
 

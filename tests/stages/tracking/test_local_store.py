@@ -16,8 +16,8 @@ import mlflow
 import pytest
 
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.store import connect
+from stages.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[3]
 NAME = "what? 100%41 naïve #1 [x] & $y"
@@ -28,7 +28,7 @@ record(sys.argv[1])
 """
 LOG = """
 from pathlib import Path
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 with Tracker("another", enabled=True) as tracker:
     tracker.record_files("model", Path("models/gpt"))
 """

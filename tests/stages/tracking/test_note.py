@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stages.tracking.mlflow_run import note_entry
+from stages.tracking.delivery import note_entry
 from stages.tracking.note import SAMPLE_CHARACTERS, USE, result_part, samples_part
 from stages.tracking.outbox import Outbox
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from nanogpt.train.events import (
     Working,
 )
 from stages.runtime.progress_file import ProgressFile, read_progress
-from stages.tracking.mlflow_run import Tracker
 from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
+from stages.tracking.tracker import Tracker
 
 PLAN = Plan(
     n_params=1_311_872,
@@ -70,6 +71,14 @@ def test_a_step_is_recorded_with_its_times(workspace: Path) -> None:
     assert entry["values"]["train/tokens"] == 2 * 128
     assert entry["values"]["speed/mfu"] == pytest.approx(128 / 1.0 * 10 / 4e4)  # by the median step
     assert entry["values"]["system/peak_memory_gib"] > 0.01
+
+
+def test_the_learning_rate_of_each_optimizer_is_recorded(workspace: Path) -> None:
+    recorder = recorder_in(workspace)
+    recorder.plan = replace(PLAN, muon_lr_ratio=4.0)
+    recorder.handle(step_done(2, lr=0.25))
+    (entry,) = recorded(workspace)
+    assert (entry["values"]["train/lr"], entry["values"]["train/muon_lr"]) == (0.25, 1.0)
 
 
 @pytest.mark.parametrize("at_work", [Working(step=1), CheckpointWritten(step=1, path=Path("x"))])

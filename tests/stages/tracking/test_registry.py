@@ -12,9 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
-from stages.tracking.mlflow_run import Tracker, deliver
+from stages.tracking.delivery import deliver
 from stages.tracking.registry import CHAMPION, Score, difference, registered_name, text_id
 from stages.tracking.store import connect
+from stages.tracking.tracker import Tracker
 
 RUNS, CONTEXT, BYTES = 50, 64, 6_400
 

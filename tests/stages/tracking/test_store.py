@@ -15,11 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from stages.tracking import mlflow_run as tracking
+from stages.tracking import sending, tracker
+from stages.tracking.delivery import deliver
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import Tracker, deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.store import connect
+from stages.tracking.tracker import Tracker
 
 SECRET = "s3cr3t-Pa55"
 
@@ -107,17 +108,17 @@ def test_a_deletion_during_a_delivery_loses_nothing(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     client, run = only_run()
-    send = tracking.send
+    send = sending.send
 
     def delete_first(*arguments: Any) -> None:
-        monkeypatch.setattr(tracking, "send", send)
+        monkeypatch.setattr(sending, "send", send)
         if what == "run":
             client.delete_run(run.info.run_id)
         else:
             client.delete_experiment(run.info.experiment_id)
         send(*arguments)
 
-    monkeypatch.setattr(tracking, "send", delete_first)
+    monkeypatch.setattr(sending, "send", delete_first)
     problem = deliver(outbox, "model")
     assert problem is not None
     assert "must be in the 'active' state" in problem
@@ -229,8 +230,8 @@ def test_a_failing_store_takes_a_small_share_of_the_time(
         tried.set()
         return "no"
 
-    monkeypatch.setattr(tracking, "deliver", fail)
-    monkeypatch.setattr(tracking, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(tracker, "deliver", fail)
+    monkeypatch.setattr(tracker, "POLL_SECONDS", 0.01)
     with Tracker("model", enabled=True):
         tried.wait()
         time.sleep(1.5)

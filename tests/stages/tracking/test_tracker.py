@@ -11,10 +11,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from stages.tracking.delivery import deliver
 from stages.tracking.local_store import EXPERIMENT
-from stages.tracking.mlflow_run import Tracker, deliver
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE, SampleTable
+from stages.tracking.tracker import Tracker
 from stages.tracking.view import TAG as VIEW
 from tests.conftest import TRACKED
 
@@ -48,7 +49,11 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     assert run.data.params["model.n_layer"] == "2"
     assert run.data.params["train.max_steps"] == "100"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
-    assert {i.dataset.name for i in run.inputs.dataset_inputs} == {"shards/train", "shards/val"}
+    used = {i.dataset.name: i.dataset for i in run.inputs.dataset_inputs}
+    assert used.keys() == {"corpus", "tokens", "shards/train", "shards/val"}
+    origin = json.loads((built.folder / "models/gpt/lineage.json").read_text())["data"]
+    assert origin["corpus_manifest_sha256"].startswith(used["corpus"].digest)
+    assert json.loads(used["corpus"].source) == {"source": "files", "uri": "data/corpus"}
     for metric in ("train/loss", "train/lr", "train/grad_norm", "speed/tokens_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, metric)]
         assert steps == list(range(10, 101, 10)), metric
@@ -58,6 +63,11 @@ def test_a_run_has_everything_about_its_model(built: Any) -> None:
     headline = json.loads((built.folder / "metrics/evaluate.json").read_text())
     recorded = {n: v for n, v in run.data.metrics.items() if n.startswith("val/full/")}
     assert recorded == {f"val/full/{name}": value for name, value in headline.items()}
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics} == recorded
+    assert {(metric.dataset_name, metric.dataset_digest) for metric in model.metrics} == {
+        ("shards/val", used["shards/val"].digest)
+    }
 
 
 def test_a_run_has_a_note_and_the_experiment_a_view(built: Any) -> None:
@@ -144,7 +154,7 @@ def test_mlflow_logs_nothing_while_it_creates_its_store(
     workspace: Path, run_python: Callable[..., Any]
 ) -> None:
     script = """
-from stages.tracking.mlflow_run import Tracker
+from stages.tracking.tracker import Tracker
 with Tracker("model", enabled=True, system_metrics=True) as tracker:
     tracker.record("tags", values={"mlflow.runName": "a name"})
 """
@@ -223,6 +233,25 @@ def test_a_finished_training_run_again_adds_no_second_model(copy_of_built: Any) 
     assert (found.model_id, str(found.status)) == (logged.model_id, "READY")
     assert found.model_id != cut_off.model_id
     assert only_run(project.folder)[1].info.status == "FINISHED"
+
+
+def test_checkpoints_are_kept_as_asked(new_project: Callable[..., Any]) -> None:
+    """Of every 40th step and of the last, without the state of the optimizers."""
+    project = new_project()
+    project.repro("train", NANOGPT_KEEP_CHECKPOINTS="40", **TRACKED)
+    client, run = only_run(project.folder)
+    kept = {file.path for file in client.list_artifacts(run.info.run_id, "checkpoints")}
+    names = {"best", "step-00000040", "step-00000080", "step-00000100"}
+    assert kept == {f"checkpoints/{name}" for name in names}
+    for folder in kept:
+        files = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, folder)}
+        assert files == {"model.safetensors", "config.json"}
+
+    refused = project.run("python", "-m", "stages", "train", NANOGPT_KEEP_CHECKPOINTS="30")
+    assert refused.returncode == 2
+    assert "NANOGPT_KEEP_CHECKPOINTS=30 must be a multiple of train.eval_interval (20)" in (
+        refused.stdout
+    )
 
 
 def test_weights_are_on_the_disk_twice_at_most(new_project: Callable[..., Any]) -> None:
