@@ -32,6 +32,7 @@ ENVIRONMENT = {  # MLflow reads these when it is imported
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # otherwise it logs how it creates its tables
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password in the URI
 }
 
 
