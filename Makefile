@@ -60,7 +60,7 @@ compare: setup  ## show how two commits or experiments differ: make compare A=ma
 	@python -m stages compare $(if $(A),'$(A)') $(if $(B),'$(B)')
 
 .PHONY: report
-report: setup  ## write report.html, a page to send by mail: make report REVISIONS="main exp-name"
+report: setup  ## write report.html, a page to send by email: make report REVISIONS="main exp-name"
 	@python -m stages report --html report.html $(REVISIONS)
 
 .PHONY: accept

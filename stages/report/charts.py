@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stages.evaluate.plots import MARKERS, padded, spread
 
 STEPS = (1, 2, 2.5, 5, 10)  # between two ticks, times a power of ten
-ROOM = 0.75  # of the distance between ticks: they may be as much nearer
+ROOM = 0.75  # of the distance between ticks that was asked for: they may be this close
 EDGE = 1e-9  # of a step: a tick at the end of an axis belongs to it, however it is rounded
 SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 TICK_WIDTH, TICK_HEIGHT = 80, 44  # pixels between two ticks, about
@@ -62,7 +62,7 @@ class Axis:
         return {i * step: tick_label(i * step, digits) for i in range(first, last + 1)}
 
     def logarithmic_ticks(self, n: int) -> dict[float, str]:
-        """Return powers of ten, every second one and so on; if they are few, 2 and 5 times them."""
+        """Return powers of ten, thinned if there are many; with 2 and 5 times each if few."""
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         powers = [10.0**power for power in range(first, last + 1)]
         inside = [power for power in powers if self.low <= power <= self.high]

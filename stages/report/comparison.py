@@ -110,11 +110,11 @@ def sentence(best: Run, runs: Sequence[Run]) -> str:
     than = others[0].revision.name
     if not found.is_certain:
         return (
-            f"not better than {than} beyond chance: the difference is {found.bits_per_byte:.4f}, "
-            f"its standard error {error_of(found)}"
+            f"but its lead over {than} is within chance: {found.bits_per_byte:.4f}, with a "
+            f"standard error of {error_of(found)}"
         )
     return (
-        f"{found.bits_per_byte:.4f} better than {than}, the next one (standard error of the "
+        f"{found.bits_per_byte:.4f} better than {than}, the runner-up (standard error of the "
         f"difference: {error_of(found)})"
     )
 

@@ -106,7 +106,7 @@ def gradient_norm(run: Run) -> Chart:
 def loss_by_position(run: Run) -> Chart:
     """Return the loss by position in the context: how much more context helps.
 
-    Of overlapping windows, only the part counts that the window before did not reach; the other
+    With overlapping windows, only the part that the previous window did not cover counts; the other
     positions count in the very first window alone, and are left out.
     """
     x, losses = curve(run.by_position, "position", "loss")

@@ -1,6 +1,6 @@
 """The page: a template filled in, in one file that loads nothing and runs nothing.
 
-It can be sent by mail: pictures, colors and fonts are inside or the reader's own, and its policy
+It can be emailed: pictures, colors and fonts are inside or the reader's own, and its policy
 (Content-Security-Policy) forbids scripts and requests, whatever a corpus or a sample contains.
 """
 

@@ -124,7 +124,7 @@ def commit_of(name: str) -> tuple[str, Kind]:
         )
     if len(named) > 1:
         commits = ", ".join(commit[:12] for commit in named)
-        raise ValueError(f"{len(named)} experiments are named {name}; name one of {commits}")
+        raise ValueError(f"{len(named)} experiments are named {name}; specify one of {commits}")
     return named[0], "experiment"
 
 

@@ -44,6 +44,7 @@ class Run:
 
     revision: Revision
     name: str  # of the preset or the corpus
+    preset: str | None  # the nearest
     changes: Mapping[str, Any]  # from the preset, by dotted key
     params: Mapping[str, Any]  # by section
     lineage: Mapping[str, Any]
@@ -54,7 +55,7 @@ class Run:
     train: Table
     val: Table
     by_position: Table
-    losses: Table  # of each run of `context` tokens of the validation text
+    losses: Table  # of each chunk of `context` tokens of the validation text
     samples: Sequence[Mapping[str, str]]
 
     @property
@@ -75,7 +76,7 @@ class Run:
         return Score(
             **{name: self.evaluation[name] for name in names},
             tokenizer=self.lineage["data"]["tokenizer_fingerprint"],
-            runs=list(
+            chunks=list(
                 zip(
                     self.losses["loss"].tolist(),
                     self.losses["tokens"].astype(int).tolist(),
@@ -87,7 +88,7 @@ class Run:
 
 @contextmanager
 def as_written(revision: Revision) -> Iterator[None]:
-    """Raise ValueError if a file turns out to have other content than its writer gave it."""
+    """Raise ValueError if the content of a file is not what its writer wrote."""
     try:
         yield
     except (KeyError, TypeError, IndexError, AttributeError, json.JSONDecodeError) as error:
@@ -106,7 +107,8 @@ def read_run(revision: Revision) -> Run:
         shards = json.loads(revision.text(SHARDS / "manifest.json"))
         lineage = json.loads(revision.text(MODEL / LINEAGE))
         params = params_of(revision)
-        name, changes = nearest_preset(params, PRESETS)
+        nearest = nearest_preset(params, PRESETS)
+        name, changes = nearest.name, nearest.changes
         imported = shards.get("imported")
         if imported:  # the params say nothing about these tokens
             name = f"imported from {imported['format']}"
@@ -114,6 +116,7 @@ def read_run(revision: Revision) -> Run:
         return Run(
             revision=revision,
             name=name,
+            preset=nearest.preset,
             changes=shareable(changes),
             params=shareable(params),
             lineage=shareable(lineage),

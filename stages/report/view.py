@@ -72,13 +72,14 @@ class RunView:
     run: Run
     revision: str
     name: str
+    preset: str | None
     size: str
     title: str
     changes: Sequence[tuple[str, str]]  # from the preset, in short
     changed: Sequence[tuple[str, str]]  # the same in full
     verdict: Verdict
     warning: str | None
-    figures: Sequence[tuple[str, str]]  # that stand at the top: what, and how much
+    key_numbers: Sequence[tuple[str, str]]  # that stand at the top: what, and how much
     scores: Sequence[Score]
     learning: Sequence[Drawing]  # wide and narrow
     window: int  # steps in the moving mean
@@ -103,13 +104,14 @@ def view_of(run: Run) -> RunView:
         run=run,
         revision=run.revision.name,
         name=run.name,
+        preset=run.preset,
         size=size,
         title=title_of(f"{run.name} {size}", run.changes),
         changes=[(SHORT.get(key, key), shown(value)) for key, value in run.changes.items()],
         changed=[(key, as_yaml(value)) for key, value in run.changes.items()],
         verdict=verdict_on(run.evaluation),
         warning=few_documents(run.shards["splits"]["val"]["documents"]),
-        figures=list(key_figures(run)),
+        key_numbers=list(key_numbers(run)),
         scores=list(scores_of(run.evaluation)),
         learning=sizes_of(learning_curve(run)),
         window=2 * half_window(len(run.train["step"])) + 1,
@@ -140,12 +142,12 @@ def sizes_of(chart: Chart) -> list[Drawing]:
     return [draw(chart, *WIDE), draw(chart, *NARROW)]
 
 
-def key_figures(run: Run) -> Iterator[tuple[str, str]]:
+def key_numbers(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the numbers that stand at the top of the page."""
     passes = tokens_read(run) / run.shards["splits"]["train"]["tokens"]
     yield "perplexity", perplexity(run.evaluation["perplexity"])
     yield "parameters", amount(run.lineage["n_params"])
-    yield "tokens of training", amount(tokens_read(run))
+    yield "training tokens", amount(tokens_read(run))
     yield "passes over the text", f"{passes:,.1f}" if passes >= 0.1 else f"{passes:.1g}"
 
 

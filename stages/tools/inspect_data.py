@@ -1,9 +1,9 @@
 """Look at the data as the model sees it: `python -m stages inspect-data`.
 
 It prints the beginning and the end of some documents, decoded from the shards, and some windows
-token by token: the first ones that training reads, or of the validation split those that `evaluate`
-reads. They show what no metric does: documents cut in the wrong places, leftover markup, garbled
-characters.
+token by token: the first ones that training reads or, with `--split val`, the first ones that
+`evaluate` reads. They show what no metric does: documents cut in the wrong places, leftover markup,
+garbled characters.
 """
 
 import argparse

@@ -82,12 +82,12 @@ Records = Mapping[str, Record]  # by the name of the folder
 
 
 class Damaged(ValueError):
-    """A file has other content than its writer gave it; the message names it."""
+    """The content of a file is not what its writer wrote; the message names the file."""
 
 
 @contextmanager
 def as_written(file: Path | str) -> Iterator[None]:
-    """Raise Damaged if a file turns out to have other content than its writer gave it."""
+    """Raise Damaged if the content of a file is not what its writer wrote."""
     try:
         yield
     except (Damaged, ParamsError):  # about another file
@@ -107,7 +107,9 @@ def trace(model: str, root: Path) -> Node:
     if is_reference(model):
         return trace_logged(read_logged_model(model), root)
     if folder == root / MODEL:
-        raise ValueError(f"there is no {MODEL} yet; run `dvc repro train`, or name another model")
+        raise ValueError(
+            f"there is no {MODEL} yet; run `dvc repro train`, or specify another model"
+        )
     raise ValueError(
         f"{model!r} is not a model: allowed are a folder such as {MODEL} and, for models in "
         f"MLflow, {FORMS}"

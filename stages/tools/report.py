@@ -1,6 +1,6 @@
 """Report on a finished run: what was built, how good it is, what to do next.
 
-`python -m stages report` prints it. With --html FILE it is one page that can be sent by mail, with
+`python -m stages report` prints it. With --html FILE it is one page that can be emailed, with
 everything in it: it needs no server and no internet. REVISION is a commit, a branch, a tag, an
 experiment (`dvc exp show` lists them) or `workspace`, the working tree; several are compared.
 `make report` writes report.html.
@@ -106,7 +106,7 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
         write_page(options.html, options.revisions)
         print(f"report: {options.html}, {options.html.stat().st_size / 1e3:,.0f} kB")
     elif options.revisions:
-        raise ValueError("a REVISION is shown in a page: name its file, --html report.html")
+        raise ValueError("REVISION needs an output file: add --html report.html")
     else:
         print_report()
 

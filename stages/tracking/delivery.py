@@ -45,15 +45,15 @@ def deliver(
     *,
     until: float = math.inf,
     weights: bool = True,
-    anew: bool = False,
+    redeliver: bool = False,
 ) -> str | None:
     """Deliver the pending entries of an outbox. Return the problem, or None on success.
 
     No entry is begun after `until` (as time.monotonic() counts), or, without `weights`, from the
-    first entry with weights on. If nothing is pending, `anew` gives all to a store that is another
-    than before.
+    first entry with weights on. If nothing is pending, `redeliver` sends everything again if the
+    store has changed.
     """
-    if not (outbox.has_pending() or (anew and outbox.has_entries())):
+    if not (outbox.has_pending() or (redeliver and outbox.has_entries())):
         return None
     with (outbox.folder / "lock").open("a") as lock:
         try:
@@ -97,8 +97,9 @@ def log_missing(outbox: Outbox) -> None:
     if missing := outbox.kept.missing():
         log(
             f"{shown_uri()} is not the store that had this model, and the project no longer has "
-            f"{' and '.join(missing)}; all else is recorded there. With these weights back in "
-            f"models/gpt, remove {outbox.offset_file} and run `python -m stages deliver`"
+            f"{' and '.join(missing)}; everything else has been recorded. To record the weights "
+            f"too, put them back in models/gpt, remove {outbox.offset_file} and run "
+            "`python -m stages deliver`"
         )
 
 
@@ -116,7 +117,7 @@ def deliver_checkpoints(outbox: Outbox, model_id: str, *, until: float = math.in
 
 
 def deliver_rest(model_id: str) -> None:
-    """Deliver what a tracker that leaves weights has left."""
+    """Deliver what a tracker deferred."""
     outbox = Outbox(outboxes() / model_id)
     if outbox.has_pending() or outbox.has_checkpoints():
         log(f"sending the model to {shown_uri()}; training is done and holds no device")
@@ -129,7 +130,7 @@ def deliver_rest(model_id: str) -> None:
 def uploading_checkpoints(model_id: str) -> Iterator[None]:
     """Upload checkpoints while the block runs, and wait for the one on its way if it succeeds.
 
-    The processes that train have no time for it, and one that waits for them has.
+    The training processes have no time for it; the launcher, which only waits for them, does.
     """
     outbox, ended = Outbox(outboxes() / model_id), threading.Event()
 

@@ -29,7 +29,8 @@ def describe(
     """Record a model's lineage (`origin`) as tags, params and datasets, and the user's own tags."""
     code, hardware = origin["code"], origin["hardware"]
     content = read_params()
-    name, changes = nearest_preset(content, PRESETS)
+    nearest = nearest_preset(content, PRESETS)
+    name, changes = nearest.name, nearest.changes
     corpus = corpus_name(content["corpus"])
     if imported := shards.manifest.get("imported"):  # params.yaml says nothing about these tokens
         name = corpus = f"imported from {imported['format']}"

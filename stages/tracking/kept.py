@@ -1,7 +1,7 @@
 """The files that a store was given, kept for another one: a new server, or an empty database.
 
-They lie as the store has them, of each name the newest. Weights are large, so only their hashes
-stay, by which they are found where the project still has them.
+They are laid out as in the store, with the newest file of each name. Weights are large, so only
+their hashes are kept, by which they are found where the project still has them.
 """
 
 import json

@@ -25,10 +25,10 @@ model = mlflow.pyfunc.load_model("runs:/{run_id}/model")
 model.predict(["To be"], params={"temperature": 0.7})
 ```
 
-In its project, while it is the model in models/gpt: `python -m stages sample --prompt "To be"`.
+In the project, while this is the model in models/gpt: `python -m stages sample --prompt "To be"`.
 To train it further: `python -m stages convert from-mlflow {run_id} weights/mine`, then
 `train.init_from: weights/mine` in params.yaml.
-To bring it back there: `dvc exp apply NAME` if it was an experiment, otherwise
+To restore it to models/gpt: `dvc exp apply NAME` if it was an experiment, otherwise
 `git restore --source=COMMIT params.yaml dvc.lock`, with the commit that keeps its dvc.lock, and
 `dvc checkout`. `python -m stages lineage {run_id}` shows what it was made of, and whether that is
 still here."""

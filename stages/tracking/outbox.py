@@ -27,7 +27,7 @@ def copy_or_link(source: str | Path, target: str | Path) -> None:
 class Outbox:
     """Entries as JSON lines in `outbox.jsonl`, the offset in `delivered`, copies in `files/`.
 
-    `receiver` names what they are delivered to; `kept/` is for another one.
+    `receiver` names what they were delivered to; `kept/` holds files in case that changes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -128,7 +128,7 @@ class Outbox:
         return receiver is None or receiver.startswith(f"{store} ")
 
     def deliver_to(self, receiver: str) -> bool:
-        """Record the store and the run that receive the entries; return whether they are others.
+        """Record the store and the run that receive the entries; return whether either changed.
 
         If so, everything is pending again.
         """

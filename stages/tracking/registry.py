@@ -39,9 +39,9 @@ class Score:
     standard_error: float  # of the loss, in nats per token
     tokens: int
     bytes: int
-    context: int  # tokens per run
+    context: int  # tokens per chunk
     tokenizer: str  # fingerprint
-    runs: list[tuple[float, int]]  # the loss in nats and the tokens of each run of `context` tokens
+    chunks: list[tuple[float, int]]  # of `context` tokens: the loss in nats and the tokens
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Difference:
 def difference(model: Score, other: Score) -> Difference:
     """Compare a model with another on the same text.
 
-    With the same tokens, both losses of each run of tokens make a pair, and only their difference
+    With the same tokens, the losses of each chunk make a pair, and only their difference
     varies. With other tokens, the errors of both add up, as if they were of different texts: more
     than it is, because both find the same passages hard.
     """
@@ -82,14 +82,14 @@ def difference(model: Score, other: Score) -> Difference:
 
 
 def joined(score: Score, length: int) -> list[tuple[float, int]]:
-    """Return the loss and the tokens of each run of `length` tokens, a multiple of the context."""
+    """Return the loss and the tokens of chunks of `length` tokens, a multiple of the context."""
     size = length // score.context
-    parts = [score.runs[i : i + size] for i in range(0, len(score.runs), size)]
+    parts = [score.chunks[i : i + size] for i in range(0, len(score.chunks), size)]
     return [(sum(loss for loss, _ in part), sum(count for _, count in part)) for part in parts]
 
 
 def ratio_error(values: list[float], counts: list[int]) -> float:
-    """Return the standard error of the sum of values, one for each run of `counts` tokens.
+    """Return the standard error of the sum of values, one for each chunk of `counts` tokens.
 
     As in nanogpt.train.validation: that of a ratio estimator, times the number of tokens.
     """
@@ -171,23 +171,23 @@ def verdict(
     """Return whether a version becomes the champion, and why, as Markdown."""
     own = f"{score.bits_per_byte:.4f} bits per byte of unseen text"
     if champion is None:
-        return True, f"{own}. The champion: there was none."
+        return True, f"{own}. The champion, as the first version."
     if champion.run_id == version.run_id:
         return False, f"{own}. The champion, measured again."
-    than = f"version {champion.version}, the champion until then"
+    than = f"version {champion.version}, the champion at the time"
     other = score_of_version(client, champion)
     if other is None:
         return False, f"{own}. Not compared with {than}, whose losses cannot be read."
     found = difference(score, other)
     better = "better" if found.bits_per_byte > 0 else "worse"
-    of = "the paired difference" if found.paired else "both, whose tokens differ"
+    of = "of the paired difference" if found.paired else "unpaired, since the tokens differ"
     words = (
         f"{own}, {abs(found.bits_per_byte):.4f} {better} than {than} "
-        f"(standard error of {of}: {found.standard_error:.4f})."
+        f"(standard error {found.standard_error:.4f}, {of})."
     )
     if found.is_certain:
         return True, f"{words} The champion."
-    return False, f"{words} Version {champion.version} stays the champion."
+    return False, f"{words} Version {champion.version} remains the champion."
 
 
 def score_of_version(client: "MlflowClient", version: "ModelVersion") -> Score | None:
@@ -206,8 +206,8 @@ def score_of_version(client: "MlflowClient", version: "ModelVersion") -> Score |
 def score_of(client: "MlflowClient", run: "Run") -> Score | None:
     """Return the score that a run recorded; None if it has none, or one that cannot be read.
 
-    The files are listed first: of a file that it does not have, a server says no more than of one
-    that it cannot read at the moment.
+    The files are listed first: a server gives the same error for a missing file as for one that it
+    cannot read at the moment.
     """
     listed = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, FOLDER)}
     if not listed.issuperset(SCORE_FILES):
@@ -222,7 +222,7 @@ def score_of(client: "MlflowClient", run: "Run") -> Score | None:
             bytes=evaluation["bytes"],
             context=evaluation["context"],
             tokenizer=run.data.tags["tokenizer_fingerprint"],
-            runs=[(float(row["loss"]), int(row["tokens"])) for row in table],
+            chunks=[(float(row["loss"]), int(row["tokens"])) for row in table],
         )
     except (ValueError, KeyError):
         return None

@@ -116,8 +116,8 @@ def problem_of(error: Exception) -> str:
     message = " ".join(redacted(str(error)).split())
     if is_local() and any(phrase in message for phrase in DAMAGED):
         return (
-            "it is damaged; `mv mlflow.db mlflow.db.damaged` and `python -m stages deliver` "
-            "record in a new one what runs/tracking remembers of each model"
+            "it is damaged; run `mv mlflow.db mlflow.db.damaged`, then `python -m stages deliver` "
+            "to rebuild it from runs/tracking"
         )
     return message[:SHOWN_CHARACTERS]
 

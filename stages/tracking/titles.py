@@ -1,6 +1,7 @@
 """Readable titles of training runs: the corpus or the preset, and what differs from the preset."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,22 @@ def differences(content: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[s
     }
 
 
-def nearest_preset(content: Mapping[str, Any], presets: Path) -> tuple[str, dict[str, Any]]:
-    """Return a name for params by the preset they differ from least, and their differences.
+@dataclass(frozen=True)
+class Origin:
+    """The preset that params differ from least, and a name for them."""
 
-    The name is that of the preset, or of the corpus if that is another one. A preset that cannot be
-    read is left out.
-    """
+    preset: str | None  # None if no preset can be read
+    changes: dict[str, Any]  # the values that differ, by their dotted keys
+    name: str  # that of the preset, or of the corpus if that is another one
+
+
+def nearest_preset(content: Mapping[str, Any], presets: Path) -> Origin:
+    """Return the preset that params differ from least. One that cannot be read is left out."""
     corpus = corpus_name(content["corpus"])
     try:
         base = read_params(presets / f"{BASE}.yaml")
     except ParamsError:
-        return corpus, {}
+        return Origin(None, {}, corpus)
     nearest, fewest = base, differences(content, base)
     name = BASE
     for file in sorted(presets.glob("*.yaml")):
@@ -85,4 +91,4 @@ def nearest_preset(content: Mapping[str, Any], presets: Path) -> tuple[str, dict
         found = differences(content, preset)
         if len(found) < len(fewest):
             name, nearest, fewest = file.stem, preset, found
-    return name if nearest["corpus"] == content["corpus"] else corpus, fewest
+    return Origin(name, fewest, name if nearest["corpus"] == content["corpus"] else corpus)

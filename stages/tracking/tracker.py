@@ -40,14 +40,14 @@ class Tracker:
         *,
         enabled: bool,
         system_metrics: bool = False,
-        leave_weights: bool = False,
+        defer_weights: bool = False,
     ) -> None:
-        """Create a tracker; one that leaves weights delivers what comes before the first of them.
+        """Create a tracker; one that defers weights delivers what comes before the first of them.
 
-        A process that holds a GPU leaves the rest for `deliver_rest` in another.
+        A process that holds a GPU defers them to `deliver_rest` in another.
         """
-        self.model_id, self.leave_weights = model_id, leave_weights
-        self.patience = 10.0 if leave_weights else CLOSING_SECONDS
+        self.model_id, self.defer_weights = model_id, defer_weights
+        self.patience = 10.0 if defer_weights else CLOSING_SECONDS
         self.outbox = Outbox(outboxes() / model_id) if enabled else None
         self.system_metrics = system_metrics
         self.closing = threading.Event()
@@ -130,9 +130,9 @@ class Tracker:
                 before = time.thread_time()
                 until = time.monotonic() + self.patience
                 self.problem = deliver(
-                    self.outbox, self.model_id, until=until, weights=not self.leave_weights
+                    self.outbox, self.model_id, until=until, weights=not self.defer_weights
                 )
-                if not (self.problem or self.leave_weights):
+                if not (self.problem or self.defer_weights):
                     self.problem = deliver_checkpoints(self.outbox, self.model_id, until=until)
                 cpu_seconds = time.thread_time() - before
                 pause = cpu_seconds / FAILING_SHARE if self.problem else 0

@@ -1,4 +1,4 @@
-"""The table of runs as `make ui` shows it: the best model first, with the columns that decide.
+"""The table of runs as `make ui` shows it: the best model first, with the columns to choose by.
 
 MLflow keeps a view that someone shares as a tag of the experiment, and shows it under an address
 with the name of that tag.

@@ -31,8 +31,8 @@ def number_format_line(runtime: Runtime) -> str:
 def format_of(earlier: dict[str, Any], device: torch.device) -> torch.dtype | None:
     """Return the number format of an earlier session on such a device; None: choose one.
 
-    What was measured once is taken up again, so that a resumed run computes the same bits. A
-    checkpoint that came to a processor which emulates its format continues in another.
+    What was measured once is reused, so that a resumed run computes the same bits. A checkpoint
+    that moved to a processor that emulates its format continues in another.
     """
     if earlier.get("device") != device_name(device):
         return None

@@ -61,7 +61,7 @@ def check_processes(settings: Settings, windows: int) -> None:
 
 
 def check_kept(settings: Settings, eval_interval: int) -> None:
-    """Raise ValueError if checkpoints are to be kept of steps after which none is written."""
+    """Raise ValueError if NANOGPT_KEEP_CHECKPOINTS asks for steps that have no checkpoint."""
     every = settings.keep_checkpoints
     if every and every % eval_interval:
         raise ValueError(

@@ -177,7 +177,7 @@ class TrainWorker:
             model_id,
             enabled=self.settings.tracking,
             system_metrics=True,
-            leave_weights=not is_local(),
+            defer_weights=not is_local(),
         ) as tracker:
             if self.settings.tracking:
                 n_params, tags = model.n_params(), self.settings.tags
@@ -279,9 +279,9 @@ class TrainWorker:
 def out_of_memory(
     device: torch.device, micro_batch_tokens: int | None, config: GPTConfig
 ) -> OutOfMemory:
-    """Return the exception for a device without memory for a micro-batch, None before the first.
+    """Return the exception for a device that has no memory for a micro-batch.
 
-    Its message says what to do.
+    Its message says what to do. `micro_batch_tokens` is None if no micro-batch has run yet.
     """
     window = config.block_size
     if micro_batch_tokens is None or micro_batch_tokens <= window:

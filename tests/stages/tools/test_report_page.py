@@ -162,7 +162,10 @@ def test_a_commit_and_an_experiment_are_compared(copy_of_built: Any, tmp_path: P
         assert f"{scores[name]:.4f}" in row
     behind = scores["slower"] - scores["HEAD"]
     assert any(cell.startswith(f"+{behind:.4f} ±") for cell in cells[0])
-    assert f"HEAD needs {scores['HEAD']:.4f} bits per byte of unseen text, {behind:.4f}" in seen
+    assert (
+        f"HEAD has the lowest score, {scores['HEAD']:.4f} bits per byte on unseen text, {behind:.4f}"
+        in seen
+    )
     assert "better than slower" in seen
     assert "`" not in tree.xpath("//pre[@class='shell']")[0].text
     assert [pre.text.splitlines()[1] for pre in tree.xpath("//pre[@class='shell']")] == [
@@ -173,7 +176,7 @@ def test_a_commit_and_an_experiment_are_compared(copy_of_built: Any, tmp_path: P
 
 def test_runs_that_chance_could_explain_are_not_ranked(run: Run) -> None:
     other = replace(run, revision=replace(run.revision, name="other"))
-    assert "not better than other beyond chance" in text_of(page_of([run, other]))
+    assert "but its lead over other is within chance" in text_of(page_of([run, other]))
 
 
 def test_runs_on_other_text_are_not_compared(run: Run) -> None:
@@ -243,6 +246,4 @@ def test_outputs_that_do_not_belong_together_are_refused(
 def test_a_revision_needs_a_file_for_its_page(built: Any) -> None:
     done = built.run("python", "-m", "stages", "report", "HEAD")
     assert done.returncode == 2
-    assert (
-        done.stdout == "report: a REVISION is shown in a page: name its file, --html report.html\n"
-    )
+    assert done.stdout == "report: REVISION needs an output file: add --html report.html\n"

@@ -39,7 +39,7 @@ def score(*shifts: float, noise: int = 1, context: int = CONTEXT, tokenizer: str
         bytes=BYTES,
         context=context,
         tokenizer=tokenizer,
-        runs=[(loss, context) for loss in losses],
+        chunks=[(loss, context) for loss in losses],
     )
 
 
@@ -59,7 +59,7 @@ def test_a_small_but_steady_difference_is_certain_only_when_paired() -> None:
 
 def test_the_standard_error_is_that_of_the_mean_of_the_pairs() -> None:
     ours, theirs = score(0.0), score(0.02, noise=2)
-    pairs = zip(ours.runs, theirs.runs, strict=True)
+    pairs = zip(ours.chunks, theirs.chunks, strict=True)
     bits = [(b - a) / np.log(2) / BYTES * RUNS for (a, _), (b, _) in pairs]
     expected = np.std(bits, ddof=1) / RUNS**0.5
     assert difference(ours, theirs).standard_error == pytest.approx(expected)
@@ -71,8 +71,8 @@ def test_a_difference_that_comes_and_goes_is_not_certain() -> None:
 
 def test_runs_of_other_lengths_are_paired_by_their_common_multiple() -> None:
     ours = score(0.0)
-    halves = [(loss / 2, count // 2) for loss, count in ours.runs for _ in range(2)]
-    theirs = replace(ours, runs=halves, context=CONTEXT // 2)
+    halves = [(loss / 2, count // 2) for loss, count in ours.chunks for _ in range(2)]
+    theirs = replace(ours, chunks=halves, context=CONTEXT // 2)
     found = difference(ours, theirs)
     assert found.paired
     assert found.standard_error == pytest.approx(0, abs=1e-12)
@@ -118,7 +118,7 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         folder = tmp_path / "evaluate"
         folder.mkdir(exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
-        rows = [f"{loss!r},{count}" for loss, count in score.runs]
+        rows = [f"{loss!r},{count}" for loss, count in score.chunks]
         (folder / "val_losses.csv").write_text("\n".join(["loss,tokens", *rows]) + "\n")
         tracker.record_files("artifacts", folder, path="evaluate")
         tracker.record("register", text="abc123")
@@ -161,15 +161,14 @@ def test_the_champion_changes_only_for_a_better_model(evaluated: Callable[..., s
     better = evaluated("better", score(-0.02, noise=4))
     assert champion() == better
     descriptions = versions()
-    assert descriptions["1"].endswith("bits per byte of unseen text. The champion: there was none.")
-    assert "worse than version 1" in descriptions["2"]
-    assert descriptions["2"].endswith("Version 1 stays the champion.")
-    assert descriptions["3"].endswith("Version 1 stays the champion.")
-    assert (
-        " better than version 1, the champion until then (standard error of the pa"
-        in descriptions["4"]
+    assert descriptions["1"].endswith(
+        "bits per byte of unseen text. The champion, as the first version."
     )
-    assert descriptions["4"].endswith(" The champion.")
+    assert "worse than version 1" in descriptions["2"]
+    assert descriptions["2"].endswith("Version 1 remains the champion.")
+    assert descriptions["3"].endswith("Version 1 remains the champion.")
+    assert " better than version 1, the champion at the time (standard error " in descriptions["4"]
+    assert descriptions["4"].endswith(", of the paired difference). The champion.")
     version = connect().get_model_version("texts-abc123", "4")
     assert version.tags["bits_per_byte"] == f"{score(-0.02, noise=4).bits_per_byte:.4f}"
     (model,) = models_of(connect(), run_of("better"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.params.presets import preset_content
-from stages.tracking.titles import corpus_name, nearest_preset, size_of, title_of
+from stages.tracking.titles import Origin, corpus_name, nearest_preset, size_of, title_of
 
 PRESETS = Path(__file__).parents[3] / "presets"
 
@@ -54,15 +54,15 @@ def test_a_corpus_is_named_by_its_source() -> None:
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PRESETS.glob("*.yaml")))
 def test_params_are_named_by_the_nearest_preset(name: str) -> None:
-    assert nearest_preset(content(name), PRESETS) == (name, {})
+    assert nearest_preset(content(name), PRESETS) == Origin(name, {}, name)
     longer = content(name, train__max_steps=123_456, sample__seed=9)
-    assert nearest_preset(longer, PRESETS) == (name, {"train.max_steps": 123_456})
+    assert nearest_preset(longer, PRESETS) == Origin(name, {"train.max_steps": 123_456}, name)
 
 
 def test_params_for_another_corpus_are_named_by_that() -> None:
     songs = content("own-text", corpus__path="texts/songs", model__n_layer=3)
-    assert nearest_preset(songs, PRESETS) == ("songs", {"model.n_layer": 3})
+    assert nearest_preset(songs, PRESETS) == Origin("own-text", {"model.n_layer": 3}, "songs")
 
 
 def test_without_presets_the_corpus_is_the_name(tmp_path: Path) -> None:
-    assert nearest_preset(content("own-text"), tmp_path) == ("texts", {})
+    assert nearest_preset(content("own-text"), tmp_path) == Origin(None, {}, "texts")
