@@ -7,7 +7,6 @@ from typing import Any
 from stages.report.charts import Drawing, tick_label
 from stages.report.figures import learning_curves, style_of
 from stages.report.run import Run
-from stages.report.verdict import small
 from stages.report.view import RunView, Sample, featured, shortened, sizes_of, tokens_read, view_of
 from stages.runtime.inputs import leaves
 from stages.tracking.registry import Difference, difference
@@ -97,7 +96,8 @@ def behind(best: Run, run: Run) -> str:
 
 def error_of(found: Difference) -> str:
     """Return the standard error of a difference."""
-    return f"{found.standard_error:.4f}" if found.standard_error >= 1e-4 else small(0.0)
+    error = found.standard_error
+    return f"{error:.4f}" if error >= 1e-4 else f"{error:.1g}"
 
 
 def sentence(best: Run, runs: Sequence[Run]) -> str:

@@ -17,7 +17,9 @@ from stages.artifacts.model import LINEAGE, MODEL
 from stages.artifacts.shards import SHARDS
 from stages.artifacts.statistics import STATISTICS
 from stages.evaluate.stage import PLOTS, RESULT
+from stages.formats.dvc_lock import LOCK_FILE, params_problems
 from stages.formats.presets import PRESETS
+from stages.params.sections import SECTIONS
 from stages.report.revisions import Revision
 from stages.report.sharing import legible, shareable
 from stages.runtime.yaml_files import PARAMS_FILE
@@ -106,6 +108,7 @@ def read_run(revision: Revision) -> Run:
     with as_written(revision):
         shards = json.loads(revision.text(SHARDS / "manifest.json"))
         lineage = json.loads(revision.text(MODEL / LINEAGE))
+        check_params(revision, lineage)
         params = params_of(revision)
         nearest = nearest_preset(params, PRESETS)
         name, changes = nearest.name, nearest.changes
@@ -132,6 +135,15 @@ def read_run(revision: Revision) -> Run:
                 {key: legible(sample[key]) for key in ("prompt", "text")}
                 for sample in json_lines(revision.text(SAMPLES / "samples.jsonl"))
             ],
+        )
+
+
+def check_params(revision: Revision, lineage: Mapping[str, Any]) -> None:
+    """Raise ValueError if the model was trained with other params than dvc.lock records."""
+    if problems := params_problems(revision.stages["train"], lineage["params"], SECTIONS):
+        raise ValueError(
+            f"{MODEL} in {revision.name} was {problems[0]}; run `dvc checkout` for the model of "
+            f"{LOCK_FILE}, or `dvc repro` for a new one"
         )
 
 

@@ -152,7 +152,7 @@ def key_numbers(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def scores_of(evaluation: Mapping[str, Any]) -> Iterator[Score]:
-    """Yield the scores of the baselines and of the model, the best last of each."""
+    """Yield the scores of the baselines, then those of the model."""
     own = f"up to {evaluation['context']} tokens"
     sees = {**SEES, OWN: own, ADAPTIVE: f"{own}, plus everything read so far"}
     rows = {**evaluation["baselines"], OWN: evaluation}

@@ -1,5 +1,7 @@
 """Settings that never change a result, only where and how fast it is computed.
 
+The exception is `skip_diverged`, which lineage.json records.
+
 They are environment variables, so they never invalidate a stage: `NANOGPT_DEVICE=cpu` sets
 `device`, and so on.
 """

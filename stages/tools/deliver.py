@@ -13,7 +13,8 @@ def run_tool(options: argparse.Namespace, settings: Settings) -> None:
     problems = []
     for folder in sorted(path for path in outboxes().glob("*") if path.is_dir()):
         outbox, model_id = Outbox(folder), folder.name
-        problem = deliver(outbox, model_id, redeliver=True) or deliver_checkpoints(outbox, model_id)
+        problem = deliver(outbox, model_id, redeliver=True)
+        problem = problem or deliver_checkpoints(outbox, model_id, redeliver=True)
         log(f"{folder.name} {'delivered' if problem is None else problem}")
         problems += [problem] if problem else []
     if problems:

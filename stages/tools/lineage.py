@@ -355,8 +355,8 @@ def summary(root: Node) -> str:
     absent = [node.title for node in root.walk() if node.state == NOT_HERE]
     if absent:
         return f"all that is here is as it was written; not here: {', '.join(absent)}"
-    *_, end = root.walk()
-    first = "its corpus" if end.title.startswith("corpus ") else "the imported shards"
+    has_corpus = any(node.title.startswith("corpus ") for node in root.walk())
+    first = "its corpus" if has_corpus else "the imported shards"
     return f"every file, from the model to {first}, is as it was written"
 
 

@@ -46,12 +46,13 @@ def deliver(
     until: float = math.inf,
     weights: bool = True,
     redeliver: bool = False,
+    create: bool = True,
 ) -> str | None:
     """Deliver the pending entries of an outbox. Return the problem, or None on success.
 
     No entry is begun after `until` (as time.monotonic() counts), or, without `weights`, from the
     first entry with weights on. If nothing is pending, `redeliver` sends everything again if the
-    store has changed.
+    store has changed. Unless `create`, nothing is delivered until the model has a run.
     """
     if not (outbox.has_pending() or (redeliver and outbox.has_entries())):
         return None
@@ -64,6 +65,8 @@ def deliver(
             client = connect()
             experiment = client.get_experiment_by_name(experiment_name())
             if not outbox.has_pending() and outbox.is_known_to(key_of(experiment)):
+                return None
+            if not create and find_run(client, experiment, model_id) is None:
                 return None
             run_id = open_run(client, experiment, outbox, model_id)
             for batch, offset in outbox.batches(BATCH):
@@ -109,11 +112,14 @@ def note_entry(outbox: Outbox, run_id: str, newest: Entry) -> Entry:
     return {**newest, "kind": "tags", "values": {"mlflow.note.content": text}}
 
 
-def deliver_checkpoints(outbox: Outbox, model_id: str, *, until: float = math.inf) -> str | None:
+def deliver_checkpoints(
+    outbox: Outbox, model_id: str, *, until: float = math.inf, redeliver: bool = False
+) -> str | None:
     """Deliver the checkpoints of a model, once its run exists. Return the problem, or None."""
-    if not (outbox.has_checkpoints() and outbox.delivered()):
+    if not outbox.has_checkpoints():
         return None
-    return deliver(outbox.checkpoints(), model_id, until=until)
+    kept = outbox.checkpoints()
+    return deliver(kept, model_id, until=until, redeliver=redeliver, create=False)
 
 
 def deliver_rest(model_id: str) -> None:

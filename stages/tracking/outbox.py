@@ -1,13 +1,15 @@
 """An append-only file of entries on the local disk, with the offset up to which it is delivered."""
 
+import fcntl
 import json
+import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nanogpt.files import atomic_write, flush, link
 from stages.tracking.kept import KINDS, WEIGHTS, Kept
@@ -24,6 +26,15 @@ def copy_or_link(source: str | Path, target: str | Path) -> None:
         shutil.copyfile(source, target)
 
 
+def drop_partial_line(file: BinaryIO) -> None:
+    """Truncate a last line that a killed process did not finish."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 class Outbox:
     """Entries as JSON lines in `outbox.jsonl`, the offset in `delivered`, copies in `files/`.
 
@@ -38,21 +49,14 @@ class Outbox:
         self.receiver_file = folder / "receiver"
         self.kept = Kept(folder / "kept")
         self.lock = threading.Lock()
-        self.drop_partial_line()
-
-    def drop_partial_line(self) -> None:
-        """Truncate a last line that a killed process did not finish."""
-        content = self.file.read_bytes() if self.file.exists() else b""
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            with self.file.open("r+b") as file:
-                file.truncate(complete)
 
     def append(self, kind: str, **values: Any) -> None:
         """Append an entry with a timestamp."""
         entry = {"kind": kind, "time_ms": int(time.time() * 1000), **values}
-        with self.lock, self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with self.lock, self.file.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be appending
+            drop_partial_line(file)
+            file.write(json.dumps(entry).encode() + b"\n")
 
     def checkpoints(self) -> "Outbox":
         """Return the outbox for checkpoints, which take long: nothing else waits for them."""
@@ -184,6 +188,15 @@ class Outbox:
             with self.kept.with_weights(kind) as complete:
                 if complete or kind != "model":  # which is none without its weights
                     yield [{"kind": kind, "files": f"kept/{kind}", "path": None}], 0
+
+    def last_value(self, metric: str, step: int) -> float | None:
+        """Return the last value of a metric that was recorded for `step` or an earlier one."""
+        values = {
+            entry["step"]: entry["values"][metric]
+            for entry, _ in self.entries(0)
+            if entry["kind"] == "metrics" and metric in entry["values"] and entry["step"] <= step
+        }
+        return values[max(values)] if values else None
 
     def last_step(self, metric: str) -> int:
         """Return the last step a metric was recorded for, 0 if there is none."""

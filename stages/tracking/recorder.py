@@ -108,6 +108,7 @@ class Recorder:
     def handle_start(self, event: Started) -> None:
         """Print the size of the run, and start the display."""
         self.table.start_after(event.step)
+        self.skipped = int(self.tracker.last_value("train/skipped_steps", event.step) or 0)
         for line in start_lines(self.plan, event):
             self.display.log(line)
         if where := self.tracker.live_curves():

@@ -92,7 +92,7 @@ def send_result(client: "MlflowClient", run_id: str, entry: Entry) -> None:
 def send_dataset(
     client: "MlflowClient", run_id: str, values: Mapping[str, str], context: str
 ) -> None:
-    """Log a split of the shards as a dataset of the run."""
+    """Log a dataset of the run: the corpus, its tokens or a split of the shards."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tag = InputTag("mlflow.data.context", context)

@@ -107,6 +107,10 @@ class Tracker:
             f"{shown_uri()} (make watch: this run)" if is_server(tracking_uri()) else "make watch"
         )
 
+    def last_value(self, metric: str, step: int) -> float | None:
+        """Return the last value of a metric that was recorded for `step` or an earlier one."""
+        return self.outbox.last_value(metric, step) if self.outbox else None
+
     def last_step(self, metric: str) -> int:
         """Return the last step a metric was recorded for."""
         return self.outbox.last_step(metric) if self.outbox else 0
@@ -118,7 +122,6 @@ class Tracker:
         that does not work must not slow down training.
         """
         assert self.outbox is not None  # the thread runs only with an outbox
-        self.problem = "the delivery thread died"  # overwritten by each delivery
         set_environment()
         monitors = system_monitors() if self.system_metrics else []
         next_attempt = 0.0
@@ -129,6 +132,7 @@ class Tracker:
             if last or time.monotonic() >= next_attempt:
                 before = time.thread_time()
                 until = time.monotonic() + self.patience
+                self.problem = "the delivery thread died"  # unless it goes on
                 self.problem = deliver(
                     self.outbox, self.model_id, until=until, weights=not self.defer_weights
                 )

@@ -242,8 +242,10 @@ def test_initial_weights_are_verified(project: Any) -> None:
     weights = Path("weights/start/model.safetensors")
     origin = {"folder": "weights/start", "sha256": file_sha256(weights), "lineage": lineage()}
     edit_lineage(init_from=origin)
-    found = node(trace("models/gpt", HERE), "initial weights")
+    root = trace("models/gpt", HERE)
+    found = node(root, "initial weights")
     assert (found.title, found.state) == ("initial weights in weights/start", VERIFIED)
+    assert summary(root) == "every file, from the model to its corpus, is as it was written"
     assert f"trained as model {lineage()['model_id']}" in found.lines
     before, after = flip_byte(weights)
     root = trace("models/gpt", HERE)

@@ -18,6 +18,7 @@ from stages.evaluate.baselines import SEES
 from stages.report.page import page_of
 from stages.report.revisions import open_revision
 from stages.report.run import Run, read_run
+from stages.report.words import few_documents
 
 
 def write_page(project: Any, file: Path, *revisions: str) -> "subprocess.CompletedProcess[str]":
@@ -71,7 +72,7 @@ def test_the_page_needs_nothing_else(built: Any, tmp_path: Path) -> None:
     etree.fromstring(closed.removeprefix("<!doctype html>\n"))  # every element ends where it should
 
 
-def test_the_page_has_the_metrics_and_the_hashes(built: Any, tmp_path: Path) -> None:
+def test_the_page_has_the_metrics_and_the_hashes(built: Any, run: Run, tmp_path: Path) -> None:
     seen, metrics = text_of(page(built, tmp_path / "page.html")), metrics_of(built)
     lineage = json.loads((built.folder / "models/gpt/lineage.json").read_text())
     best = min(scores["bits_per_byte"] for scores in metrics["baselines"].values())
@@ -89,7 +90,12 @@ def test_the_page_has_the_metrics_and_the_hashes(built: Any, tmp_path: Path) -> 
     samples = (built.folder / "samples/samples.jsonl").read_text().splitlines()
     assert all(" ".join(json.loads(line)["text"].split()) in seen for line in samples)
     assert all(sees in seen for sees in SEES.values())
-    assert "only " in seen  # few documents
+    warning = few_documents(run.shards["splits"]["val"]["documents"])
+    assert warning is not None
+    assert warning in seen
+    splits = run.shards["splits"]
+    many = {**run.shards, "splits": {**splits, "val": {**splits["val"], "documents": 99}}}
+    assert "held-out document" not in text_of(page_of([replace(run, shards=many)]))
 
 
 def test_the_same_run_gives_the_same_bytes(run: Run) -> None:
@@ -162,10 +168,8 @@ def test_a_commit_and_an_experiment_are_compared(copy_of_built: Any, tmp_path: P
         assert f"{scores[name]:.4f}" in row
     behind = scores["slower"] - scores["HEAD"]
     assert any(cell.startswith(f"+{behind:.4f} ±") for cell in cells[0])
-    assert (
-        f"HEAD has the lowest score, {scores['HEAD']:.4f} bits per byte on unseen text, {behind:.4f}"
-        in seen
-    )
+    score = f"{scores['HEAD']:.4f} bits per byte on unseen text"
+    assert f"HEAD has the lowest score, {score}, {behind:.4f}" in seen
     assert "better than slower" in seen
     assert "`" not in tree.xpath("//pre[@class='shell']")[0].text
     assert [pre.text.splitlines()[1] for pre in tree.xpath("//pre[@class='shell']")] == [
@@ -247,3 +251,19 @@ def test_a_revision_needs_a_file_for_its_page(built: Any) -> None:
     done = built.run("python", "-m", "stages", "report", "HEAD")
     assert done.returncode == 2
     assert done.stdout == "report: REVISION needs an output file: add --html report.html\n"
+
+
+def test_params_that_the_model_was_not_trained_with_are_not_shown(
+    copy_of_built: Any, tmp_path: Path
+) -> None:
+    """As after `git restore` of another commit's dvc.lock, without `dvc checkout`."""
+    lock = copy_of_built.folder / "dvc.lock"
+    recorded = lock.read_text()
+    assert "learning_rate: 0.003\n" in recorded
+    lock.write_text(recorded.replace("learning_rate: 0.003\n", "learning_rate: 0.01\n"))
+    file = tmp_path / "page.html"
+    done = copy_of_built.run("python", "-m", "stages", "report", "--html", str(file))
+    assert done.returncode == 2
+    assert "models/gpt in workspace was built with train.learning_rate 0.003, where" in done.stdout
+    assert "run `dvc checkout`" in done.stdout
+    assert not file.exists()

@@ -63,4 +63,3 @@ def test_a_note_has_the_newest_of_each_part_in_order(tmp_path: Path) -> None:
     assert note.startswith("good\n\nnew {run_id}\n\n## Use it")
     assert 'load_model("runs:/abc/model")' in note
     assert "stages lineage abc" in note
-    assert "at the commit" not in note  # where dvc.lock is still that of the model before

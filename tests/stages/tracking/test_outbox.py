@@ -1,3 +1,7 @@
+"""The outbox: what is recorded, in order, and nothing of it lost or doubled."""
+
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,10 +86,29 @@ def test_a_line_that_is_being_written_is_left_for_later(outbox: Outbox) -> None:
     assert waiting(outbox) == [[0], [1]]
 
 
-def test_a_file_with_only_a_partial_line_is_emptied(outbox: Outbox) -> None:
+def test_a_file_with_only_a_partial_line_has_nothing_pending(outbox: Outbox) -> None:
     outbox.file.write_text("{")
-    assert not Outbox(outbox.folder).has_pending()
-    assert outbox.file.read_bytes() == b""
+    again = Outbox(outbox.folder)
+    assert not again.has_pending()
+    assert outbox.file.read_bytes() == b"{"  # another process may be writing it
+    again.append("tags", n=0)
+    assert waiting(again) == [[0]]
+
+
+def test_what_one_process_appends_survives_others_that_open_the_outbox(outbox: Outbox) -> None:
+    script = """
+import sys
+from pathlib import Path
+from stages.tracking.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+for n in range(2000):
+    outbox.append("tags", n=n, values={"text": "x" * 300})
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, str(outbox.folder)])
+    while process.poll() is None:
+        Outbox(outbox.folder).has_pending()
+    assert process.returncode == 0
+    assert [entry["n"] for entry, _ in outbox.entries(0)] == list(range(2000))
 
 
 def test_files_are_copied_when_recorded_and_removed_when_delivered(

@@ -81,6 +81,18 @@ def test_the_learning_rate_of_each_optimizer_is_recorded(workspace: Path) -> Non
     assert (entry["values"]["train/lr"], entry["values"]["train/muon_lr"]) == (0.25, 1.0)
 
 
+def test_skipped_steps_are_counted_over_all_sessions(workspace: Path) -> None:
+    first = recorder_in(workspace)
+    first.handle(Started(step=0, micro_batch=4, accumulation=1))
+    first.handle(step_done(2))
+    again = recorder_in(workspace)
+    again.handle(Started(step=2, micro_batch=4, accumulation=1))
+    assert again.skipped == 1
+    restarted = recorder_in(workspace)
+    restarted.handle(Started(step=1, micro_batch=4, accumulation=1))  # from before that step
+    assert restarted.skipped == 0
+
+
 @pytest.mark.parametrize("at_work", [Working(step=1), CheckpointWritten(step=1, path=Path("x"))])
 def test_the_progress_file_is_renewed_between_updates(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, at_work: TrainEvent

@@ -158,7 +158,7 @@ def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     assert printed.err == ""
     (line,) = printed.out.splitlines()
     assert line.startswith(
-        "tracking: mlflow.db did not accept all entries (it is damaged; `mv mlflow.db "
+        "tracking: mlflow.db did not accept all entries (it is damaged; run `mv mlflow.db "
     )
     database.rename("mlflow.db.damaged")
     done = run_python("-m", "stages", "deliver")
@@ -218,6 +218,25 @@ def test_no_line_and_no_entry_shows_the_credentials(
     assert "https://host/a" in kept
 
 
+def test_a_delivery_that_dies_is_reported(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tries = 0
+
+    def die_in_the_second(outbox: Outbox, model_id: str, **options: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tracker, "deliver", die_in_the_second)
+    monkeypatch.setattr(tracker, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with Tracker("model", enabled=True) as recording:
+        recording.thread.join()
+    assert "did not accept all entries (the delivery thread died)" in capfd.readouterr().out
+
+
 def test_a_failing_store_takes_a_small_share_of_the_time(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,4 +277,4 @@ def test_make_ui_and_watch_report_a_damaged_database_in_one_line(
     done = run_python("-m", "stages", tool, *arguments)
     assert done.returncode == 75
     assert len(done.stderr.splitlines()) == 1
-    assert "it is damaged; `mv mlflow.db" in done.stderr
+    assert "it is damaged; run `mv mlflow.db" in done.stderr

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from stages.tracking.delivery import deliver
+from stages.tracking.delivery import deliver, deliver_checkpoints
 from stages.tracking.local_store import EXPERIMENT
 from stages.tracking.outbox import Outbox
 from stages.tracking.samples import TABLE, SampleTable
@@ -252,6 +252,36 @@ def test_checkpoints_are_kept_as_asked(new_project: Callable[..., Any]) -> None:
     assert "NANOGPT_KEEP_CHECKPOINTS=30 must be a multiple of train.eval_interval (20)" in (
         refused.stdout
     )
+
+
+def test_checkpoints_wait_for_their_run_and_go_to_another_store_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "runs/abc/step-1"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"weights")
+    (weights / "config.json").write_text("{}")
+    (weights / "optimizer.safetensors").write_bytes(b"state")
+    tracker = Tracker("model", enabled=True)  # not entered, it delivers nothing
+    tracker.record_checkpoint(weights, "step-1")
+    assert tracker.outbox is not None
+    assert deliver_checkpoints(tracker.outbox, "model") is None
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_experiment_by_name(EXPERIMENT) is None
+
+    tracker.record("tags", values={"mlflow.runName": "a name"})
+    for store in ("mlflow.db", "other.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / store}")
+        assert deliver(tracker.outbox, "model", redeliver=True) is None
+        assert deliver_checkpoints(tracker.outbox, "model", redeliver=True) is None
+        client = MlflowClient(f"sqlite:///{tmp_path / store}")
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        assert experiment is not None
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.info.run_name == "a name"
+        found = client.list_artifacts(run.info.run_id, "checkpoints/step-1")
+        assert {Path(file.path).name for file in found} == {"model.safetensors", "config.json"}
 
 
 def test_weights_are_on_the_disk_twice_at_most(new_project: Callable[..., Any]) -> None:
