@@ -52,8 +52,8 @@ use: setup  ## write a preset to params.yaml: make use PRESET=own-text (KEEP=cor
 	python -m stages preset '$(PRESET)' --keep '$(KEEP)'
 
 .PHONY: experiments
-experiments: setup  ## list DVC's experiments, with their metrics and the params that differ
-	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error'
+experiments: setup  ## list DVC's experiments: bits per byte, and the params that differ
+	@dvc exp show --only-changed --no-pager --drop '.*/.*|filters|texts|weights|statistics|LICENSE|val_loss|standard_error|perplexity|margin|adaptive_.*|Created'
 
 .PHONY: compare
 compare: setup  ## show how two commits or experiments differ: make compare A=main [B=exp-name]
