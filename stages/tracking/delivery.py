@@ -112,7 +112,7 @@ def deliver_checkpoints(outbox: Outbox, model_id: str, *, until: float = math.in
     """Deliver the checkpoints of a model, once its run exists. Return the problem, or None."""
     if not (outbox.has_checkpoints() and outbox.delivered()):
         return None
-    return deliver(outbox.checkpoints(), model_id, until=until)
+    return deliver(outbox.checkpoints(), model_id, until=until, anew=True)
 
 
 def deliver_rest(model_id: str) -> None:
