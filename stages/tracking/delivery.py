@@ -129,7 +129,8 @@ def deliver_rest(model_id: str) -> None:
         log(f"sending the model to {shown_uri()}; training is done and holds no device")
         until = time.monotonic() + CLOSING_SECONDS
         problem = deliver(outbox, model_id, until=until)
-        log_problem(problem or deliver_checkpoints(outbox, model_id, until=until), outbox)
+        problem = problem or deliver_checkpoints(outbox, model_id, until=until, redeliver=True)
+        log_problem(problem, outbox)
 
 
 @contextmanager

@@ -137,7 +137,9 @@ class Tracker:
                     self.outbox, self.model_id, until=until, weights=not self.defer_weights
                 )
                 if not (self.problem or self.defer_weights):
-                    self.problem = deliver_checkpoints(self.outbox, self.model_id, until=until)
+                    self.problem = deliver_checkpoints(
+                        self.outbox, self.model_id, until=until, redeliver=last
+                    )
                 cpu_seconds = time.thread_time() - before
                 pause = cpu_seconds / FAILING_SHARE if self.problem else 0
                 next_attempt = time.monotonic() + pause

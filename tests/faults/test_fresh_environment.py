@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+def elsewhere(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
     """Install what the model of the built project requires into a new virtual environment."""
     uri = f"sqlite:///{built.folder / 'mlflow.db'}"
     _, run = only_run(uri)
@@ -79,7 +80,8 @@ def elsewhere(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere
         [python, *install, "-r", requirements], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return Elsewhere(python, folder, built, uri, f"runs:/{run.info.run_id}/model")
+    yield Elsewhere(python, folder, built, uri, f"runs:/{run.info.run_id}/model")
+    shutil.rmtree(folder / "venv")  # a gigabyte
 
 
 def test_its_requirements_are_pinned_and_fit_together(elsewhere: Elsewhere) -> None:

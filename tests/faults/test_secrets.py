@@ -74,7 +74,7 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
     settings = folder / "auth.ini"
     settings.write_text(
         "[mlflow]\n"
-        "default_permission = READ\n"
+        "default_permission = EDIT\n"
         f"database_uri = sqlite:///{folder}/users.db\n"
         f"admin_username = {USER}\n"
         f"admin_password = {SERVER}\n"

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mlflow.pyfunc.scoring_server import init
 from starlette.testclient import TestClient
 
 from stages.runtime.yaml_files import read_params
-from stages.serve.mlflow_model import DEFAULTS, REQUIREMENTS
+from stages.serve.mlflow_model import DEFAULTS, REQUIREMENTS, requirements
 from stages.tracking.local_store import EXPERIMENT
 
 ROOT = Path(__file__).parents[3]
@@ -145,6 +145,15 @@ def test_its_defaults_are_those_of_the_default_params() -> None:
     section = read_params(ROOT / "presets/shakespeare.yaml")["sample"]
     own = {key: section[key] for key in section.keys() - {"prompts", "samples_per_prompt"}}
     assert own == DEFAULTS
+
+
+def test_its_requirements_are_the_versions_that_are_installed_as_an_index_names_them() -> None:
+    lines = requirements()
+    assert [line.partition("==")[0] for line in lines] == REQUIREMENTS
+    for line in lines:
+        name, _, release = line.partition("==")
+        assert version(name).startswith(release)
+        assert "+" not in release  # torch's says on what it runs
 
 
 def test_its_requirements_are_the_top_level_imports_of_its_modules() -> None:

@@ -200,3 +200,18 @@ def test_a_run_without_a_model_is_not_registered(
     evaluated("first", score(0.0), has_model=False)
     assert "first is not registered: MLflow has no model of this run" in capsys.readouterr().out
     assert versions() == {}
+
+
+def test_a_run_without_an_evaluation_is_not_registered_and_blocks_nothing(
+    evaluated: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated("first", score(0.0))
+    for file in Path("mlartifacts").rglob("evaluation.json"):
+        file.unlink()
+    tracker = Tracker("first", enabled=True)
+    assert tracker.outbox is not None
+    tracker.record("register", text="def456")
+    tracker.record("tags", values={"after": "it"})
+    assert deliver(tracker.outbox, "first") is None
+    assert "first is not registered: MLflow has no evaluation of this" in capsys.readouterr().out
+    assert run_of("first").data.tags["after"] == "it"

@@ -138,6 +138,42 @@ def test_a_run_that_is_gone_for_good_is_recorded_again(outbox: Outbox) -> None:
     assert not outbox.has_pending()
 
 
+def test_another_database_gets_all_that_the_first_was_given(
+    outbox: Outbox, run_python: Callable[..., Any]
+) -> None:
+    assert deliver(outbox, "model") is None
+    Path("mlflow.db").rename("mlflow.db.damaged")
+    mlflow.set_tracking_uri(None)
+    for _ in range(2):  # the second finds nothing to do
+        done = run_python("-m", "stages", "deliver")
+        assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
+    mlflow.set_tracking_uri(f"sqlite:///../{Path.cwd().name}/mlflow.db")  # MLflow keeps the first
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "a name"
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in points] == [1, 2]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["note.txt"]
+
+
+@pytest.mark.parametrize("gone", ["deleted", "for good"])
+def test_a_run_that_was_deleted_on_purpose_does_not_come_back_with_the_next_delivery_of_others(
+    outbox: Outbox, run_python: Callable[..., Any], gone: str
+) -> None:
+    assert deliver(outbox, "model") is None
+    client, run = only_run()
+    client.delete_run(run.info.run_id)
+    if gone == "for good":
+        with closing(sqlite3.connect("mlflow.db")) as connection, connection:
+            for table in ("metrics", "latest_metrics", "tags", "runs"):
+                connection.execute(f"DELETE FROM {table}")
+    done = run_python("-m", "stages", "deliver")
+    assert (done.returncode, done.stdout) == (0, "tracking: model delivered\n")
+    assert client.search_runs([run.info.experiment_id]) == []
+
+
 @pytest.mark.parametrize("damage", ["overwritten", "zeros"])
 def test_a_damaged_database_is_reported_in_one_line_and_recorded_again(
     outbox: Outbox,
