@@ -5,13 +5,14 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 
 from tests.conftest import command_of
-from tests.waiting import wait_for, wait_for_step
+from tests.waiting import NOTICE, ask_to_stop, wait_for, wait_for_step
 
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
 
@@ -55,6 +56,7 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
         assert {name for name in family if family[name]} >= {"dvc", "launcher", "rank", kind}
         for victim in family[kind]:
             victim.kill()
+        time.sleep(NOTICE)
         output, _ = process.communicate(timeout=240)
         assert process.returncode != 0
         if kind != "dvc":
@@ -64,7 +66,7 @@ def test_killed_in_every_way_it_continues_to_the_same_weights(
         assert not (project.folder / "models/gpt").exists()
     process = project.start("python", "-m", "stages", "train", **QUIET)
     wait_for_step(process, 25)  # few of 100, for it to be stopped before the last
-    process.send_signal(signal.SIGTERM)  # asked to stop, it writes a checkpoint first
+    ask_to_stop(process)  # it writes a checkpoint first
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 130, output
     stopped = re.search(r"stopped after step (\d+); rerun to resume", output)

@@ -177,23 +177,30 @@ class CheckpointWriter:
         error.add_note(f"and the checkpoint being written failed: {failure}")
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
+def read_state(checkpoint: Path, *, way_out: str | None = None) -> dict[str, Any]:
     """Read state.json and verify the SHA-256 of every file it names.
 
-    Raises ValueError naming a damaged file.
+    Raises ValueError naming a damaged file and the way out, by default to continue without it.
     """
-    way_out = f"delete {checkpoint} to continue without it"
+    way_out = way_out or f"delete {checkpoint} to continue without it"
+    file = checkpoint / "state.json"
     try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        state: dict[str, Any] = json.loads(file.read_text())
         version = state["version"]
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{checkpoint / 'state.json'} is damaged; {way_out}") from error
+        raise ValueError(f"{file} is {damage_of(file)}; {way_out}") from error
     if version != STATE_VERSION:
         raise ValueError(f"{checkpoint} has version {version}, not {STATE_VERSION}; {way_out}")
     for name, sha256 in state["sha256"].items():
-        if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != sha256:
-            raise ValueError(f"{checkpoint / name} is damaged; {way_out}")
+        file = checkpoint / name
+        if not file.is_file() or file_sha256(file) != sha256:
+            raise ValueError(f"{file} is {damage_of(file)}; {way_out}")
     return state
+
+
+def damage_of(file: Path) -> str:
+    """Return what is wrong with a file that is not as it was written."""
+    return "damaged" if file.exists() else "missing"
 
 
 def load_state(
@@ -225,7 +232,7 @@ def link_model(checkpoint: Path, folder: Path) -> None:
 
     The bytes are on the disk once: no file of a checkpoint or model is ever changed, only replaced.
     """
-    read_state(checkpoint)
+    read_state(checkpoint, way_out=f"delete {checkpoint.parent} to train this model again")
     for name in MODEL_FILES:
         link(checkpoint / name, folder / name)
 

@@ -14,6 +14,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.runtime import Runtime
 from nanogpt.train.events import Ended, Evaluated, Started, StepDone, TrainEvent
 from nanogpt.train.micro_batch import peak_memory_bytes
+from nanogpt.train.skipped_data import NOTHING_SKIPPED, SkippedData
 from nanogpt.train.validation import bits_per_byte
 from stages.runtime.progress_file import Progress, ProgressFile
 from stages.tracking.display import Display
@@ -80,8 +81,9 @@ class Recorder:
         samples: TrainingSamples | None,
         losses: Callable[[], list[float]],
         progress: ProgressFile,
+        skipped: SkippedData = NOTHING_SKIPPED,
     ) -> None:
-        self.losses, self.progress = losses, progress
+        self.losses, self.progress, self.skipped_data = losses, progress, skipped
         self.latest: Progress | None = None  # that was written to the progress file
         self.plan, self.interval, self.hardware, self.skipped = plan, interval, hardware, 0
         self.samples, self.table = samples, SampleTable(folder)
@@ -108,6 +110,9 @@ class Recorder:
     def handle_start(self, event: Started) -> None:
         """Print the size of the run, and start the display."""
         self.table.start_after(event.step)
+        if self.skipped_data.windows_of_steps and event.step == self.skipped_data.after_step:
+            # the updates that follow are others than those that an earlier session recorded
+            self.recorded = {name: min(last, event.step) for name, last in self.recorded.items()}
         self.skipped = int(self.tracker.last_value("train/skipped_steps", event.step) or 0)
         for line in start_lines(self.plan, event):
             self.display.log(line)

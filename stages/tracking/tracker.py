@@ -83,12 +83,16 @@ class Tracker:
         if self.outbox:
             self.outbox.append_files(kind, source, **values)
 
-    def record_checkpoint(self, checkpoint: Path, name: str) -> None:
-        """Append the model's files of a checkpoint, which are delivered past everything else."""
-        if self.outbox:
-            self.outbox.checkpoints().append_files(
-                "artifacts", checkpoint, only=MODEL_FILES, path=f"checkpoints/{name}"
-            )
+    def record_checkpoint(self, checkpoint: Path) -> None:
+        """Append the model's files of a checkpoint, unless they are there.
+
+        They are delivered past everything else.
+        """
+        if not self.outbox:
+            return
+        outbox, path = self.outbox.checkpoints(), f"checkpoints/{checkpoint.name}"
+        if not any(entry["path"] == path for entry, _ in outbox.entries(0)):
+            outbox.append_files("artifacts", checkpoint, only=MODEL_FILES, path=path)
 
     def record_table(self, file: Path) -> None:
         """Append a table to the outbox; it replaces an earlier one of the same name.

@@ -40,7 +40,9 @@ def check_initial(folder: Path, model: dict[str, Any], tokenizer: Path) -> None:
         )
     if tokenizer_files(folder / "tokenizer") != tokenizer_files(tokenizer):
         advice = describe_character_mismatch(folder / "tokenizer", tokenizer) or (
-            "set `tokenize` to its tokenizer (for GPT-2: tokenizer gpt2, vocab_size null)"
+            "set `tokenize` to its tokenizer (for GPT-2: tokenizer gpt2, vocab_size null); `bpe` "
+            "learns its vocabulary from the text, so weights with bpe fit only the text and split "
+            "that they were trained on"
         )
         raise ValueError(
             f"train.init_from {folder} uses a different tokenizer than {tokenizer}; {advice}"

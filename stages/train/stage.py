@@ -199,7 +199,16 @@ def remove_finished(*, except_for: Path) -> None:
         same = ended.parent == except_for and outcome["code"] == code_sha256()
         in_use = ended.parent != except_for and is_locked(ended.parent / STATE_LOCK)
         if outcome["finished"] and not same and not in_use:
-            shutil.rmtree(ended.parent)
+            remove_state(ended.parent)
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the state of a run, but not its lock, which a process may hold."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != STATE_LOCK:
+            path.unlink()
 
 
 def code_sha256() -> str:

@@ -190,20 +190,23 @@ class TrainWorker:
                     recorder.handle(event)
                     if isinstance(event, Started):
                         origin["sessions"] = self.begin_session(event, origin)
-                    elif isinstance(event, CheckpointWritten) and self.is_kept(event.step):
-                        tracker.record_checkpoint(event.path, event.path.name)
+                        self.keep_checkpoint(tracker, event.step)  # by a session that then ended
+                    elif isinstance(event, CheckpointWritten):
+                        self.keep_checkpoint(tracker, event.step)
             assert isinstance(event, Ended)  # the loop's last event
             if event.finished:
-                best = self.write_model(model, event.progress, origin)
-                tracker.record_files("artifacts", best, path="checkpoints/best")
+                self.write_model(model, event.progress, origin)
+                if best := self.best_weights(event.progress):
+                    tracker.record_files("artifacts", best, path="checkpoints/best")
                 tracker.record_files("model", self.out)
             tracker.record("status", status="FINISHED" if event.finished else "KILLED")
         return event
 
-    def is_kept(self, step: int) -> bool:
-        """Return whether MLflow keeps the checkpoint after `step`."""
+    def keep_checkpoint(self, tracker: Tracker, step: int) -> None:
+        """Record the checkpoint after `step` if MLflow keeps it."""
         every = self.settings.keep_checkpoints
-        return every is not None and (step % every == 0 or step == self.train_config.max_steps)
+        if every and step and (step % every == 0 or step == self.train_config.max_steps):
+            tracker.record_checkpoint(checkpoint_folder(self.folder, step))
 
     def last_hardware(self) -> dict[str, Any]:
         """Return the hardware of this run's last session; empty if there was none."""
@@ -235,6 +238,7 @@ class TrainWorker:
             samples=None if runtime.sharded else samples,
             losses=curves.losses,
             progress=ProgressFile(self.settings.progress_file),
+            skipped=self.skipped,
         )
 
     def begin_session(self, start: Started, origin: dict[str, Any]) -> list[dict[str, Any]]:
@@ -253,13 +257,22 @@ class TrainWorker:
         atomic_write(file, json.dumps(sessions, indent=2) + "\n")
         return sessions
 
-    def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> Path:
-        """Write the model's folder. Return another with only the best checkpoint's weights."""
+    def best_weights(self, progress: Progress) -> Path | None:
+        """Return a folder with the best checkpoint's weights; None if they are damaged."""
+        assert progress.best_step is not None  # the last step is always evaluated
+        best = self.folder / "best"
+        try:
+            with atomic_dir(best) as draft:
+                link_model(checkpoint_folder(self.folder, progress.best_step), draft)
+        except ValueError as error:
+            print(f"train: MLflow does not get the best checkpoint: {error}", flush=True)
+            return None
+        return best
+
+    def write_model(self, model: GPT, progress: Progress, origin: dict[str, Any]) -> None:
+        """Write the model's folder. Raises ValueError if the checkpoint to keep is damaged."""
         assert progress.best_step is not None  # the last step is always evaluated
         kept = progress.best_step if self.params.keep == "best" else progress.step
-        best = self.folder / "best"
-        with atomic_dir(best) as draft:
-            link_model(checkpoint_folder(self.folder, progress.best_step), draft)
         with atomic_dir(self.out) as draft:
             link_model(checkpoint_folder(self.folder, kept), draft)
             shutil.copytree(self.shards.tokenizer_folder, draft / "tokenizer")
@@ -273,7 +286,6 @@ class TrainWorker:
             about = {**origin, "n_params": model.n_params(), "step": kept, "files": files}
             write_json(draft / LINEAGE, about)
         print(f"train: saved the weights of step {kept} to {self.out}", flush=True)
-        return best
 
 
 def out_of_memory(

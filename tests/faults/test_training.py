@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.waiting import wait_for_step
+from tests.waiting import ask_to_stop, wait_for_step
 
 QUIET = {"NANOGPT_LOG_INTERVAL": "1"}
 STOP_SECONDS = 15  # from SIGTERM until no process is left
@@ -138,7 +138,7 @@ def test_a_run_that_diverged_skips_its_data_and_an_interruption_changes_nothing(
 
     process = project.start("python", "-c", LAUNCHER, **QUIET, **skip)
     wait_for_step(process, 45)
-    process.send_signal(signal.SIGTERM)
+    ask_to_stop(process)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     done = launch(project)

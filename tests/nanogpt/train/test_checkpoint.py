@@ -1,6 +1,8 @@
 """What is saved comes back exactly, or is refused by name."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -176,7 +178,8 @@ def test_a_damaged_file_is_refused_by_name(
         (saved / name).write_bytes(content[:-7])
     else:
         (saved / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    with pytest.raises(ValueError, match=rf"step-00000003/{name} is damaged"):
+    state = "missing" if damage == "missing" else "damaged"
+    with pytest.raises(ValueError, match=rf"step-00000003/{name} is {state}; delete .*step-0000"):
         load(saved)
 
 
@@ -186,7 +189,11 @@ def test_the_model_is_copied_out_of_a_whole_checkpoint_only(saved: Path, tmp_pat
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (saved / name).read_bytes()
     (saved / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"step-00000003/model\.safetensors is damaged"):
+    way_out = f"delete {saved.parent} to train this model again"
+    with pytest.raises(ValueError, match=rf"model\.safetensors is damaged; {re.escape(way_out)}"):
+        link_model(saved, tmp_path / "out")
+    shutil.rmtree(saved)
+    with pytest.raises(ValueError, match=rf"state\.json is missing; {re.escape(way_out)}"):
         link_model(saved, tmp_path / "out")
 
 

@@ -18,6 +18,7 @@ from nanogpt.train.events import (
     TrainEvent,
     Working,
 )
+from nanogpt.train.skipped_data import NOTHING_SKIPPED, SkippedData
 from stages.runtime.progress_file import ProgressFile, read_progress
 from stages.tracking.recorder import Clock, Hardware, Plan, Recorder, start_lines
 from stages.tracking.tracker import Tracker
@@ -32,7 +33,13 @@ PLAN = Plan(
 )
 
 
-def recorder_in(folder: Path, *, enabled: bool = True, progress: Path | None = None) -> Recorder:
+def recorder_in(
+    folder: Path,
+    *,
+    enabled: bool = True,
+    progress: Path | None = None,
+    skipped: SkippedData = NOTHING_SKIPPED,
+) -> Recorder:
     """Return a recorder of a training of two steps, without samples."""
     return Recorder(
         folder,
@@ -43,6 +50,7 @@ def recorder_in(folder: Path, *, enabled: bool = True, progress: Path | None = N
         samples=None,
         losses=list,
         progress=ProgressFile(progress),
+        skipped=skipped,
     )
 
 
@@ -79,6 +87,23 @@ def test_the_learning_rate_of_each_optimizer_is_recorded(workspace: Path) -> Non
     recorder.handle(step_done(2, lr=0.25))
     (entry,) = recorded(workspace)
     assert (entry["values"]["train/lr"], entry["values"]["train/muon_lr"]) == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "losses"),
+    [(NOTHING_SKIPPED, [9.0]), (SkippedData(after_step=1, windows_of_steps=1), [9.0, 1.5])],
+)
+def test_updates_on_other_data_than_before_are_recorded_again(
+    workspace: Path, skipped: SkippedData, losses: list[float]
+) -> None:
+    """A session that only repeats updates records nothing twice."""
+    first = recorder_in(workspace)
+    first.handle(Started(step=0, micro_batch=4, accumulation=1))
+    first.handle(step_done(2, loss=9.0))  # and then it diverged
+    again = recorder_in(workspace, skipped=skipped)
+    again.handle(Started(step=1, micro_batch=4, accumulation=1))
+    again.handle(step_done(2, loss=1.5))
+    assert [entry["values"]["train/loss"] for entry in recorded(workspace)] == losses
 
 
 def test_skipped_steps_are_counted_over_all_sessions(workspace: Path) -> None:

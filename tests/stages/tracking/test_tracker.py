@@ -264,8 +264,10 @@ def test_checkpoints_wait_for_their_run_and_go_to_another_store_too(
     (weights / "config.json").write_text("{}")
     (weights / "optimizer.safetensors").write_bytes(b"state")
     tracker = Tracker("model", enabled=True)  # not entered, it delivers nothing
-    tracker.record_checkpoint(weights, "step-1")
+    for _ in range(2):  # the second time by a session that resumed from it
+        tracker.record_checkpoint(weights)
     assert tracker.outbox is not None
+    assert len(list(tracker.outbox.checkpoints().entries(0))) == 1
     assert deliver_checkpoints(tracker.outbox, "model") is None
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_experiment_by_name(EXPERIMENT) is None

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from stages.lib.params import parse_section
+from stages.runtime.supervise import exclusive_lock, is_locked
 from stages.runtime.yaml_files import PARAMS_FILE, read_params
 from stages.train.params import TrainParams
+from stages.train.stage import STATE_LOCK, remove_finished
 
 ROOT = Path(__file__).parents[3]
 
@@ -192,3 +194,16 @@ def test_a_device_without_memory_is_reported_and_half_the_micro_batch_continues(
     sizes = [session["micro_batch_tokens"] for session in lineage["sessions"]]
     assert sizes == [2048, 1024]
     assert lineage["params"]["train"]["batch_tokens"] == 2048
+
+
+def test_the_state_of_a_run_by_other_code_is_removed_under_its_lock(tmp_path: Path) -> None:
+    """The lock stays, or else another process could lock a new file of its name."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        (folder / "step-00000010").mkdir(parents=True)
+        (folder / "ended.json").write_text(json.dumps({"finished": True, "code": "of another"}))
+    with exclusive_lock(own / STATE_LOCK):
+        remove_finished(except_for=own)
+        assert is_locked(own / STATE_LOCK)
+    assert [path.name for path in own.iterdir()] == [STATE_LOCK]
+    assert not (other / "step-00000010").exists()
