@@ -22,7 +22,7 @@ MARKER = "PIPELINE_SERVICE"  # FOLDER:NAME, inherited by all that a service star
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect for the process of a flow run and its children
 FLOW_SECONDS = 75.0  # for flow runs to write a checkpoint: more than the stages' own grace period
 STOP_SECONDS = 8.0  # for a service with nothing left to do
-FIRST_SECONDS = 10.0  # a service that dies earlier is misconfigured and not restarted
+FIRST_SECONDS = 10.0  # a service that exits earlier is misconfigured and not restarted
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.3
 
@@ -91,7 +91,7 @@ def end_members(mark: str) -> None:
 def keep(command: Sequence[str], mark: str) -> int:
     """Run `command` until SIGTERM, and again whenever it dies; return the exit code.
 
-    It is not run again if it dies within FIRST_SECONDS of the first start.
+    It is not run again if it exits within FIRST_SECONDS of the first start, unless it was killed.
     """
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -111,7 +111,8 @@ def keep(command: Sequence[str], mark: str) -> int:
         end_members(mark)
         if stop.is_set():
             return 0
-        if first and lived < FIRST_SECONDS:
+        was_killed = process.returncode < 0
+        if first and lived < FIRST_SECONDS and not was_killed:
             return process.returncode or 1
         pause, first = (1.0 if lived > LONGEST_PAUSE else pause), False
         if stop.wait(pause):

@@ -73,7 +73,10 @@ def test_another_server_gets_what_the_first_was_given_and_the_first_what_it_miss
         # whose weights are nowhere else: the training keeps only its newest checkpoints
         lost = "checkpoints/step-00000040/model.safetensors"
         assert ours.artifacts() - theirs.artifacts() == {lost}
-        assert f"the project no longer has artifacts/{lost}; all else is recorded" in output
+        assert (
+            f"the project no longer has artifacts/{lost}; everything else has been recorded"
+            in output
+        )
         assert theirs.artifacts() <= ours.artifacts()
         assert ours.run.data.metrics == theirs.run.data.metrics
         assert ours.run.data.params == theirs.run.data.params

@@ -45,6 +45,16 @@ def test_a_service_that_dies_at_once_is_not_started_again(tmp_path: Path) -> Non
     assert start_keeper(f"{tmp_path}:test", "sh", "-c", "exit 7").wait(20) == 7
 
 
+def test_a_service_that_is_killed_at_once_is_started_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    keeper = start_keeper(f"{tmp_path}:test", "sh", "-c", f"echo >> {starts}; kill -9 $$")
+    try:
+        wait_for(lambda: starts.exists() and starts.stat().st_size >= 2, 10, "not started again")
+    finally:
+        keeper.terminate()
+        keeper.wait(30)
+
+
 def test_a_process_of_the_same_number_is_not_a_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,9 @@
 """What each process of a training makes of the params."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +33,12 @@ def test_a_shorter_run_rises_and_falls_in_the_same_shares() -> None:
     params = load_section("train", TrainParams, PARAMS)
     config = params.model_copy(update={"max_steps": 200}).config()
     assert (config.optim.warmup_steps, config.optim.decay_steps) == (2, 80)
+
+
+def test_a_process_imports_mlflow_only_to_record(run_python: Callable[..., Any]) -> None:
+    """So all processes but the first do without its memory and the seconds that it takes."""
+    script = "import sys; import stages.train.worker; print('mlflow' in sys.modules)"
+    assert run_python("-c", script).stdout == "False\n"
 
 
 def bfloat16_gains(monkeypatch: pytest.MonkeyPatch, gain: float) -> None:
