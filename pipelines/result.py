@@ -82,12 +82,12 @@ def corpus_id() -> str:
 
 def mlflow_links() -> Iterator[str]:
     """Yield the address of the model's run in MLflow, if it was recorded."""
-    from stages.tracking.local_store import EXPERIMENT
+    from stages.tracking.local_store import experiment_name
     from stages.tracking.store import connect, find_run, is_server, store_errors, tracking_uri
 
     try:
         client = connect()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(experiment_name())
         run_id = find_run(client, experiment, read_lineage(MODEL)["model_id"])
     except store_errors():  # MLflow may be down; what it missed is sent later
         return

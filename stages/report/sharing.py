@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from stages.runtime.redaction import redacted
 
 OUTSIDE = re.compile(r"file:|~|\.\.[/\\]")  # relative to something else than the project
-NAMED = 3  # parts that a path needs to name a folder's owner, as in /home/NAME
+NAMED = 3  # parts that a path needs to name a folder's owner: the root, users' homes, a name
 T = TypeVar("T")
 
 

@@ -125,7 +125,8 @@ def deliver_checkpoints(
 def deliver_rest(model_id: str) -> None:
     """Deliver what a tracker deferred."""
     outbox = Outbox(outboxes() / model_id)
-    if outbox.has_pending() or outbox.has_checkpoints():
+    lanes = [outbox, outbox.checkpoints()] if outbox.has_checkpoints() else [outbox]
+    if any(lane.has_pending() for lane in lanes):
         log(f"sending the model to {shown_uri()}; training is done and holds no device")
         until = time.monotonic() + CLOSING_SECONDS
         problem = deliver(outbox, model_id, until=until)

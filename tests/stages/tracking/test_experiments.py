@@ -63,6 +63,20 @@ def test_experiments_from_one_commit_have_one_parent() -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_another_experiment_is_used_if_a_variable_names_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lyrics")
+    record("a", None)
+    client = MlflowClient(f"sqlite:///{Path.cwd() / 'mlflow.db'}")
+    assert client.get_experiment_by_name(EXPERIMENT) is None
+    experiment = client.get_experiment_by_name("lyrics")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert newest_run() == (experiment.experiment_id, run.info.run_id, False)
+    assert (Path.cwd() / "mlartifacts").as_uri() == experiment.artifact_location
+
+
 def test_the_run_to_watch_is_that_of_a_model() -> None:
     record("a", FIRST)
     found = newest_run()
