@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from stages.tracking import delivery
 from stages.tracking.delivery import deliver, deliver_checkpoints
 from stages.tracking.local_store import EXPERIMENT
 from stages.tracking.outbox import Outbox
@@ -18,6 +19,7 @@ from stages.tracking.samples import TABLE, SampleTable
 from stages.tracking.tracker import Tracker
 from stages.tracking.view import TAG as VIEW
 from tests.conftest import TRACKED
+from tests.waiting import wait_for
 
 DEAD = "http://127.0.0.1:9"  # nothing listens there
 
@@ -254,15 +256,37 @@ def test_checkpoints_are_kept_as_asked(new_project: Callable[..., Any]) -> None:
     )
 
 
+def checkpoint_in(project: Path) -> Path:
+    """Write the files of a checkpoint and return its folder."""
+    folder = project / "runs/abc/step-1"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_text("{}")
+    (folder / "optimizer.safetensors").write_bytes(b"state")
+    return folder
+
+
+def test_checkpoints_are_uploaded_while_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(delivery, "POLL_SECONDS", 0.05)
+    tracker = Tracker("model", enabled=True)  # not entered, it delivers nothing
+    assert tracker.outbox is not None
+    tracker.record("tags", values={"mlflow.runName": "a name"})
+    assert deliver(tracker.outbox, "model") is None
+    client, run = only_run(tmp_path)
+    with delivery.uploading_checkpoints("model"):
+        tracker.record_checkpoint(checkpoint_in(tmp_path))
+        path = "checkpoints/step-1"
+        wait_for(lambda: client.list_artifacts(run.info.run_id, path), 20, "not uploaded")
+
+
 def test_checkpoints_wait_for_their_run_and_go_to_another_store_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    weights = tmp_path / "runs/abc/step-1"
-    weights.mkdir(parents=True)
-    (weights / "model.safetensors").write_bytes(b"weights")
-    (weights / "config.json").write_text("{}")
-    (weights / "optimizer.safetensors").write_bytes(b"state")
+    weights = checkpoint_in(tmp_path)
     tracker = Tracker("model", enabled=True)  # not entered, it delivers nothing
     for _ in range(2):  # the second time by a session that resumed from it
         tracker.record_checkpoint(weights)
